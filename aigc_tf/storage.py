@@ -1,0 +1,172 @@
+"""Files that are whole or not there: atomic writes, staged folders, hashes. Local paths and `gs://` alike.
+
+A file or folder gets its final name only when it is complete and on disk. A write that fails (full disk, no
+permission) leaves what was there before and raises one sentence.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aigc_tf.config import InputError, RunError
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names an object store (`gs://...`), which TensorFlow's file layer reads and writes."""
+    return "://" in os.fspath(path)
+
+
+def _gfile() -> Any:
+    import tensorflow as tf  # seconds to import, and only object stores need it
+
+    return tf.io.gfile
+
+
+def join(path: str | os.PathLike[str], *names: str) -> str:
+    """Joins names to a local path or a URL."""
+    return "/".join((os.fspath(path).rstrip("/"), *names)) if is_remote(path) else os.path.join(path, *names)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    return bool(_gfile().exists(os.fspath(path))) if is_remote(path) else os.path.exists(path)
+
+
+def list_folder(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the sorted names in a folder; empty where there is none."""
+    if is_remote(path):
+        names = _gfile().listdir(os.fspath(path)) if _gfile().isdir(os.fspath(path)) else []
+        return sorted(name.rstrip("/") for name in names)
+    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    with _one_sentence(path):
+        if is_remote(path):
+            _gfile().makedirs(os.fspath(path))
+        else:
+            os.makedirs(path, exist_ok=True)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Removes a folder with all it holds, if it is there."""
+    if is_remote(path):
+        if _gfile().exists(os.fspath(path)):
+            _gfile().rmtree(os.fspath(path))
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    if is_remote(path):
+        with _gfile().GFile(os.fspath(path), "rb") as file:
+            return bytes(file.read())
+    return Path(path).read_bytes()
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a whole file under its final name, or nothing.
+
+    Raises:
+        RunError: If the disk is full or the place cannot be written.
+    """
+    with _one_sentence(path):
+        if is_remote(path):  # an object appears when it is closed, whole
+            with _gfile().GFile(os.fspath(path), "wb") as file:
+                file.write(content)
+            if read_bytes(path) != content:
+                raise OSError("what was read back is not what was written")
+            return
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        partial = f"{os.fspath(path)}.partial-{uuid.uuid4().hex[:8]}"
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(partial)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: If the file is missing or no JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {os.fspath(path)}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{os.fspath(path)} is not valid JSON ({error}).") from error
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes JSON, indented by 2, NaN refused (it is no JSON)."""
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty local folder beside `path` that takes its place when the block ends without an error.
+
+    What a killed process left of an earlier attempt is removed first. With `overwrite` the old folder goes only
+    once the new one is complete.
+
+    Raises:
+        InputError: If `path` is there already and `overwrite` is False.
+        RunError: If the disk is full or the place cannot be written.
+    """
+    final = Path(path)
+    if final.exists() and not overwrite:
+        raise InputError(f"{final} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    staging = final.with_name(f".{final.name}.partial")
+    retired = final.with_name(f".{final.name}.retired")
+    with _one_sentence(path):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            _sync_tree(staging)
+            shutil.rmtree(retired, ignore_errors=True)
+            if final.exists():
+                final.rename(retired)
+            staging.rename(final)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Returns the sha256 of a local file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _one_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns the operating system's refusal to write into one sentence; its other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or sys.is_finalizing():
+            raise
+        reason = error.strerror or str(error)
+        raise RunError(f"Cannot write {os.fspath(path)}: {reason}. What was there before is untouched.") from error

@@ -1,0 +1,19 @@
+"""Two logical CPU devices, so that what only shows with two replicas shows in every test."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_cpu_devices():
+    """Splits the CPU before TensorFlow first uses it."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    return tf.config.list_logical_devices("CPU")
