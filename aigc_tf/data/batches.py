@@ -136,7 +136,14 @@ class BatchSource:
         return {**packed, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
 
     def dataset(
-        self, first_step: int, *, first_shard: int, local_shards: int, num_shards: int, num_steps: int | None = None
+        self,
+        first_step: int,
+        *,
+        first_shard: int,
+        local_shards: int,
+        num_shards: int,
+        num_steps: int | None = None,
+        length: int | None = None,
     ) -> tf.data.Dataset:
         """Returns the batches from `first_step` on: at each step one element for each local shard, in turn.
 
@@ -146,6 +153,7 @@ class BatchSource:
             local_shards: Replicas of this worker.
             num_shards: Replicas of all workers.
             num_steps: After that many steps it starts again at `first_step`. None: it never does.
+            length: The padded length of all these steps, where shapes must be known. None: it varies.
         Raises:
             InputError: If the global batch cannot be split evenly.
         """
@@ -154,7 +162,7 @@ class BatchSource:
                 f"A batch of {self.global_batch_size} examples cannot be split evenly over {num_shards} replicas; "
                 f"take a multiple of {num_shards}."
             )
-        signature = self._signature(self.global_batch_size // num_shards)
+        signature = self._signature(self.global_batch_size // num_shards, length)
 
         def gather(index: tf.Tensor) -> dict[str, tf.Tensor]:
             def numpy_rows(index: np.ndarray) -> list[np.ndarray]:
@@ -175,8 +183,8 @@ class BatchSource:
             .prefetch(4 * local_shards)
         )
 
-    def _signature(self, rows: int) -> dict[str, tf.TensorSpec]:
-        matrix = tf.TensorSpec([rows, None], tf.int32)
+    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
+        matrix = tf.TensorSpec([rows, length], tf.int32)
         return {
             "token_ids": matrix,
             "segment_ids": matrix,
