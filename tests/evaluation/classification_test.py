@@ -1,0 +1,280 @@
+"""Hand-computed metrics, undefined ones, broken logits, and confusion matrices that can be drawn."""
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from aigc_tf.config import InputError, RunError
+from aigc_tf.evaluation.classification import (
+    best_metric,
+    classification_metrics,
+    confusion,
+    plot_confusion_matrix,
+    scalar_metrics,
+)
+
+NAMES = ("bad", "good", "so-so")
+
+
+def logits_of(*predicted, num_classes=3):
+    """Logits that predict the given classes by a margin of 1."""
+    return np.eye(num_classes, dtype=np.float32)[list(predicted)]
+
+
+def single(labels, logits, names=NAMES, **kwargs):
+    return classification_metrics(np.array(labels), logits, problem_type="single_label", label_names=names, **kwargs)
+
+
+def test_single_label_metrics_are_those_computed_by_hand():
+    metrics = single([0, 0, 0, 1, 1, 2], logits_of(0, 0, 1, 1, 0, 1))
+    assert metrics["num_examples"] == 6
+    assert metrics["confusion_matrix"] == [[2, 1, 0], [1, 1, 0], [0, 1, 0]]
+    assert metrics["accuracy"] == 0.5
+    assert metrics["accuracy_standard_error"] == pytest.approx(math.sqrt(0.25 / 6))
+    assert metrics["majority_accuracy"] == 0.5
+    assert metrics["per_class"] == {
+        "bad": {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3},
+        "good": {"precision": 1 / 3, "recall": 0.5, "f1": 0.4, "support": 2},
+        "so-so": {"precision": None, "recall": 0.0, "f1": 0.0, "support": 1},
+    }
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0.4 + 0) / 3)
+    assert metrics["weighted_f1"] == pytest.approx((3 * 2 / 3 + 2 * 0.4) / 6)
+    # A hit costs log(e + 2) - 1, a miss log(e + 2); half are hits.
+    assert metrics["loss"] == pytest.approx(math.log(math.e + 2) - 0.5)
+
+
+def test_single_label_metrics_agree_with_scikit_learn_on_random_rows():
+    generator = np.random.default_rng(0)
+    labels, logits = generator.integers(0, 3, 200), generator.normal(size=(200, 3)).astype(np.float32)
+    metrics, predicted = single(labels, logits), np.argmax(logits, axis=1)
+    assert metrics["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
+    assert metrics["weighted_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="weighted"))
+    assert metrics["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predicted))
+    assert metrics["confusion_matrix"] == sklearn.metrics.confusion_matrix(labels, predicted).tolist()
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert metrics["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities), rel=1e-6)
+
+
+def test_a_class_that_is_neither_seen_nor_predicted_is_undefined_and_left_out_of_the_mean():
+    metrics = single([0, 1], logits_of(0, 1))
+    assert metrics["per_class"]["so-so"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert metrics["macro_f1"] == 1.0
+
+
+@pytest.mark.parametrize(("labels", "predicted"), [([1, 1, 1], (1, 0, 1)), ([0, 1, 2], (1, 1, 1))])
+def test_matthews_is_undefined_where_truth_or_predictions_are_one_class(labels, predicted):
+    assert single(labels, logits_of(*predicted))["matthews"] is None
+
+
+def test_matthews_of_a_balanced_coin_is_zero_not_undefined():
+    assert single([0, 0, 1, 1], logits_of(0, 1, 0, 1))["matthews"] == 0.0
+
+
+def test_rows_of_weight_zero_change_nothing_not_even_with_broken_logits():
+    logits = logits_of(0, 1, 2)
+    padded = np.concatenate([logits, np.full((2, 3), np.nan, np.float32)])
+    whole = single([0, 1, 1], logits)
+    assert single([0, 1, 1, 0, 99], padded, weights=np.array([1, 1, 1, 0, 0], np.float32)) == whole
+
+
+def test_loss_is_computed_in_fp64_and_survives_extreme_logits():
+    metrics = single([0, 0], np.array([[3e38, -3e38, 0], [-3e38, 3e38, 0]], np.float32))
+    assert metrics["loss"] == pytest.approx(np.float64(np.float32(3e38)))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused_with_their_number(broken):
+    logits = logits_of(0, 1, 2, 0)
+    logits[1, 2] = logits[3, 0] = broken
+    with pytest.raises(RunError, match="logits of 2 of 4 rows"):
+        single([0, 1, 2, 0], logits)
+
+
+def test_every_undefined_value_is_null_in_json_even_without_a_single_row():
+    empty = {
+        "single_label": (np.zeros(0, np.int32), np.zeros((0, 3), np.float32)),
+        "multi_label": (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32)),
+        "regression": (np.zeros(0, np.float32), np.zeros((0, 1), np.float32)),
+    }
+    for problem_type, (labels, logits) in empty.items():
+        metrics = classification_metrics(labels, logits, problem_type=problem_type, label_names=NAMES)
+        assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+        assert metrics["num_examples"] == 0
+        assert metrics["loss"] is None
+        assert metrics[best_metric(problem_type)[0]] is None
+
+
+def test_all_values_are_plain_json_numbers():
+    metrics = single([0, 1, 2], logits_of(0, 1, 1))
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert type(metrics["confusion_matrix"][0][0]) is int
+
+
+def test_multi_label_metrics_are_those_computed_by_hand():
+    labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 0]], np.float32)
+    logits = np.array([[2, -1, -1], [-1, -1, 3], [1, -1, 1]], np.float32)
+    metrics = classification_metrics(labels, logits, problem_type="multi_label", label_names=NAMES)
+    assert metrics["subset_accuracy"] == pytest.approx(1 / 3)
+    assert metrics["per_class"] == {
+        "bad": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2},
+        "good": {"precision": None, "recall": None, "f1": None, "support": 0},
+        "so-so": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2},
+    }
+    assert metrics["micro_f1"] == pytest.approx(2 * 3 / (4 + 4))
+    assert metrics["macro_f1"] == pytest.approx(0.75)
+    # -log sigmoid(x) = log(1 + exp(-x)); every sign but the two misses of +-1 agrees with its label.
+    right = [2, 1, 1, 1, 3, 1, 1]
+    expected = sum(math.log1p(math.exp(-x)) for x in right) + 2 * math.log1p(math.exp(1))
+    assert metrics["loss"] == pytest.approx(expected / 9)
+
+
+def test_a_single_label_column_is_not_mistaken_for_a_binary_problem():
+    metrics = classification_metrics(
+        np.array([[1], [0], [0]]), np.array([[5.0], [5.0], [-5.0]]), problem_type="multi_label", label_names=["spam"]
+    )
+    assert metrics["per_class"]["spam"] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}
+
+
+def test_multi_label_threshold_is_strict_at_logit_zero():
+    metrics = classification_metrics(
+        np.array([[0, 0]]), np.zeros((1, 2)), problem_type="multi_label", label_names=["a", "b"]
+    )
+    assert metrics["subset_accuracy"] == 1.0
+    assert metrics["loss"] == pytest.approx(math.log(2))
+    assert metrics["micro_f1"] is None
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_regression_metrics_are_those_computed_by_hand(shape):
+    metrics = classification_metrics(
+        np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0]).reshape(shape), problem_type="regression"
+    )
+    assert metrics["mse"] == metrics["loss"] == 0.5
+    assert metrics["mae"] == 0.5
+    assert metrics["baseline_mse"] == 1.25
+    assert metrics["pearson"] == pytest.approx(0.8)  # covariance 1 over variances 1.25
+    assert metrics["spearman"] == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions"), [([1.0, 1.0], [0.0, 2.0]), ([1.0, 2.0], [3.0, 3.0]), ([1.0], [2.0])]
+)
+def test_correlations_with_a_constant_are_undefined_and_silent(labels, predictions):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics = classification_metrics(np.array(labels), np.array(predictions), problem_type="regression")
+    assert metrics["pearson"] is None
+    assert metrics["spearman"] is None
+    assert metrics["mse"] is not None
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "problem_type", "names"),
+    [
+        ([0, 1], np.zeros((2, 2)), "single_label", NAMES),
+        ([0, 3], np.zeros((2, 3)), "single_label", NAMES),
+        ([0, -1], np.zeros((2, 3)), "single_label", NAMES),
+        ([0, 1], np.zeros((2, 0)), "single_label", ()),
+        ([[0, 2, 1]], np.zeros((1, 3)), "multi_label", NAMES),
+        ([0, 1], np.zeros((2, 3)), "multi_label", NAMES),
+        ([0.0, np.nan], np.zeros((2, 1)), "regression", ()),
+        ([0.0, 1.0], np.zeros((2, 2)), "regression", ()),
+    ],
+)
+def test_labels_and_logits_that_do_not_fit_are_refused(labels, logits, problem_type, names):
+    with pytest.raises(ValueError):
+        classification_metrics(np.array(labels), logits, problem_type=problem_type, label_names=names)
+
+
+def test_weights_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="weights"):
+        single([0, 1, 2], logits_of(0, 1, 2), weights=np.ones(2))
+
+
+def test_equal_logits_count_for_the_first_class_as_in_tensorflow():
+    assert confusion(np.array([1]), np.zeros((1, 2)), 2).tolist() == [[0, 0], [1, 0]]
+
+
+def test_only_single_numbers_become_curves():
+    scalars = scalar_metrics(single([0, 0, 0], logits_of(0, 0, 0)))
+    assert scalars["accuracy"] == 1.0
+    assert scalars["matthews"] is None
+    assert "per_class" not in scalars
+    assert "confusion_matrix" not in scalars
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "name", "expected"),
+    [
+        ("single_label", "auto", ("accuracy", 1)),
+        ("multi_label", "auto", ("micro_f1", 1)),
+        ("regression", "auto", ("mse", -1)),
+        ("regression", "-mse", ("mse", -1)),
+        ("single_label", "loss", ("loss", -1)),
+        ("single_label", "matthews", ("matthews", 1)),
+    ],
+)
+def test_best_metric_names_the_key_and_the_direction(problem_type, name, expected):
+    assert best_metric(problem_type, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "name", "words"),
+    [
+        ("single_label", "acuracy", "Did you mean 'accuracy'"),
+        ("single_label", "-accuracy", "Did you mean 'accuracy'"),
+        ("regression", "micro_f1", "Known: auto, loss, mae"),
+        ("single_lable", "auto", "Did you mean 'single_label'"),
+    ],
+)
+def test_an_unknown_metric_or_problem_gets_the_nearest_name(problem_type, name, words):
+    with pytest.raises(InputError, match=words):
+        best_metric(problem_type, name)
+
+
+def test_every_metric_that_can_be_the_best_is_among_the_metrics():
+    from aigc_tf.evaluation.classification import _DIRECTIONS
+
+    rows = {
+        "single_label": (np.array([0, 1, 2]), logits_of(0, 1, 1)),
+        "multi_label": (np.eye(3), logits_of(0, 1, 1) - 0.5),
+        "regression": (np.array([0.0, 1.0]), np.array([0.0, 2.0])),
+    }
+    for problem_type, (labels, logits) in rows.items():
+        metrics = classification_metrics(labels, logits, problem_type=problem_type, label_names=NAMES)
+        for name in _DIRECTIONS[problem_type]:
+            assert isinstance(metrics[name], float)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 12, 50, 130])
+def test_a_confusion_matrix_of_any_size_is_drawn(num_classes):
+    image = plot_confusion_matrix(
+        np.diag(np.arange(num_classes)), [f"class number {index}" for index in range(num_classes)]
+    )
+    assert image.dtype == np.uint8
+    assert image.shape[2] == 3
+    assert 300 < image.shape[0] < 2500
+    assert 300 < image.shape[1] < 2500
+    assert len(np.unique(image[..., 0])) > 10
+
+
+def test_hostile_class_names_are_drawn_without_a_warning():
+    names = ["中文标签", "", "$x_{unclosed", "two\nlines", "Ж", "x" * 500, "🙂", "\ud800", "עברית"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = plot_confusion_matrix(np.full((9, 9), 123456789), names)
+    assert image.min() < 128
+
+
+def test_a_matrix_without_names_for_its_classes_is_refused():
+    with pytest.raises(ValueError, match=r"\(2, 2\)"):
+        plot_confusion_matrix(np.eye(2), ["one"])
+
+
+def test_the_same_matrix_gives_the_same_pixels():
+    first = plot_confusion_matrix([[3, 1], [0, 2]], ["a", "b"])
+    np.testing.assert_array_equal(first, plot_confusion_matrix([[3, 1], [0, 2]], ["a", "b"]))
