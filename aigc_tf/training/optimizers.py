@@ -47,6 +47,7 @@ def build_optimizer(config: TrainingConfig, variables: list[keras.Variable]) -> 
         beta_1=config.beta_1,
         beta_2=config.beta_2,
         epsilon=config.epsilon,
+        name="adamw",  # part of the variables' paths, which name them in checkpoints
     )
     optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) < 2])
     optimizer.build(variables)

@@ -1,0 +1,117 @@
+"""Law: a run that is killed and started again ends bit-equal to one that never was, dropout on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from aigc_tf.training import checkpoints, loop
+from aigc_tf.training.strategy import build_devices
+from tests import tiny_task
+
+
+def train(workdir, *, until=None, **changes):
+    """Trains or continues; with `until`, dies as a killed process does: at that step, without a last checkpoint."""
+    config = tiny_task.training_config(num_steps=14, **changes)
+    task = tiny_task.tiny_task(config, dropout=0.2)
+    devices = build_devices("none")
+    state = loop.build_state(task, config, devices)
+    newest, _ = checkpoints.load_newest(str(workdir))
+    if newest:
+        loop.restore(state, newest)
+    watcher = tiny_task.ListWatcher()
+    if until:
+        watcher.on_steps = lambda records: _die_at(until, records)
+    loop.train(task, config, str(workdir), state=state, devices=devices, watcher=watcher)
+    return state, watcher
+
+
+class Killed(Exception):
+    pass
+
+
+def _die_at(step, records):
+    if records[-1]["step"] >= step:
+        raise Killed
+
+
+def bytes_of(state):
+    return {
+        **{f"weights {path}": value.tobytes() for path, value in checkpoints.to_host(state.model.variables).items()},
+        **{f"slots {path}": value.tobytes() for path, value in checkpoints.to_host(state.optimizer.variables).items()},
+    }
+
+
+def without_time(records):
+    return [{name: value for name, value in record.items() if not name.startswith("time/")} for record in records]
+
+
+@pytest.mark.parametrize("died_at", [3, 7, 11])
+def test_resumed_equals_uninterrupted_to_the_bit(tmp_path, died_at):
+    whole, whole_watcher = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", until=died_at)
+    resumed, watcher = train(tmp_path / "parts")
+    assert bytes_of(resumed) == bytes_of(whole)
+    first = watcher.started[0]
+    assert first == {3: 0, 7: 6, 11: 10}[died_at]  # the first evaluation is the best so far, so step 6 is kept too
+    assert without_time(watcher.records) == without_time(whole_watcher.records)[first:]
+    assert resumed.progress.best_step == whole.progress.best_step
+
+
+def test_other_intervals_on_resume_change_no_weight(tmp_path):
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", until=7)
+    resumed, _ = train(tmp_path / "parts", steps_per_call=3, checkpoint_every=4)
+    assert bytes_of(resumed) == bytes_of(whole)
+
+
+PROCESS = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from tests.laws.resume_test import train
+state, _ = train(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_with_sigkill_continues_to_the_same_bits(tmp_path):
+    whole, _ = train(tmp_path / "whole")
+    command = [sys.executable, "-c", PROCESS, str(tmp_path / "parts")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    last = tmp_path / "parts" / "checkpoints" / "last.json"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last.exists(), process.stderr.read().decode()[-3000:]
+    subprocess.run(command, check=True, timeout=240)
+    ended = checkpoints.load_named(str(tmp_path / "parts"), "last")
+    assert ended.step == 14
+    assert {path: value.tobytes() for path, value in ended.weights.items()} == {
+        path: value.tobytes() for path, value in checkpoints.to_host(whole.model.variables).items()
+    }
+    assert {path: value.tobytes() for path, value in ended.slots.items()} == {
+        path: value.tobytes() for path, value in checkpoints.to_host(whole.optimizer.variables).items()
+    }
+    assert json.loads(last.read_text())["step"] == 14
+    assert not [name for name in os.listdir(last.parent) if name.startswith(".")]
+
+
+def test_the_masks_of_dropout_do_change_the_weights(tmp_path):
+    """Else the law above would hold for the wrong reason."""
+    with_dropout, _ = train(tmp_path / "a")
+    config = tiny_task.training_config(num_steps=14)
+    task = tiny_task.tiny_task(config, dropout=0.0)
+    devices = build_devices("none")
+    state = loop.build_state(task, config, devices)
+    loop.train(task, config, str(tmp_path / "b"), state=state, devices=devices, watcher=tiny_task.ListWatcher())
+    path, value = next(iter(checkpoints.to_host(state.model.variables).items()))
+    assert not np.array_equal(value, checkpoints.to_host(with_dropout.model.variables)[path])

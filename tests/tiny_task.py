@@ -1,0 +1,122 @@
+"""A classification task small enough to train in a test: 64 examples in memory, a BERT of 2 layers x 16."""
+
+import functools
+
+import keras_nlp
+import numpy as np
+
+from aigc_tf.config import TrainingConfig
+from aigc_tf.data.batches import BatchSource, Packing, model_lengths
+from aigc_tf.data.order import TrainingOrder, evaluation_batches
+from aigc_tf.training import losses
+from aigc_tf.training.loop import EvaluationSplit, Task
+
+PACKING = Packing(start_ids=(1,), between_ids=(2,), end_ids=(2,), padding_id=0, max_length=16, truncation="head")
+VOCABULARY = 40
+
+
+class MemorySplit:
+    """What PreparedSplit offers, from lists: the label of an example is whether token 5 comes before token 6."""
+
+    def __init__(self, count=64, seed=0):
+        rng = np.random.default_rng(seed)
+        self._rows = [rng.integers(7, VOCABULARY, rng.integers(2, 20)).astype(np.int32) for _ in range(count)]
+        self._labels = rng.integers(0, 2, count).astype(np.int32)
+        for row, label in zip(self._rows, self._labels, strict=True):
+            row[:2] = (5, 6) if label else (6, 5)
+        self.num_examples = count
+        self.lengths = np.array([len(row) for row in self._rows], np.int64)
+
+    def rows(self, example_ids):
+        return [(self._rows[i], self._rows[i][:0]) for i in example_ids]
+
+    def labels(self, example_ids):
+        return self._labels[example_ids]
+
+
+def build_model(dropout=0.0, dtype="float32", seed=0):
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    backbone = keras_nlp.models.BertBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        intermediate_dim=32,
+        dropout=dropout,
+        max_sequence_length=16,
+        dtype=dtype,
+    )
+    return keras_nlp.models.BertTextClassifier(backbone, num_classes=2, dropout=dropout, dtype=dtype)
+
+
+def tiny_losses(model, batch, training, class_weights=()):
+    inputs = {name: batch[name] for name in ("token_ids", "segment_ids", "padding_mask")}
+    logits = model(inputs, training=training)
+    values = losses.classification_losses(batch["labels"], logits, problem_type="single_label")
+    return values, batch["weights"] * losses.class_weights(batch["labels"], class_weights), logits
+
+
+def accuracy(labels, outputs):
+    return {"accuracy": float((outputs.argmax(axis=1) == labels).mean()), "count": len(labels)}
+
+
+def training_config(**changes):
+    defaults = dict(
+        num_steps=12,
+        global_batch_size=8,
+        learning_rate=1e-3,
+        warmup_steps=2,
+        epsilon=1e-6,
+        checkpoint_every=5,
+        evaluate_every=6,
+        steps_per_call=4,
+        precision="float32",
+        jit="off",
+        strategy="none",
+    )
+    return TrainingConfig(**(defaults | changes))
+
+
+def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING):
+    split, held_out = MemorySplit(), MemorySplit(count=13, seed=1)
+    lengths = model_lengths(split.lengths, packing, is_pair=False)
+    order = TrainingOrder(lengths, seed=config.seed, global_batch_size=config.global_batch_size, num_buckets=3)
+    batches = evaluation_batches(
+        model_lengths(held_out.lengths, packing, is_pair=False), batch_size=4, bucket_lengths=order.bucket_lengths
+    )
+    return Task(
+        build_model=functools.partial(build_model, dropout=dropout),
+        losses=functools.partial(tiny_losses, class_weights=class_weights),
+        order=order,
+        train=BatchSource(split, order.batch, packing, is_pair=False, global_batch_size=config.global_batch_size),
+        evaluations={
+            "validation": EvaluationSplit(
+                source=BatchSource(held_out, batches.__getitem__, packing, is_pair=False, global_batch_size=4),
+                num_batches=len(batches),
+            )
+        },
+        score=accuracy,
+        best_metric=("accuracy", 1),
+        data_sha256="tiny",
+    )
+
+
+class ListWatcher:
+    """Keeps what the loop reports."""
+
+    def __init__(self):
+        self.records, self.evaluations, self.checkpoints, self.started = [], [], [], []
+
+    def on_start(self, step):
+        self.started.append(step)
+
+    def on_steps(self, records):
+        self.records += records
+
+    def on_evaluation(self, step, split, metrics, seconds):
+        self.evaluations.append((step, split, metrics))
+
+    def on_checkpoint(self, step, seconds):
+        self.checkpoints.append(step)
