@@ -1,0 +1,289 @@
+"""report.json of a run folder: what was trained, on what, how fast, and how good it is. Written whole or not at all.
+
+Its top-level keys are `REPORT_KEYS`, always all of them:
+
+    task                  key of `tasks.TASKS`
+    config_sha256         `config.sha256` of the resolved config
+    weights_sha256        `weights_sha256` of the weights that were judged
+    steps                 optimizer steps
+    train_seconds         wall time of all lives of the run; null if unknown
+    examples_per_second   of training, over the same time; null if unknown
+    peak_memory_bytes     largest resident set of the process that ended the training
+    versions              `versions()`
+    metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` returns them
+
+A metric that is undefined is null in the file and `undefined` on the terminal.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aigc_tf import storage
+from aigc_tf.config import InputError
+
+REPORT_NAME = "report.json"
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "config_sha256": str,
+    "weights_sha256": str,
+    "steps": int,
+    "train_seconds": (int, float, type(None)),
+    "examples_per_second": (int, float, type(None)),
+    "peak_memory_bytes": int,
+    "versions": dict,
+    "metrics": dict,
+}
+REPORT_KEYS = tuple(_TYPES)
+
+# TensorFlow is one module under several distribution names, by device.
+_TENSORFLOWS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu", "tf-nightly")
+_MAX_MATRIX = 12  # classes up to which the confusion matrix fits a terminal
+
+
+def write_report(
+    workdir: str | os.PathLike[str],
+    *,
+    task: str,
+    config_sha256: str,
+    weights_sha256: str,
+    steps: int,
+    train_seconds: float | None,
+    examples_per_second: float | None,
+    metrics: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Writes report.json of a run and returns it; memory and versions are those of this process.
+
+    Args:
+        workdir: The run folder, local or an object store.
+        task: Key of `tasks.TASKS`.
+        config_sha256: Hex digest of the resolved config.
+        weights_sha256: Hex digest of the judged weights.
+        steps: Optimizer steps of the run.
+        train_seconds: Seconds of training, over all lives of the run.
+        examples_per_second: Training examples a second.
+        metrics: Split name to its metrics; finite numbers, None, and dicts and lists of those.
+
+    Raises:
+        RunError: If the file cannot be written.
+        ValueError: If a number is NaN or infinite.
+    """
+    report = {
+        "task": task,
+        "config_sha256": config_sha256,
+        "weights_sha256": weights_sha256,
+        "steps": steps,
+        "train_seconds": train_seconds,
+        "examples_per_second": examples_per_second,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+        "metrics": {split: dict(values) for split, values in metrics.items()},
+    }
+    storage.write_json(storage.join(workdir, REPORT_NAME), report)
+    return report
+
+
+def read_report(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads report.json of a run.
+
+    Raises:
+        InputError: If it is missing or broken.
+    """
+    path = storage.join(workdir, REPORT_NAME)
+    if not storage.exists(path):
+        raise InputError(f"There is no {path}; training writes it when it ends. Give the folder of a finished run.")
+    report = storage.read_json(path)
+    missing = [key for key in REPORT_KEYS if key not in report] if isinstance(report, dict) else list(REPORT_KEYS)
+    if missing:
+        raise InputError(f"{path} is no report of this version: it lacks {', '.join(missing)}.")
+    for key, types in _TYPES.items():
+        if not isinstance(report[key], types):
+            raise InputError(f"{path} is broken: its {key!r} is {str(report[key])[:80]!r}.")
+    if not all(isinstance(values, dict) for values in report["metrics"].values()):
+        raise InputError(f"{path} is broken: its 'metrics' must hold one object a split.")
+    return report
+
+
+def update_metrics(
+    workdir: str | os.PathLike[str], split: str, metrics: Mapping[str, Any], *, weights_sha256: str
+) -> dict[str, Any]:
+    """Replaces the metrics of one split in report.json, leaves the rest as training wrote it, and returns the report.
+
+    Args:
+        workdir: The run folder.
+        split: `validation` or `test`.
+        metrics: As for `write_report`.
+        weights_sha256: Of the weights these metrics are about.
+
+    Raises:
+        InputError: If the report is missing or broken, or is about other weights; nothing is written then.
+        RunError: If the file cannot be written.
+    """
+    report = read_report(workdir)
+    if report["weights_sha256"] != weights_sha256:
+        raise InputError(
+            f"{storage.join(workdir, REPORT_NAME)} is about the weights {report['weights_sha256'][:12]}, these metrics "
+            f"about {weights_sha256[:12]}; the report stays as it is. Evaluate the best checkpoint to refresh it."
+        )
+    report["metrics"][split] = dict(metrics)
+    storage.write_json(storage.join(workdir, REPORT_NAME), report)
+    return report
+
+
+def weights_sha256(named: Mapping[str, np.ndarray]) -> str:
+    """Returns one sha256 of a model's weights.
+
+    What is hashed: the arrays' bytes and nothing else, one array after another, ordered by path (by code point).
+    Each array is in C order and little-endian in its own dtype. Paths, shapes, dtypes, optimizer slots and the
+    state of random generators that are not in `model.weights` do not enter.
+
+    Args:
+        named: `{variable.path: array}` over `model.weights`.
+
+    Raises:
+        ValueError: If an array holds Python objects, which have no bytes of their own.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(named):
+        array = np.asarray(named[path])
+        if array.dtype.hasobject:
+            raise ValueError(f"The weight {path!r} has dtype {array.dtype}; weights are numeric arrays.")
+        big_endian = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
+        digest.update((array.byteswap() if big_endian else array).tobytes(order="C"))
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions a result depends on; None for what is not installed."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": next(filter(None, map(_version, _TENSORFLOWS)), None),
+        "keras": _version("keras"),
+        "keras-nlp": _version("keras-nlp"),
+        "tensorflow-text": _version("tensorflow-text"),
+        "numpy": _version("numpy"),
+        "aigc_tf": _version("aigc_tf"),
+        "platform": platform.platform(),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Returns the largest resident set this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def print_report(
+    report: Mapping[str, Any],
+    *,
+    workdir: str | os.PathLike[str],
+    console: Console | None = None,
+    split: str = "test",
+) -> None:
+    """Prints a report: metrics of the splits side by side, classes and confusions of one split, speed, place.
+
+    Args:
+        report: As `read_report` returns it.
+        workdir: The run folder, to say where the report lies.
+        console: Where to print; standard output by default.
+        split: Whose classes are shown; the last one in the report if it has no such split.
+    """
+    console = console or Console()
+    metrics = report["metrics"]
+    console.print(_metrics_table(metrics))
+    if metrics:
+        split = split if split in metrics else list(metrics)[-1]
+        per_class, matrix = metrics[split].get("per_class"), metrics[split].get("confusion_matrix")
+        if per_class:
+            console.print(_classes_table(per_class, split))
+        if per_class and matrix and len(matrix) <= _MAX_MATRIX:
+            console.print(_matrix_table(matrix, list(per_class), split))
+    for line in _facts(report, storage.join(workdir, REPORT_NAME)):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("Metrics", "metric", list(metrics))
+    names = dict.fromkeys(name for values in metrics.values() for name in values)
+    for name in names:
+        values = [split.get(name, "") for split in metrics.values()]
+        is_table = any(isinstance(value, (dict, list)) for value in values)
+        if is_table or name.endswith("_standard_error"):
+            continue
+        errors = [split.get(f"{name}_standard_error") for split in metrics.values()]
+        cells = [_number(value) for value in values]
+        shown = [cell if error is None else f"{cell} ± {error:.4f}" for cell, error in zip(cells, errors, strict=True)]
+        table.add_row(Text(name), *map(Text, shown))
+    return table
+
+
+def _classes_table(per_class: Mapping[str, Mapping[str, Any]], split: str) -> Table:
+    columns = ("precision", "recall", "f1", "support")
+    table = _table(f"Classes ({split})", "class", columns)
+    for name, scores in per_class.items():
+        table.add_row(Text(name), *(_number(scores.get(column)) for column in columns))
+    return table
+
+
+def _matrix_table(matrix: list[list[int]], names: list[str], split: str) -> Table:
+    table = _table(f"Confusions ({split}); rows are the truth, columns the predictions", "", names)
+    for index, (name, row) in enumerate(zip(names, matrix, strict=True)):
+        cells = (Text(str(count), style="bold" if index == column else "") for column, count in enumerate(row))
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _table(title: str, first: str, columns: Any) -> Table:
+    table = Table(title=Text(title, style="bold"), title_justify="left")
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(Text(column), justify="right", overflow="fold")  # Text: a class may be called [red]
+    return table
+
+
+def _facts(report: Mapping[str, Any], path: str) -> list[str]:
+    speed = report["examples_per_second"]
+    speed_shown = "an unknown number of examples per second" if speed is None else f"{speed:,.1f} examples per second"
+    software = ", ".join(f"{name} {version or 'not installed'}" for name, version in report["versions"].items())
+    return [
+        f"Trained {report['steps']:,} steps in {_duration(report['train_seconds'])}, {speed_shown}, "
+        f"peak memory {report['peak_memory_bytes'] / 2**30:.2f} GiB.",
+        f"Weights {report['weights_sha256'][:12]}, config {report['config_sha256'][:12]}, task {report['task']}.",
+        f"Software: {software}.",
+        f"Report: {path}",
+    ]
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "an unknown time"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
