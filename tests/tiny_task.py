@@ -79,10 +79,12 @@ def training_config(**changes):
     return TrainingConfig(**(defaults | changes))
 
 
-def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING):
+def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING, num_buckets=3):
     split, held_out = MemorySplit(), MemorySplit(count=13, seed=1)
     lengths = model_lengths(split.lengths, packing, is_pair=False)
-    order = TrainingOrder(lengths, seed=config.seed, global_batch_size=config.global_batch_size, num_buckets=3)
+    order = TrainingOrder(
+        lengths, seed=config.seed, global_batch_size=config.global_batch_size, num_buckets=num_buckets
+    )
     batches = evaluation_batches(
         model_lengths(held_out.lengths, packing, is_pair=False), batch_size=4, bucket_lengths=order.bucket_lengths
     )

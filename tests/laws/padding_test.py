@@ -1,0 +1,41 @@
+"""Law: padding and the length of the bucket do not matter."""
+
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.data.batches import pack_rows
+from tests import tiny_task
+
+BOUND = 1e-5
+
+
+def test_logits_are_the_same_at_any_padded_length_and_beside_any_neighbour():
+    model = tiny_task.build_model(dropout=0.3)
+    rows = tiny_task.MemorySplit().rows(range(8))
+
+    def logits(rows, length):
+        return model(pack_rows(rows, tiny_task.PACKING, length=length, is_pair=False), training=False).numpy()
+
+    together = logits(rows, 16)
+    for i, row in enumerate(rows):
+        tight = min(len(row[0]) + 2, 16)
+        np.testing.assert_allclose(logits([row], tight), together[i : i + 1], atol=BOUND, rtol=0)
+
+
+def test_gradients_are_the_same_at_any_padded_length():
+    model = tiny_task.build_model()
+    split = tiny_task.MemorySplit()
+    short = [i for i in range(split.num_examples) if split.lengths[i] <= 8][:4]
+
+    def gradients(length):
+        batch = pack_rows(split.rows(short), tiny_task.PACKING, length=length, is_pair=False)
+        batch |= {"labels": split.labels(short), "weights": np.ones(len(short), np.float32)}
+        with tf.GradientTape() as tape:
+            values, weights, _ = tiny_task.tiny_losses(model, batch, training=True)
+            total = tf.reduce_sum(values * weights)
+        found = tape.gradient(total, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
+
+    for tight, loose in zip(gradients(10), gradients(16), strict=True):
+        # The table of positions has a row for every position; those beyond the text must get no gradient at all.
+        np.testing.assert_allclose(tight, loose, atol=BOUND, rtol=0)

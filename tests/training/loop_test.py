@@ -1,0 +1,143 @@
+"""The loop: it learns, stops, and refuses what does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aigc_tf.config import InputError, RunError
+from aigc_tf.training import checkpoints, loop
+from aigc_tf.training.strategy import build_devices, resolve_jit, resolve_precision
+from tests import tiny_task
+
+
+def run(tmp_path, task=None, watcher=None, **changes):
+    config = tiny_task.training_config(**changes)
+    task = task or tiny_task.tiny_task(config)
+    devices = build_devices("none")
+    state = loop.build_state(task, config, devices)
+    newest, complaints = checkpoints.load_newest(str(tmp_path))
+    if newest:
+        loop.restore(state, newest)
+    watcher = watcher or tiny_task.ListWatcher()
+    loop.train(task, config, str(tmp_path), state=state, devices=devices, watcher=watcher)
+    return state, watcher, complaints
+
+
+def test_it_overfits_64_examples(tmp_path):
+    _, watcher, _ = run(tmp_path, num_steps=120, learning_rate=5e-3, evaluate_every=0, checkpoint_every=120)
+    losses = [record["train/loss"] for record in watcher.records]
+    assert np.mean(losses[:8]) > 0.6
+    assert np.mean(losses[-8:]) < 0.1
+    assert [record["step"] for record in watcher.records] == list(range(1, 121))
+
+
+def test_events_fall_on_exactly_their_steps(tmp_path):
+    _, watcher, _ = run(tmp_path, num_steps=13, evaluate_every=6, checkpoint_every=5, steps_per_call=4)
+    assert [step for step, _, _ in watcher.evaluations] == [6, 12, 13]
+    assert {5, 10, 13} <= set(watcher.checkpoints)
+
+
+def test_best_and_last_are_kept_and_the_rest_removed(tmp_path):
+    _, watcher, _ = run(tmp_path, num_steps=24, evaluate_every=3, checkpoint_every=3)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    values = {step: metrics["accuracy"] for step, _, metrics in watcher.evaluations}
+    assert best["value"] == max(values.values()) == values[best["step"]]
+    assert best["step"] == min(step for step, value in values.items() if value == best["value"])
+    assert set(names) == {"best.json", "last.json", "step-00000021", "step-00000024", best["folder"]}
+
+
+def test_it_stops_early_and_stays_stopped(tmp_path):
+    config = tiny_task.training_config(num_steps=100, evaluate_every=2, early_stopping_patience=3)
+    task = tiny_task.tiny_task(config)
+    scores = iter([0.5, 0.7, 0.7, 0.6, 0.7, 0.9])
+    task = loop.dataclasses.replace(task, score=lambda labels, outputs: {"accuracy": next(scores)})
+    state, watcher, _ = run(tmp_path, task, num_steps=100, evaluate_every=2, early_stopping_patience=3)
+    assert state.step == 10
+    assert state.progress.best_step == 4
+    again, watcher, _ = run(tmp_path, task, num_steps=100, evaluate_every=2, early_stopping_patience=3)
+    assert again.step == 10
+    assert watcher.records == []
+
+
+def test_an_undefined_metric_is_never_the_best(tmp_path):
+    config = tiny_task.training_config()
+    task = loop.dataclasses.replace(tiny_task.tiny_task(config), score=lambda labels, outputs: {"accuracy": None})
+    state, _, _ = run(tmp_path, task)
+    assert state.progress.best_value is None
+    assert not (tmp_path / "checkpoints" / "best.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(RunError, match=r"Step \d+ gave a loss of"):
+        run(tmp_path, num_steps=200, learning_rate=1e30, evaluate_every=0, checkpoint_every=1, steps_per_call=1)
+    newest, _ = checkpoints.load_newest(str(tmp_path))
+    assert newest is None or all(np.isfinite(value).all() for value in newest.weights.values())
+
+
+def test_class_weights_weight_the_mean(tmp_path):
+    """With weight 0 for class 0 the loss is the mean over class 1 alone."""
+    config = tiny_task.training_config(num_steps=1, learning_rate=0.0, evaluate_every=0)
+    task = tiny_task.tiny_task(config, class_weights=(0.0, 2.0))
+    state, watcher, _ = run(tmp_path, task, num_steps=1, learning_rate=0.0, evaluate_every=0)
+    batch = task.train.rows(0, shard=0, num_shards=1)
+    values, _, _ = tiny_task.tiny_losses(state.model, batch, training=False)
+    ones = batch["labels"] == 1
+    assert watcher.records[0]["train/loss"] == pytest.approx(float(values.numpy()[ones].mean()), rel=1e-5)
+    assert watcher.records[0]["train/weight"] == 2.0 * ones.sum()
+
+
+def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_taken(tmp_path):
+    run(tmp_path, num_steps=10, evaluate_every=0)
+    broken = tmp_path / "checkpoints" / "step-00000010" / "weights.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-7])
+    state, watcher, complaints = run(tmp_path, num_steps=10, evaluate_every=0)
+    assert watcher.started == [5]
+    assert state.step == 10
+    assert len(complaints) == 1
+    assert "step-00000010 is broken" in complaints[0]
+
+
+def test_other_data_under_an_old_run_is_refused(tmp_path):
+    run(tmp_path)
+    task = loop.dataclasses.replace(tiny_task.tiny_task(tiny_task.training_config()), data_sha256="other")
+    with pytest.raises(InputError, match="data set has changed"):
+        run(tmp_path, task)
+
+
+def test_the_checkpoint_of_another_model_is_refused_by_name(tmp_path):
+    state, _, _ = run(tmp_path, num_steps=1, evaluate_every=0)
+    weights = checkpoints.to_host(state.model.variables)
+    path = next(iter(weights))
+    with pytest.raises(InputError, match=f"lacks '{path}'"):
+        checkpoints.assign(state.model.variables, {p: w for p, w in weights.items() if p != path}, what="weights")
+    with pytest.raises(InputError, match="another model"):
+        checkpoints.assign(state.model.variables, weights | {path: weights[path][:1]}, what="weights")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
+    state, _, _ = run(tmp_path, num_steps=5, evaluate_every=0)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    state.step = 6
+    with pytest.raises(RunError, match="No space left on device"):
+        checkpoints.save(str(tmp_path), state.checkpoint())
+    monkeypatch.undo()
+    newest, complaints = checkpoints.load_newest(str(tmp_path))
+    assert (newest.step, complaints) == (5, [])
+
+
+def test_a_strategy_the_machine_does_not_offer_is_refused(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {}}')
+    with pytest.raises(InputError, match="TF_CONFIG"):
+        build_devices("multi_worker")
+
+
+def test_auto_becomes_what_a_cpu_does_best():
+    assert resolve_jit("auto") == "off"
+    assert resolve_precision("auto") in ("float32", "bfloat16")
+    assert resolve_precision("bfloat16") == "bfloat16"

@@ -1,0 +1,42 @@
+"""Losses on hand-computed numbers."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aigc_tf.training.losses import class_weights, classification_losses
+
+
+def _loss(labels, logits, **kwargs):
+    return classification_losses(tf.constant(labels), tf.constant(logits), **kwargs).numpy()
+
+
+def test_cross_entropy_of_one_to_three_odds():
+    logits = np.log([[0.25, 0.75]]).astype(np.float32)
+    np.testing.assert_allclose(_loss([1], logits, problem_type="single_label"), [-np.log(0.75)], rtol=1e-6)
+
+
+def test_smoothing_spreads_its_share_over_all_classes():
+    logits = np.log([[0.25, 0.75]]).astype(np.float32)
+    expected = -(0.9 + 0.05) * np.log(0.75) - 0.05 * np.log(0.25)
+    found = _loss([1], logits, problem_type="single_label", label_smoothing=0.1)
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def test_multi_label_is_the_mean_over_labels():
+    logits = np.log([[3.0, 1.0]]).astype(np.float32)  # probabilities 0.75 and 0.5
+    expected = -(np.log(0.75) + np.log(0.5)) / 2
+    found = _loss([[1.0, 0.0]], logits, problem_type="multi_label")
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def test_regression_is_the_squared_error_of_bfloat16_outputs_in_float32():
+    logits = tf.constant([[1.5]], tf.bfloat16)
+    found = classification_losses(tf.constant([3.5]), logits, problem_type="regression")
+    assert found.dtype == tf.float32
+    assert found.numpy().tolist() == [4.0]
+
+
+@pytest.mark.parametrize(("table", "expected"), [((), [1, 1, 1]), ((0.5, 3.0), [0.5, 3.0, 0.5])])
+def test_class_weights_are_looked_up_by_label(table, expected):
+    assert class_weights(tf.constant([0, 1, 0]), table).numpy().tolist() == expected
