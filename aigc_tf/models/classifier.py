@@ -1,0 +1,358 @@
+"""Text classifiers: a KerasNLP backbone, its own classification head, float32 logits.
+
+`build_classifier` starts from random weights, a KerasNLP preset, a Hugging Face folder or a run folder.
+`describe_classifier` and `rebuild_classifier` carry an architecture from one process to the next,
+`load_weights_by_path` its weights: variables are known by their path, which is the same in every process.
+
+Every function returns a `keras_nlp.models.TextClassifier` without preprocessor, optimizer or loss. Its inputs are
+those of `token_ids`, `segment_ids` and `padding_mask`, each (B, T) int32, that the backbone takes; `model_inputs` picks
+them from a batch. Shape letters: B rows, T positions, C outputs.
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from aigc_tf.config import InputError, ModelConfig, RunError, suggest
+
+ARCHITECTURE_FILE = "architecture.json"
+"""Name, in a run folder, of what `describe_classifier` returns."""
+DTYPES = ("float32", "mixed_bfloat16")
+
+# Hugging Face model types that KerasNLP converts and that have a classifier. BERT-like encoders compute GELU by its
+# tanh approximation in KerasNLP (2.5e-4 on MiniLM's outputs); any other activation would be another network.
+_HUGGING_FACE_TYPES = ("albert", "bert", "distilbert", "roberta", "xlm-roberta")
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, safetensors.SafetensorError)
+
+
+def build_classifier(
+    config: ModelConfig,
+    *,
+    num_outputs: int,
+    vocabulary_size: int,
+    max_length: int,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> keras.Model:
+    """Builds a classifier whose weights are a function of the config and the seed.
+
+    Args:
+        config: Where the backbone's weights start, and the dropout. A `sample:` source must be resolved before.
+        num_outputs: Classes, labels, or 1 for regression.
+        vocabulary_size: Entries of the tokenizer's vocabulary.
+        max_length: Positions of the longest row, special tokens included.
+        dtype: One of `DTYPES`. Weights and logits are float32 in both.
+        seed: Of the random weights; the head's are always random.
+    Returns:
+        A model that gives `(B, C)` float32 logits.
+    Raises:
+        InputError: If the source is no model that can be read, or too small for the vocabulary or the length.
+        RunError: If a preset is not on this machine and cannot be fetched.
+    """
+    policy = _policy(dtype)
+    with _seeded(seed):
+        if config.source:
+            backbone = _load_backbone(config.source, policy)
+        else:
+            backbone = keras_nlp.models.BertBackbone(
+                vocabulary_size=vocabulary_size,
+                num_layers=config.num_layers,
+                num_heads=config.num_heads,
+                hidden_dim=config.hidden_dim,
+                intermediate_dim=config.intermediate_dim,
+                dropout=config.dropout,
+                max_sequence_length=max_length,
+                dtype=policy,
+            )
+        _check_size(backbone, config.source, vocabulary_size=vocabulary_size, max_length=max_length)
+        cls = _classifier_class(type(backbone))
+        return _attach_head(cls, backbone, num_classes=num_outputs, dropout=config.dropout)
+
+
+def model_inputs(model: keras.Model, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the model takes of a batch; some backbones have no `segment_ids`, F-Net has no `padding_mask`."""
+    return {name: batch[name] for name in model.input}
+
+
+def describe_classifier(model: keras.Model) -> dict[str, Any]:
+    """Returns the architecture, ready for JSON: all that `rebuild_classifier` needs, without the model's source."""
+    return {"class": type(model).__name__, "config": json.loads(json.dumps(model.get_config()))}
+
+
+def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32", seed: int = 0) -> keras.Model:
+    """Builds the described architecture with random weights.
+
+    Args:
+        description: What `describe_classifier` returned.
+        dtype: One of `DTYPES`, whatever it was before.
+        seed: Of the random weights.
+    Raises:
+        InputError: If the description is not one of this program's.
+    """
+    classes = {cls.__name__: cls for cls in _classifier_classes()}
+    policy = _policy(dtype)
+    try:
+        cls = classes[description["class"]]
+        config = dict(description["config"])
+        serialized = config.pop("backbone")
+        if serialized["class_name"] != cls.backbone_cls.__name__:
+            raise ValueError(f"{cls.__name__} has no backbone {serialized['class_name']}")
+        arguments = {name: config[name] for name in ("num_classes", "dropout", "hidden_dim") if name in config}
+        with _seeded(seed):
+            backbone = cls.backbone_cls.from_config({**serialized["config"], "dtype": policy})
+            return _attach_head(cls, backbone, **arguments)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"The architecture of the model cannot be read ({_reason(error)}); it is written by scripts/train.py "
+            f"as {ARCHITECTURE_FILE}, or the run was made with another version of KerasNLP."
+        ) from error
+
+
+def clone_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
+    """Returns the same classifier with the same weights, computing in another dtype, outside of any strategy."""
+    clone = rebuild_classifier(describe_classifier(model), dtype=dtype)
+    load_weights_by_path(clone, weights_by_path(model))
+    return clone
+
+
+def weights_by_path(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns every weight, and no random state, under its path, such as `transformer_layer_0/.../kernel`."""
+    return {weight.path: np.asarray(weight) for weight in model.weights}
+
+
+def load_weights_by_path(
+    model: keras.Model, arrays: Mapping[str, np.ndarray], *, source: str = "the checkpoint"
+) -> None:
+    """Sets all weights of a classifier, or of a backbone alone.
+
+    Args:
+        model: The model whose weights are set.
+        arrays: Path -> values; paths that the model does not have are not looked at.
+        source: What the arrays were read from, for the error.
+    Raises:
+        InputError: If a weight is missing or has another shape. The model is then as it was.
+    """
+    for weight in model.weights:
+        if weight.path not in arrays:
+            raise InputError(f"{source} has no weight {weight.path!r}; it belongs to another model.")
+        found, wanted = tuple(arrays[weight.path].shape), tuple(weight.shape)
+        if found != wanted:
+            raise InputError(
+                f"Weight {weight.path!r} of {source} has shape {found}, the model needs {wanted}; "
+                "it belongs to another model."
+            )
+    for weight in model.weights:
+        weight.assign(arrays[weight.path])
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads a safetensors file.
+
+    Raises:
+        InputError: If it is missing, cut off or no safetensors file.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {os.fspath(path)}.") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{os.fspath(path)} is cut off or no safetensors file ({_reason(error)}); copy it again."
+        ) from error
+
+
+def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the best weights of a run folder, or the last ones where none was judged best.
+
+    Raises:
+        InputError: If the folder has no checkpoint that can be read.
+    """
+    checkpoints = Path(folder) / "checkpoints"
+    for name in ("best.json", "last.json"):
+        if (checkpoints / name).is_file():
+            step_folder = str(_read_json(checkpoints / name).get("folder"))
+            if not re.fullmatch(r"step-\d+", step_folder):
+                raise InputError(f"{checkpoints / name} names the folder {step_folder!r}; it must be step-NNNNNNNN.")
+            return read_safetensors(checkpoints / step_folder / "weights.safetensors")
+    raise InputError(f"{os.fspath(folder)} has no checkpoint yet; model.source must be a run that wrote one.")
+
+
+def _classifier_classes() -> list[Any]:
+    known: list[Any] = [cls for cls in vars(keras_nlp.models).values() if inspect.isclass(cls)]
+    return [cls for cls in known if issubclass(cls, keras_nlp.models.TextClassifier) and cls.backbone_cls is not None]
+
+
+def _classifier_class(backbone_class: type) -> Any:
+    for cls in _classifier_classes():
+        if cls.backbone_cls is backbone_class:
+            return cls
+    known = ", ".join(sorted({cls.backbone_cls.__name__ for cls in _classifier_classes()}))
+    raise InputError(f"KerasNLP has no text classifier on {backbone_class.__name__}; it has them on {known}.")
+
+
+def _attach_head(cls: Any, backbone: keras.Model, **arguments: Any) -> keras.Model:
+    # compile=False: KerasNLP would give the model an optimizer of its own, with variables of its own.
+    model = cls(backbone=backbone, preprocessor=None, compile=False, name="classifier", **arguments)
+    model.output_dense.dtype_policy = "float32"  # logits keep the bits that argmax and calibration need
+    paths = [weight.path for weight in model.weights]
+    repeated = {path for path in paths if paths.count(path) > 1}
+    if repeated:
+        raise RunError(
+            f"{cls.__name__} has several weights named {min(repeated)!r}, so checkpoints could not tell them apart."
+        )
+    return model
+
+
+def _policy(dtype: str) -> keras.DTypePolicy:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, received {dtype!r}.")
+    return keras.DTypePolicy(dtype)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Makes initialisers a function of `seed`: Keras draws the seed of each one from Python's generator."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _check_size(backbone: keras.Model, source: str, *, vocabulary_size: int, max_length: int) -> None:
+    if vocabulary_size > backbone.vocabulary_size:
+        raise InputError(
+            f"The tokenizer has {vocabulary_size} tokens, but the model {source!r} embeds {backbone.vocabulary_size}; "
+            "use the model's own tokenizer (leave tokenizer.source empty)."
+        )
+    positions = getattr(backbone, "max_sequence_length", None)
+    if positions is not None and max_length > positions:
+        raise InputError(
+            f"data.max_length is {max_length}, but the model {source!r} has {positions} positions; lower it."
+        )
+
+
+def _load_backbone(source: str, policy: keras.DTypePolicy) -> keras.Model:
+    if os.path.isdir(source):
+        return _load_folder(source, policy)
+    presets = keras_nlp.models.TextClassifier.presets
+    if "://" in source or source in presets:
+        return _load_remote(source, policy)
+    if os.path.exists(source):
+        raise InputError(f"model.source {source!r} is a file; it must be a folder or the name of a KerasNLP preset.")
+    if os.sep in source or source[:1] in ".~":
+        parent = Path(source).expanduser().parent
+        near = _near(Path(source).name, os.listdir(parent) if parent.is_dir() else ())
+        raise InputError(f"model.source {source!r} is no folder on this machine.{near}")
+    near = _near(source, presets) or " Presets have names like 'bert_base_en_uncased'."
+    raise InputError(f"model.source {source!r} is neither a folder nor a KerasNLP preset.{near}")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    hint = suggest(name, known)
+    return hint if hint.startswith(" Did you mean") else ""
+
+
+def _load_remote(source: str, policy: keras.DTypePolicy) -> keras.Model:
+    try:
+        return keras_nlp.models.Backbone.from_preset(source, dtype=policy)
+    except (*_UNREADABLE, ImportError) as error:
+        raise RunError(
+            f"The preset {source!r} is not on this machine and cannot be fetched ({_reason(error)}); "
+            "check its name and the network, or give a local folder."
+        ) from error
+
+
+def _load_folder(source: str, policy: keras.DTypePolicy) -> keras.Model:
+    """A KerasNLP preset, a Hugging Face model or one of our runs; each has a config.json of its own kind."""
+    folder = Path(source)
+    config = _read_json(folder / "config.json")
+    if "registered_name" in config:
+        _check_preset(folder, config)
+    elif "model_type" in config:
+        _check_hugging_face(folder, config)
+    elif {"model", "training"} <= config.keys():
+        return _load_run(folder, policy)
+    else:
+        raise InputError(
+            f"{folder / 'config.json'} is none of a KerasNLP preset, a Hugging Face model or a run of ours; "
+            "give the folder of one of these as model.source."
+        )
+    try:
+        return keras_nlp.models.Backbone.from_preset(str(folder), dtype=policy)
+    except _UNREADABLE as error:
+        raise InputError(
+            f"The model in {folder} cannot be read ({_reason(error)}); its files are cut off or do not belong together."
+        ) from error
+
+
+def _load_run(folder: Path, policy: keras.DTypePolicy) -> keras.Model:
+    if not (folder / ARCHITECTURE_FILE).is_file():
+        raise InputError(
+            f"The run folder {folder} has no {ARCHITECTURE_FILE}, which scripts/train.py writes at its start."
+        )
+    backbone = rebuild_classifier(_read_json(folder / ARCHITECTURE_FILE), dtype=policy.name).backbone
+    load_weights_by_path(backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
+    return backbone
+
+
+def _check_preset(folder: Path, config: Mapping[str, Any]) -> None:
+    cls = keras.saving.get_registered_object(config["registered_name"])
+    if cls is None:
+        raise InputError(f"{folder} is a preset of {config['registered_name']!r}, which this KerasNLP does not have.")
+    _classifier_class(cls)
+    if not (folder / "model.weights.h5").is_file() and not (folder / "model.weights.json").is_file():
+        raise InputError(f"The KerasNLP preset {folder} has no model.weights.h5; copy the whole folder.")
+
+
+def _check_hugging_face(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config["model_type"]
+    if kind not in _HUGGING_FACE_TYPES:
+        known = ", ".join(_HUGGING_FACE_TYPES)
+        raise InputError(f"{folder} is a Hugging Face model of type {kind!r}; a classifier can start from {known}.")
+    activation = config.get("hidden_act") or config.get("activation") or "gelu"
+    if activation not in _ACTIVATIONS:
+        raise InputError(f"{folder} computes with the activation {activation!r}; KerasNLP's {kind} has gelu only.")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise InputError(
+            f"{folder} has {config['position_embedding_type']!r} positions; KerasNLP's {kind} has absolute ones."
+        )
+    if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
+        raise InputError(
+            f"{folder} has no model.safetensors; other weight files can run code and are not read. "
+            "Save the model with transformers' save_pretrained(..., safe_serialization=True)."
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"The model folder {path.parent} has no {path.name}.") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({_reason(error)}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object.")
+    return content
+
+
+def _reason(error: BaseException) -> str:
+    """What a library said, short enough for a part of one sentence."""
+    if isinstance(error, OSError) and not error.strerror:  # the network: a page of nested reasons
+        return type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:150].rstrip(". ")

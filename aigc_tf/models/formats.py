@@ -1,0 +1,206 @@
+"""The same classifier in other people's formats: a KerasNLP preset and, for BERT, a Hugging Face folder.
+
+Both are written in float32 with the head's weights. Each function fills a folder that exists and is empty; that it
+appears whole or not at all is the caller's part (`storage.staged_folder`).
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import safetensors.numpy
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from aigc_tf.config import InputError
+from aigc_tf.models.classifier import clone_classifier, weights_by_path
+
+LABELS_FILE = "label_names.json"
+"""Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""
+_SPECIAL_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+_HUGGING_FACE_PROBLEMS = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def build_word_piece(model: keras.Model, vocabulary: Sequence[str], *, lowercase: bool) -> keras.layers.Layer | None:
+    """Returns KerasNLP's own tokenizer of the model's kind with this vocabulary, None where it is no WordPiece one."""
+    cls = type(model).preprocessor_cls.tokenizer_cls
+    if not issubclass(cls, keras_nlp.tokenizers.WordPieceTokenizer):
+        return None
+    return cls(vocabulary=list(vocabulary), lowercase=lowercase, strip_accents=lowercase)
+
+
+def save_keras_preset(
+    model: keras.Model,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer: keras.layers.Layer | None,
+    max_length: int,
+    label_names: Sequence[str] = (),
+) -> None:
+    """Writes a preset that `keras_nlp.models.TextClassifier.from_preset(folder)` loads, head and all.
+
+    Its preprocessor keeps the first tokens of too long a text, whatever the truncation of training was: KerasNLP
+    knows no other. KerasNLP's WordPiece splits about 1 text in 200 otherwise than the op of training and serving.
+
+    Args:
+        model: What `build_classifier` returned.
+        folder: An existing folder.
+        tokenizer: A KerasNLP tokenizer; None writes the preset without preprocessor.
+        max_length: Positions the preprocessor packs to.
+        label_names: Names of the outputs, in order.
+    """
+    clone = clone_classifier(model, dtype="float32")
+    clone.compile()  # from_preset does so, and would warn of an optimizer that the file does not have
+    if tokenizer is not None:
+        clone.preprocessor = type(clone).preprocessor_cls(tokenizer=tokenizer, sequence_length=max_length)
+    clone.save_to_preset(os.fspath(folder))
+    (Path(folder) / LABELS_FILE).write_text(_json(list(label_names)), encoding="utf-8")
+
+
+def save_hugging_face(
+    model: keras.Model,
+    folder: str | os.PathLike[str],
+    *,
+    label_names: Sequence[str],
+    problem_type: str,
+    vocabulary: Sequence[str],
+    lowercase: bool,
+    max_length: int,
+    truncation: str = "head",
+) -> None:
+    """Writes a BERT classifier as transformers' `BertForSequenceClassification`, with its tokenizer.
+
+    Args:
+        model: What `build_classifier` returned, on a BERT backbone.
+        folder: An existing folder.
+        label_names: Names of the outputs, in order; empty for regression.
+        problem_type: One of config.PROBLEM_TYPES.
+        vocabulary: WordPiece entries, by id.
+        lowercase: Whether text is lower-cased and loses its accents.
+        max_length: Positions of the longest row.
+        truncation: `tail` becomes truncation_side `left`; transformers has no `head_tail`.
+    Raises:
+        InputError: If the model is no BERT or the vocabulary lacks one of BERT's special tokens.
+    """
+    if not isinstance(model.backbone, keras_nlp.models.BertBackbone):
+        raise InputError(f"Only BERT is written as a Hugging Face folder, received {type(model.backbone).__name__}.")
+    lacking = [token for name, token in _SPECIAL_TOKENS.items() if name != "mask_token" and token not in vocabulary]
+    if lacking:
+        raise InputError(f"The vocabulary lacks {', '.join(lacking)}, which BERT's tokenizer in transformers needs.")
+    folder = Path(folder)
+    # Not save_file, which makes a file that only its owner can read.
+    content = safetensors.numpy.save(_bert_tensors(model), metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(content)
+    config = _bert_config(model, label_names=label_names, problem_type=problem_type, vocabulary=vocabulary)
+    (folder / "config.json").write_text(_json(config), encoding="utf-8")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
+    _bert_tokenizer(vocabulary, lowercase=lowercase).save(os.fspath(folder / "tokenizer.json"))
+    special = {name: token for name, token in _SPECIAL_TOKENS.items() if token in vocabulary}
+    (folder / "special_tokens_map.json").write_text(_json(special), encoding="utf-8")
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": lowercase,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "model_max_length": max_length,
+        "truncation_side": "left" if truncation == "tail" else "right",
+        **special,
+    }
+    (folder / "tokenizer_config.json").write_text(_json(settings), encoding="utf-8")
+
+
+def _bert_config(
+    model: keras.Model, *, label_names: Sequence[str], problem_type: str, vocabulary: Sequence[str]
+) -> dict[str, Any]:
+    backbone = model.backbone
+    names = list(label_names) or ["value"]
+    return {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "vocab_size": backbone.vocabulary_size,
+        "hidden_size": backbone.hidden_dim,
+        "num_hidden_layers": backbone.num_layers,
+        "num_attention_heads": backbone.num_heads,
+        "intermediate_size": backbone.intermediate_dim,
+        "hidden_act": "gelu_new",  # the tanh approximation, which KerasNLP's BERT computes with
+        "hidden_dropout_prob": backbone.dropout,
+        "attention_probs_dropout_prob": backbone.dropout,
+        "classifier_dropout": model.dropout,
+        "max_position_embeddings": backbone.max_sequence_length,
+        "type_vocab_size": backbone.num_segments,
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+        "position_embedding_type": "absolute",
+        "pad_token_id": list(vocabulary).index("[PAD]"),
+        "problem_type": _HUGGING_FACE_PROBLEMS[problem_type],
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+        "torch_dtype": "float32",
+    }
+
+
+def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
+    """Hugging Face's names and shapes: every kernel is (out, in), attention heads are side by side."""
+    weights = weights_by_path(model)
+    width = model.backbone.hidden_dim
+
+    def dense(path: str) -> tuple[np.ndarray, np.ndarray]:
+        kernel, bias = weights[f"{path}/kernel"], weights[f"{path}/bias"]
+        inputs = width if "attention_layer/" in path else kernel.shape[0]  # attention: (D, H, D/H) and (H, D/H, D)
+        return kernel.reshape(inputs, -1).T, bias.reshape(-1)
+
+    tensors = {
+        "bert.embeddings.word_embeddings.weight": weights["token_embedding/embeddings"],
+        "bert.embeddings.position_embeddings.weight": weights["position_embedding/embeddings"],
+        "bert.embeddings.token_type_embeddings.weight": weights["segment_embedding/embeddings"],
+    }
+    dense_layers = {"bert.pooler.dense": "pooled_dense", "classifier": "logits"}
+    norms = {"bert.embeddings.LayerNorm": "embeddings_layer_norm"}
+    for index in range(model.backbone.num_layers):
+        theirs, ours = f"bert.encoder.layer.{index}", f"transformer_layer_{index}"
+        for name in ("query", "key", "value"):
+            dense_layers[f"{theirs}.attention.self.{name}"] = f"{ours}/self_attention_layer/{name}"
+        dense_layers[f"{theirs}.attention.output.dense"] = f"{ours}/self_attention_layer/attention_output"
+        dense_layers[f"{theirs}.intermediate.dense"] = f"{ours}/feedforward_intermediate_dense"
+        dense_layers[f"{theirs}.output.dense"] = f"{ours}/feedforward_output_dense"
+        norms[f"{theirs}.attention.output.LayerNorm"] = f"{ours}/self_attention_layer_norm"
+        norms[f"{theirs}.output.LayerNorm"] = f"{ours}/feedforward_layer_norm"
+    for theirs, ours in dense_layers.items():
+        tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"] = dense(ours)
+    for theirs, ours in norms.items():
+        tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"] = weights[f"{ours}/gamma"], weights[f"{ours}/beta"]
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def _bert_tokenizer(vocabulary: Sequence[str], *, lowercase: bool) -> tokenizers.Tokenizer:
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.add_special_tokens([token for token in _SPECIAL_TOKENS.values() if token in ids])
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,172 @@
+"""Answers for texts, in batches: from an exported model, or from any callable with the same outputs."""
+
+import difflib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  registers the ops of the tokenizers
+
+from aigc_tf import storage
+from aigc_tf.config import InputError, RunError
+
+TextFunction = Callable[[Sequence[str | bytes], Sequence[str | bytes] | None], dict[str, np.ndarray]]
+"""`call(texts, texts_b or None)` -> outputs of the text signature, each with one row per text."""
+MANIFEST_FILE = "manifest.json"
+_WINDOW_BATCHES = 64
+
+
+def list_versions(path: str | os.PathLike[str]) -> list[int]:
+    """Returns the version numbers in a model's folder, ascending; empty where there is none."""
+    return sorted(int(name) for name in storage.list_folder(path) if name.isdecimal() and name.isascii())
+
+
+def latest_version(path: str | os.PathLike[str]) -> str:
+    """Returns the folder of one version: of `saved_models/NAME/3` itself, of `saved_models/NAME` the newest one.
+
+    Raises:
+        InputError: If there is no exported model.
+    """
+    if storage.exists(storage.join(path, "saved_model.pb")):
+        return os.fspath(path)
+    versions = list_versions(path)
+    if not versions:
+        raise InputError(f"{os.fspath(path)} holds no exported model.{_nearest_model(path)}")
+    return storage.join(path, str(versions[-1]))
+
+
+def _nearest_model(path: str | os.PathLike[str]) -> str:
+    wanted = Path(path)
+    if storage.is_remote(path) or not wanted.parent.is_dir():
+        return " Export one: python scripts/export.py --workdir=..."
+    names = [folder.name for folder in wanted.parent.iterdir() if list_versions(folder)]
+    near = difflib.get_close_matches(wanted.name, names, n=1)
+    return f" Did you mean {os.fspath(wanted.parent / near[0])!r}?" if near else f" Known there: {sorted(names)}."
+
+
+class Predictor:
+    """An exported model, loaded; calling it answers one batch of texts.
+
+    Args:
+        path: `saved_models/NAME` or `saved_models/NAME/VERSION`, local or `gs://`.
+    Raises:
+        InputError: If there is no model that this program exported.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = latest_version(path)
+        manifest = storage.read_json(storage.join(self.path, MANIFEST_FILE))
+        try:
+            self.problem_type = manifest["problem_type"]
+            self.label_names = tuple(manifest["label_names"])
+            self.is_pair = manifest["is_pair"]
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
+            ) from error
+        try:
+            self._model = tf.saved_model.load(self.path)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise RunError(f"The exported model {self.path} cannot be loaded: {reason}") from error
+        self._serve = self._model.signatures["serving_default"]
+
+    def __call__(
+        self, texts: Sequence[str | bytes], texts_b: Sequence[str | bytes] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the outputs of the text signature, each with one row per text."""
+        columns = {"text": texts} if texts_b is None else {"text": texts, "text_b": texts_b}
+        outputs = self._serve(**{name: to_bytes(column) for name, column in columns.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def predict(
+        self, texts: Iterable[str], texts_b: Iterable[str] | None = None, *, batch_size: int = 64
+    ) -> Iterator[dict[str, Any]]:
+        """Yields one answer for each text, as `predict_texts`.
+
+        Raises:
+            InputError: If second texts are missing or not wanted.
+        """
+        if self.is_pair != (texts_b is not None):
+            wanted = "pairs of texts: give text_b too" if self.is_pair else "single texts: leave text_b out"
+            raise InputError(f"The model {self.path} takes {wanted}.")
+        return predict_texts(
+            self,
+            texts,
+            texts_b,
+            label_names=self.label_names,
+            problem_type=self.problem_type,
+            batch_size=batch_size,
+        )
+
+
+def predict_texts(
+    call: TextFunction,
+    texts: Iterable[str],
+    texts_b: Iterable[str] | None = None,
+    *,
+    label_names: Sequence[str],
+    problem_type: str,
+    batch_size: int = 64,
+) -> Iterator[dict[str, Any]]:
+    """Yields one answer for each text, in the order of the texts, which may be an endless stream.
+
+    Texts of like length share a batch, within windows of 64 batches: padding costs time.
+
+    Args:
+        call: Gives the outputs of the text signature for one batch.
+        texts: The texts.
+        texts_b: The second texts of pairs, as many.
+        label_names: Names of the outputs, in order.
+        problem_type: One of config.PROBLEM_TYPES.
+        batch_size: Texts of one call.
+    Returns:
+        single_label: `{"label": name, "probabilities": {name: p}}`; multi_label: `{"labels": [names above 0.5],
+        "probabilities": {name: p}}`; regression: `{"value": number}`.
+    Raises:
+        InputError: If a text is no string, or there are more texts of one kind than of the other.
+    """
+    rows = _checked_rows(texts, texts_b)
+    while window := list(itertools.islice(rows, batch_size * _WINDOW_BATCHES)):
+        by_length = sorted(range(len(window)), key=lambda index: sum(map(len, window[index])))
+        answers: list[dict[str, Any]] = [{}] * len(window)
+        for start in range(0, len(window), batch_size):
+            chosen = by_length[start : start + batch_size]
+            columns = [list(column) for column in zip(*(window[index] for index in chosen), strict=True)]
+            outputs = call(columns[0], columns[1] if len(columns) > 1 else None)
+            for index, row in zip(chosen, _rows_of(outputs, label_names, problem_type), strict=True):
+                answers[index] = row
+        yield from answers
+
+
+def _checked_rows(texts: Iterable[str], texts_b: Iterable[str] | None) -> Iterator[tuple[str, ...]]:
+    columns = [texts] if texts_b is None else [texts, texts_b]
+    for number, row in enumerate(itertools.zip_longest(*columns)):
+        for text in row:
+            if not isinstance(text, str):
+                came = "missing in one of the two columns" if text is None else f"a {type(text).__name__}, not a string"
+                raise InputError(f"Text {number} (counted from 0) is {came}.")
+        yield row
+
+
+def _rows_of(outputs: dict[str, np.ndarray], label_names: Sequence[str], problem_type: str) -> Iterator[dict[str, Any]]:
+    if problem_type == "regression":
+        yield from ({"value": float(value)} for value in outputs["value"])
+        return
+    for index, scores in enumerate(outputs["probabilities"]):
+        probabilities = {name: float(score) for name, score in zip(label_names, scores, strict=True)}
+        if problem_type == "single_label":
+            yield {"label": label_names[int(outputs["label_id"][index])], "probabilities": probabilities}
+        else:
+            chosen = [name for name, one in zip(label_names, outputs["predicted"][index], strict=True) if one]
+            yield {"labels": chosen, "probabilities": probabilities}
+
+
+def to_bytes(texts: Sequence[str | bytes]) -> tf.Tensor:
+    """Returns a `(B,)` string tensor; what UTF-8 cannot hold (half a surrogate pair) becomes `?`."""
+    values = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts]
+    return tf.constant(values, tf.string, shape=[len(values)])

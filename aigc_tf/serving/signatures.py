@@ -1,0 +1,213 @@
+"""What an exported classifier computes: text -> token ids -> logits -> answer, in plain TensorFlow ops.
+
+`ClassifierModule` holds the functions that become the signatures of the SavedModel; `text_function` calls the very
+same ones in this process. `pack_tokens` follows the rule of `aigc_tf.data.batches` (`kept_lengths`, `truncate`).
+Shape letters: B rows, T positions, C outputs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.data.batches import Packing
+from aigc_tf.data.tokenizers import Tokenizer
+from aigc_tf.models.classifier import model_inputs
+from aigc_tf.serving.predictor import TextFunction, to_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingSpec:
+    """What the answer of a classifier means, and how its input is cut."""
+
+    label_names: tuple[str, ...]
+    """Names of the outputs, in order; empty for regression."""
+    problem_type: str
+    """One of config.PROBLEM_TYPES."""
+    is_pair: bool
+    """Whether an example has two texts."""
+    max_length: int
+    """Positions of the longest row, special tokens included."""
+    truncation: str
+    """One of config.TRUNCATIONS."""
+    label_separator: str = "|"
+    """Between the names of one multi_label answer."""
+
+
+def build_packing(tokenizer: Tokenizer, spec: ServingSpec) -> Packing:
+    """Returns how the tokenizer's ids become rows of the model's input."""
+    return Packing(
+        start_ids=tuple(tokenizer.start_ids),
+        between_ids=tuple(tokenizer.between_ids),
+        end_ids=tuple(tokenizer.end_ids),
+        padding_id=tokenizer.padding_id,
+        max_length=spec.max_length,
+        truncation=spec.truncation,
+    )
+
+
+def pack_tokens(
+    first: tf.RaggedTensor, second: tf.RaggedTensor | None, packing: Packing, *, length: int | None = None
+) -> dict[str, tf.Tensor]:
+    """Adds special tokens, truncates and pads.
+
+    Args:
+        first: `(B, None)` int32 token ids of the texts.
+        second: The same of the second texts of pairs; None for single texts.
+        packing: Special tokens, longest row and truncation.
+        length: Positions of the result. None: those of the batch's longest row.
+    Returns:
+        `token_ids`, `segment_ids` and `padding_mask`, each `(B, T)` int32.
+    """
+    is_pair = second is not None
+    room, special = packing.room(is_pair), packing.num_special(is_pair)
+    first = first.with_row_splits_dtype(tf.int64)
+    kept = tf.minimum(first.row_lengths(), room)
+    kept_b = tf.zeros_like(kept)
+    if second is not None:
+        second = second.with_row_splits_dtype(tf.int64)
+        kept = tf.minimum(first.row_lengths(), tf.maximum(room - second.row_lengths(), room - room // 2))
+        kept_b = tf.minimum(second.row_lengths(), room - kept)
+    num_rows = first.nrows()
+    parts = [_repeat(packing.start_ids, num_rows), _keep(first, kept, packing.truncation)]
+    if second is not None:
+        parts += [_repeat(packing.between_ids, num_rows), _keep(second, kept_b, packing.truncation)]
+    rows = tf.concat([*parts, _repeat(packing.end_ids, num_rows)], axis=1)  # (B, None)
+    lengths = special + kept + kept_b
+    # A batch of no rows has no longest one, and the model reads position 0.
+    longest = tf.constant(length, tf.int64) if length else tf.reduce_max(tf.concat([[max(special, 1)], lengths], 0))
+    token_ids = rows.to_tensor(packing.padding_id, shape=tf.stack([tf.constant(-1, tf.int64), longest]))
+    mask = tf.sequence_mask(lengths, longest, tf.int32)  # (B, T)
+    if is_pair:
+        first_part = len(packing.start_ids) + kept + len(packing.between_ids)
+        segments = mask - tf.sequence_mask(first_part, longest, tf.int32)
+    else:
+        segments = tf.zeros_like(mask)
+    batch = {"token_ids": token_ids, "segment_ids": segments, "padding_mask": mask}
+    return {key: tf.ensure_shape(value, [None, length]) for key, value in batch.items()}
+
+
+def _repeat(ids: tuple[int, ...], num_rows: tf.Tensor) -> tf.RaggedTensor:
+    values = tf.tile(tf.constant(ids, tf.int32, shape=[len(ids)]), [num_rows])
+    return tf.RaggedTensor.from_uniform_row_length(values, len(ids), nrows=num_rows)
+
+
+def _keep(part: tf.RaggedTensor, kept: tf.Tensor, truncation: str) -> tf.RaggedTensor:
+    """Keeps `kept` (B,) tokens of each row: the first, the last, or ceil(k/2) first and floor(k/2) last."""
+    head = {"head": kept, "tail": tf.zeros_like(kept), "head_tail": kept - kept // 2}[truncation]
+    first_of_tail = part.row_lengths() - (kept - head)
+    rows = part.value_rowids()
+    positions = tf.range(tf.size(rows, tf.int64)) - tf.gather(part.row_starts(), rows)
+    wanted = (positions < tf.gather(head, rows)) | (positions >= tf.gather(first_of_tail, rows))
+    return tf.RaggedTensor.from_row_lengths(tf.boolean_mask(part.values, wanted), kept, validate=False)
+
+
+def answer(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
+    """Turns logits into what a client reads.
+
+    Args:
+        logits: `(B, C)` float32; `(B, 1)` for regression.
+        spec: Problem type and label names.
+    Returns:
+        single_label: `label` (B,) string, `label_id` (B,) int32, `probabilities` and `logits` (B, C) float32.
+        multi_label: `label` (B,) string, the names above 0.5 joined; `predicted` (B, C) int32, 1 for those;
+        `probabilities` and `logits`. Regression: `value` (B,) float32.
+    """
+    if spec.problem_type == "regression":
+        return {"value": logits[:, 0]}
+    names = tf.constant(spec.label_names, tf.string)
+    if spec.problem_type == "single_label":
+        label_id = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        label = tf.gather(names, label_id)
+        return {"label": label, "label_id": label_id, "probabilities": tf.nn.softmax(logits), "logits": logits}
+    predicted = logits > 0.0  # a probability above 0.5
+    where = tf.cast(tf.where(predicted), tf.int32)  # one (row, output) for each name
+    label = tf.strings.unsorted_segment_join(
+        tf.gather(names, where[:, 1]), where[:, 0], tf.shape(logits)[0], spec.label_separator
+    )
+    return {
+        "label": label,
+        "predicted": tf.cast(predicted, tf.int32),
+        "probabilities": tf.math.sigmoid(logits),
+        "logits": logits,
+    }
+
+
+class ClassifierModule(tf.Module):
+    """A trained classifier as functions of text and of token ids; holds its variables once and no Keras object.
+
+    Args:
+        model: What `build_classifier` returned, in the dtype to compute in.
+        tokenizer: The tokenizer of the prepared data.
+        spec: Meaning of input and output.
+    """
+
+    def __init__(self, model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec):
+        super().__init__(name="classifier")
+        self.weights = [weight.value for weight in model.weights]  # tracked: what the functions below read
+        self.tokenizer = tokenizer
+        self.pack = _build_pack(model, tokenizer, spec)
+        self.serve_text, self.serve_token_ids = _build_signatures(model, self.pack, spec)
+
+    def signatures(self) -> dict[str, Any]:
+        """Returns the functions of the SavedModel under their names."""
+        return {"serving_default": self.serve_text, "token_ids": self.serve_token_ids}
+
+
+def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
+    """Returns the length all batches of texts have, or None where each has that of its longest row.
+
+    F-Net mixes padding into its answer: only one length for all makes it independent of the other rows.
+    """
+    return spec.max_length if isinstance(model.backbone, keras_nlp.models.FNetBackbone) else None
+
+
+def _build_pack(model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec) -> Any:
+    packing, length = build_packing(tokenizer, spec), packed_length(model, spec)
+
+    def tokenize(texts: tf.Tensor) -> tf.RaggedTensor:
+        # Valid UTF-8 passes as it is; anything else would be an error in some tokenizers.
+        return tokenizer.tokenize(tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace"))
+
+    def pack(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        parts = [tokenize(column) for column in columns]
+        return pack_tokens(parts[0], parts[1] if spec.is_pair else None, packing, length=length)
+
+    return _of_texts(pack, spec)
+
+
+def _of_texts(body: Callable[..., dict[str, tf.Tensor]], spec: ServingSpec) -> Any:
+    """Makes `body` a graph function of `text`, or of `text` and `text_b`: these become keys of a request's JSON."""
+    text, text_b = (tf.TensorSpec([None], tf.string, name=name) for name in ("text", "text_b"))
+    if spec.is_pair:
+        return tf.function(lambda text, text_b: body(text, text_b), input_signature=[text, text_b])
+    return tf.function(lambda text: body(text), input_signature=[text])
+
+
+def _build_signatures(model: keras.Model, pack: Any, spec: ServingSpec) -> tuple[Any, Any]:
+    def serve_text(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(model(model_inputs(model, pack(*columns)), training=False), spec)
+
+    # A fixed length: TF Serving's batching pads rows of other lengths with their first element.
+    inputs = {name: tf.TensorSpec([None, spec.max_length], tf.int32, name=name) for name in model.input}
+
+    @tf.function(input_signature=[inputs])
+    def serve_token_ids(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return answer(model(batch, training=False), spec)
+
+    return _of_texts(serve_text, spec), serve_token_ids
+
+
+def text_function(module: ClassifierModule) -> TextFunction:
+    """Returns a callable from texts to the outputs of the text signature, for use in this process."""
+
+    def call(texts: Sequence[str | bytes], texts_b: Sequence[str | bytes] | None = None) -> dict[str, np.ndarray]:
+        columns = [texts] if texts_b is None else [texts, texts_b]
+        outputs = module.serve_text(*[to_bytes(column) for column in columns])
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return call
