@@ -87,6 +87,8 @@ class DataConfig:
     """One of `TRUNCATIONS`: which tokens of too long a text are kept."""
     num_buckets: int = 0
     """Number of padded lengths. 0: 8 where each shape is a compilation, 32 elsewhere."""
+    bucket_run_length: int = 1
+    """Consecutive steps of one padded length. On TPU, where a call takes steps of one shape, as `steps_per_call`."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -348,6 +350,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     at_least = {
         "data.max_length": 8,
         "data.num_buckets": 0,
+        "data.bucket_run_length": 1,
         "data.label_margin": 0,
         "tokenizer.vocabulary_size": 100,
         "model.num_layers": 1,

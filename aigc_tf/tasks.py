@@ -1,0 +1,212 @@
+"""Wires the rooms: for each task how it trains, exports and answers. Nothing else wires them.
+
+To add a task: its functions here, an entry in `TASKS`, a config, a test.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import ExperimentConfig, InputError
+from aigc_tf.data.batches import BatchSource, Packing, model_lengths
+from aigc_tf.data.order import TrainingOrder, evaluation_batches
+from aigc_tf.data.prepared import PreparedDataset
+from aigc_tf.data.samples import resolve_sample
+from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.evaluation import classification
+from aigc_tf.models import classifier
+from aigc_tf.serving.export import Export, export_classifier
+from aigc_tf.serving.predictor import predict_texts
+from aigc_tf.serving.signatures import ClassifierModule, ServingSpec, text_function
+from aigc_tf.training import losses
+from aigc_tf.training.loop import EvaluationSplit, Task
+from aigc_tf.training.strategy import Devices
+
+_EXPORT_SAMPLES = 32
+"""Examples of the data on which an exported model must answer like the trained one, besides hostile texts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskDoor:
+    """The functions by which a task enters the commands."""
+
+    build: Callable[[ExperimentConfig, PreparedDataset, Devices], Task]
+    """What the training loop needs."""
+    export: Callable[..., Export]
+    """Trained model -> SavedModel."""
+    answer: Callable[..., Iterator[dict[str, Any]]]
+    """Trained model, texts -> one JSON-able answer a text."""
+    draw: Callable[[dict[str, Any], PreparedDataset], dict[str, np.ndarray]]
+    """Metrics of an evaluation -> pictures by tag, `(H, W, 3)` uint8."""
+
+
+def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
+    """A text classifier: single texts or pairs; classes, several labels, or a number."""
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    packing = _packing(config, tokenizer)
+    split = prepared.splits["train"]
+    order = TrainingOrder(
+        model_lengths(split.lengths, packing, is_pair=prepared.is_pair),
+        seed=config.training.seed,
+        global_batch_size=config.training.global_batch_size,
+        num_buckets=config.data.num_buckets,
+        run_length=config.data.bucket_run_length,
+    )
+    problem_type, label_names = prepared.problem_type, prepared.label_names
+
+    def build_model() -> keras.Model:
+        return classifier.build_classifier(
+            dataclasses.replace(config.model, source=resolve_sample(config.model.source)),
+            num_outputs=len(label_names) or 1,
+            vocabulary_size=tokenizer.vocabulary_size,
+            max_length=config.data.max_length,
+            dtype="mixed_bfloat16" if config.training.precision == "bfloat16" else "float32",
+            seed=config.training.seed,
+        )
+
+    table = _class_weights(config, prepared)
+
+    def classification_losses(
+        model: keras.Model, batch: dict[str, tf.Tensor], training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        logits = model(classifier.model_inputs(model, batch), training=training)
+        values = losses.classification_losses(
+            batch["labels"],
+            logits,
+            problem_type=problem_type,
+            label_smoothing=config.training.label_smoothing if training else 0.0,
+        )
+        return values, batch["weights"] * losses.class_weights(batch["labels"], table), logits
+
+    return Task(
+        build_model=build_model,
+        losses=classification_losses,
+        order=order,
+        train=BatchSource(
+            split,
+            order.batch,
+            packing,
+            is_pair=prepared.is_pair,
+            global_batch_size=config.training.global_batch_size,
+        ),
+        evaluations=_evaluations(config, prepared, packing, order.bucket_lengths, devices),
+        score=functools.partial(
+            classification.classification_metrics, problem_type=problem_type, label_names=label_names
+        ),
+        best_metric=classification.best_metric(problem_type, config.evaluation.best_metric),
+        data_sha256=prepared.sha256,
+    )
+
+
+def _packing(config: ExperimentConfig, tokenizer: Tokenizer) -> Packing:
+    return Packing(
+        start_ids=tokenizer.start_ids,
+        between_ids=tokenizer.between_ids,
+        end_ids=tokenizer.end_ids,
+        padding_id=tokenizer.padding_id,
+        max_length=config.data.max_length,
+        truncation=config.data.truncation,
+    )
+
+
+def _evaluations(
+    config: ExperimentConfig,
+    prepared: PreparedDataset,
+    packing: Packing,
+    bucket_lengths: np.ndarray,
+    devices: Devices,
+) -> dict[str, EvaluationSplit]:
+    if devices.static_shapes:
+        bucket_lengths = bucket_lengths[-1:]  # one shape, one compilation
+    size = config.evaluation.batch_size
+    evaluations = {}
+    for name in ("validation", "test"):
+        split = prepared.splits.get(name)
+        if split is None or not split.num_examples:
+            continue
+        lengths = model_lengths(split.lengths, packing, is_pair=prepared.is_pair)
+        batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
+        source = BatchSource(split, batches.__getitem__, packing, is_pair=prepared.is_pair, global_batch_size=size)
+        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches))
+    return evaluations
+
+
+def _class_weights(config: ExperimentConfig, prepared: PreparedDataset) -> tuple[float, ...]:
+    given = config.training.class_weights
+    if given and len(given) != len(prepared.label_names):
+        raise InputError(
+            f"training.class_weights has {len(given)} numbers, but the data have {len(prepared.label_names)} labels: "
+            f"{', '.join(prepared.label_names)}; give one weight for each, in this order."
+        )
+    if not config.training.balance_classes:
+        return given
+    counts = np.bincount(prepared.splits["train"].all_labels(), minlength=len(prepared.label_names))
+    return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
+
+
+def _serving_spec(config: ExperimentConfig, prepared: PreparedDataset) -> ServingSpec:
+    return ServingSpec(
+        label_names=prepared.label_names,
+        problem_type=prepared.problem_type,
+        is_pair=prepared.is_pair,
+        max_length=config.data.max_length,
+        truncation=config.data.truncation,
+        label_separator=config.data.label_separator,
+    )
+
+
+def export_classification(
+    model: keras.Model, config: ExperimentConfig, prepared: PreparedDataset, *, source: dict[str, Any]
+) -> Export:
+    """Exports a trained classifier; a few examples of the test split, or of the training split, are tried on it."""
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    split = prepared.splits.get("test", prepared.splits["train"])
+    rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
+    samples = [tuple(tokenizer.decode(part) for part in row[: 1 + prepared.is_pair]) for row in rows]
+    return export_classifier(
+        model,
+        tokenizer,
+        _serving_spec(config, prepared),
+        directory=config.export.directory,
+        name=config.name,
+        dtype=config.export.dtype,
+        samples=samples,
+        source=source,
+    )
+
+
+def answer_classification(
+    model: keras.Model, config: ExperimentConfig, prepared: PreparedDataset, rows: Iterable[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Answers texts, or pairs of texts, with a trained classifier, by the functions that an export publishes."""
+    module = ClassifierModule(model, load_tokenizer(prepared.tokenizer_folder), _serving_spec(config, prepared))
+    first, second = itertools.tee(rows)
+    return predict_texts(
+        text_function(module),
+        (text for text, _ in first),
+        (text_b for _, text_b in second) if prepared.is_pair else None,
+        label_names=prepared.label_names,
+        problem_type=prepared.problem_type,
+        batch_size=config.evaluation.batch_size,
+    )
+
+
+def draw_confusions(metrics: dict[str, Any], prepared: PreparedDataset) -> dict[str, np.ndarray]:
+    """Draws the confusion matrix where there is one."""
+    if "confusion_matrix" not in metrics:
+        return {}
+    matrix = np.array(metrics["confusion_matrix"])
+    return {"confusion_matrix": classification.plot_confusion_matrix(matrix, prepared.label_names)}
+
+
+TASKS: dict[str, TaskDoor] = {
+    "classify": TaskDoor(
+        build=classify, export=export_classification, answer=answer_classification, draw=draw_confusions
+    )
+}
