@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -158,7 +159,7 @@ class TrainingConfig:
     jit: str = "auto"
     """One of `JIT_MODES`: compile forward and backward with XLA; `auto` is on for GPU and TPU, off for CPU."""
     strategy: str = "auto"
-    """One of `STRATEGIES`; `auto` is multi_worker under TF_CONFIG, tpu on a TPU, mirrored on several GPUs, else none."""
+    """One of `STRATEGIES`; `auto`: multi_worker under TF_CONFIG, tpu on a TPU, mirrored on several GPUs, else none."""
     deterministic: bool = False
     """Make every op deterministic on GPU; on CPU they are so anyway."""
     steps_per_call: int = 10
@@ -180,7 +181,7 @@ class EvaluationConfig:
     batch_size: int = 64
     """Examples of one evaluation batch over all workers and replicas."""
     best_metric: str = "auto"
-    """Metric of the validation split that names the best checkpoint; `auto` is accuracy, micro_f1 or -mse by problem."""
+    """Metric of the validation split that names the best checkpoint; `auto`: accuracy, micro_f1 or -mse by problem."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -253,20 +254,23 @@ def from_json(text: str) -> ExperimentConfig:
     try:
         return _from_dict(ExperimentConfig, json.loads(text), "")
     except json.JSONDecodeError as error:
-        raise InputError(f"The config is not valid JSON ({error}). It is written by scripts/train.py as config.json.") from error
+        raise InputError(
+            f"The config is not valid JSON ({error}); scripts/train.py writes it as config.json."
+        ) from error
 
 
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise InputError(f"Config section {prefix or 'root'!r} must be a JSON object, received {values!r}.")
+        where = f"The config's section {prefix.rstrip('.')!r}" if prefix else "The config"
+        raise InputError(f"{where} must be a JSON object, received {values!r}.")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
     for name, value in values.items():
         if name not in fields:
-            raise InputError(f"The config has an unknown field {prefix}{name!r}.{suggest(name, fields)}")
+            raise unknown_field(cls, name)
         default = fields[name].default_factory
         if default is not dataclasses.MISSING and dataclasses.is_dataclass(default):
-            value = _from_dict(default, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+            value = _from_dict(default, value, f"{prefix}{name}.")
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return cls(**arguments)
 
@@ -275,6 +279,33 @@ def sha256(config: Any) -> str:
     """Returns the sha256 of the config's canonical JSON (sorted keys, no spaces)."""
     canonical = json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def unknown_field(cls: type, name: str) -> InputError:
+    """Returns the error of a field that a config dataclass does not have, with the nearest field that there is."""
+    fields = [field.name for field in dataclasses.fields(cls)]
+    elsewhere = [path for path in flatten(ExperimentConfig()) if path.rpartition(".")[2] == name]
+    if elsewhere and not difflib.get_close_matches(name, fields, n=1):
+        return InputError(f"{cls.__name__} has no field {name!r}. Did you mean {elsewhere[0]!r}?")
+    return InputError(f"{cls.__name__} has no field {name!r}.{suggest(name, fields)}")
+
+
+def check_field(path: str) -> None:
+    """Checks that a dotted path, such as `training.learning_rate`, names a field of the config.
+
+    Raises:
+        InputError: If it names nothing, or a whole section.
+    """
+    holder: Any = ExperimentConfig()
+    for name in path.split("."):
+        if not dataclasses.is_dataclass(holder):
+            raise InputError(f"There is no {path!r}: {path.removesuffix('.' + name)!r} is a single field.")
+        if name not in {field.name for field in dataclasses.fields(holder)}:
+            raise unknown_field(type(holder), name)
+        holder = getattr(holder, name)
+    if dataclasses.is_dataclass(holder):
+        fields = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(holder)[:3])
+        raise InputError(f"{path!r} is a section of the config; set one of its fields, such as {fields}.")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -292,10 +323,11 @@ def validate(config: ExperimentConfig) -> None:
     Raises:
         InputError: One sentence that names the field, its value and what fits.
     """
-    _check_types(config)
+    check_types(config)
     data, training = config.data, config.training
     _require(bool(config.name), "name", config.name, "a name without spaces or slashes, such as 'bert_sentiment'")
-    _require(not set(config.name) & set(" /\\") and config.name[:1] != ".", "name", config.name, "no spaces, slashes or leading dot")
+    plain = not set(config.name) & set(" /\\") and config.name[:1] != "."
+    _require(plain, "name", config.name, "without spaces, slashes or a leading dot")
     _require(bool(data.sources), "data.sources", data.sources, "at least one file, glob, folder, sample: or tfds: name")
     for name, value, known in (
         ("data.format", data.format, FORMATS),
@@ -310,27 +342,51 @@ def validate(config: ExperimentConfig) -> None:
     ):
         if value not in known:
             raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
-    for name in ("text_column", "label_column"):
-        _require(bool(getattr(data, name)), f"data.{name}", "", "the name of a column")
+    _validate_columns(data)
     _validate_labels(data)
     _validate_numbers(config)
     if training.class_weights and training.balance_classes:
-        raise InputError("training.class_weights and training.balance_classes both weight the classes; set one of them.")
+        raise InputError(
+            "training.class_weights and training.balance_classes both weight the classes; set one of them."
+        )
     if (training.class_weights or training.balance_classes) and data.problem_type != "single_label":
-        raise InputError(f"Class weights fit data.problem_type 'single_label', received {data.problem_type!r}; remove them.")
+        raise InputError(
+            f"Class weights fit data.problem_type 'single_label', received {data.problem_type!r}; remove them."
+        )
     if training.label_smoothing and data.problem_type == "regression":
         raise InputError("training.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.")
     if data.split == "files" and not data.test_files:
-        raise InputError("data.split 'files' needs data.test_files, globs on the names of the files held out for testing.")
+        raise InputError(
+            "data.split 'files' needs data.test_files, globs on the names of the files held out for testing."
+        )
     if data.split != "given" and (data.validation_sources or data.test_sources):
-        raise InputError(f"data.validation_sources and data.test_sources need data.split 'given', received {data.split!r}.")
+        raise InputError(
+            f"data.validation_sources and data.test_sources need data.split 'given', received {data.split!r}."
+        )
+    if data.split != "files" and (data.validation_files or data.test_files):
+        raise InputError(f"data.validation_files and data.test_files need data.split 'files', received {data.split!r}.")
+
+
+def _validate_columns(data: DataConfig) -> None:
+    for field in ("text_column", "text_b_column", "label_column"):
+        column = getattr(data, field)
+        if column and data.column_names and column not in data.column_names:
+            raise InputError(
+                f"data.{field} is {column!r}, which data.column_names lacks.{suggest(column, data.column_names)}"
+            )
+    _require(bool(data.text_column), "data.text_column", "", "the name of a column")
+    _require(bool(data.label_column), "data.label_column", "", "the name of a column")
+    if len(set(data.column_names)) != len(data.column_names):
+        raise InputError(f"data.column_names repeats a name: {data.column_names}.")
 
 
 def _validate_labels(data: DataConfig) -> None:
     thresholds = data.label_thresholds
     if thresholds:
         if data.problem_type != "single_label":
-            raise InputError(f"data.label_thresholds make classes, so data.problem_type must be 'single_label', not {data.problem_type!r}.")
+            raise InputError(
+                f"data.label_thresholds make classes; data.problem_type {data.problem_type!r} must be 'single_label'."
+            )
         if list(thresholds) != sorted(set(thresholds)):
             raise InputError(f"data.label_thresholds must ascend, received {thresholds}.")
         if len(data.label_names) != len(thresholds) + 1:
@@ -381,29 +437,61 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     _require(config.training.seed < 2**63, "training.seed", config.training.seed, "below 2**63")
     model = config.model
     if model.hidden_dim % model.num_heads:
-        raise InputError(f"model.hidden_dim is {model.hidden_dim}, which is no multiple of model.num_heads, {model.num_heads}.")
+        raise InputError(
+            f"model.hidden_dim is {model.hidden_dim}, which is no multiple of model.num_heads, {model.num_heads}."
+        )
+    if config.training.warmup_steps >= config.training.num_steps:
+        raise InputError(
+            f"training.warmup_steps is {config.training.warmup_steps}, so the rate would never reach its peak; "
+            f"it must be below training.num_steps, {config.training.num_steps}."
+        )
     if config.training.early_stopping_patience and not config.training.evaluate_every:
         raise InputError("training.early_stopping_patience counts evaluations; set training.evaluate_every too.")
 
 
-def _check_types(config: ExperimentConfig) -> None:
-    """Config files can assign anything; flags cannot."""
+def check_types(config: ExperimentConfig) -> None:
+    """Checks that every field is there, with a value of its type: config files can assign anything, flags cannot.
+
+    Raises:
+        InputError: One sentence that names the field.
+    """
+    _check_sections(config, ExperimentConfig(), "")
     defaults = flatten(ExperimentConfig())
     for name, value in flatten(config).items():
         default = defaults[name]
         fits = isinstance(value, type(default)) and (isinstance(default, bool) or not isinstance(value, bool))
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             fits = True
-        if isinstance(value, float) and value != value:
-            fits = False
         if not fits:
-            raise InputError(f"{name} must be of type {type(default).__name__}, received {value!r}.")
+            hint = f"; write ({value!r},)" if isinstance(default, tuple) and isinstance(value, str) else ""
+            raise InputError(f"{name} must be of type {type(default).__name__}, received {value!r}{hint}.")
         if isinstance(value, tuple):
-            number = name in ("data.label_thresholds", "training.class_weights")
-            kinds: Any = (int, float) if number else str
-            for item in value:
-                if not isinstance(item, kinds) or isinstance(item, bool):
-                    raise InputError(f"{name} is a tuple of {'numbers' if number else 'strings'}, received the item {item!r}.")
+            _check_items(name, value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, received {value!r}.")
+
+
+def _check_sections(config: Any, default: Any, prefix: str) -> None:
+    """Finds sections replaced by something else, and attributes that are no fields, which Python lets anyone set."""
+    if type(config) is not type(default):
+        where = prefix.rstrip(".") or "The config"
+        raise InputError(f"{where} must be of type {type(default).__name__}, received {config!r}.")
+    fields = [field.name for field in dataclasses.fields(default)]
+    for name in vars(config):
+        if name not in fields:
+            raise unknown_field(type(default), name)
+    for name in fields:
+        if dataclasses.is_dataclass(getattr(default, name)):
+            _check_sections(getattr(config, name), getattr(default, name), f"{prefix}{name}.")
+
+
+def _check_items(name: str, value: tuple[Any, ...]) -> None:
+    numbers = name in ("data.label_thresholds", "training.class_weights")
+    kinds: Any = (int, float) if numbers else str
+    for item in value:
+        if not isinstance(item, kinds) or isinstance(item, bool) or (numbers and not math.isfinite(item)):
+            kind = "finite numbers" if numbers else "strings"
+            raise InputError(f"{name} is a tuple of {kind}, received the item {item!r}.")
 
 
 def _require(condition: bool, name: str, value: Any, fits: str) -> None:
