@@ -30,6 +30,7 @@ from aigc_tf.config import InputError, ModelConfig, RunError, suggest
 ARCHITECTURE_FILE = "architecture.json"
 """Name, in a run folder, of what `describe_classifier` returns."""
 DTYPES = ("float32", "mixed_bfloat16")
+_HEAD_ARGUMENTS = ("num_classes", "dropout", "hidden_dim")
 
 # Hugging Face model types that KerasNLP converts and that have a classifier. BERT-like encoders compute GELU by its
 # tanh approximation in KerasNLP (2.5e-4 on MiniLM's outputs); any other activation would be another network.
@@ -88,8 +89,16 @@ def model_inputs(model: keras.Model, batch: Mapping[str, Any]) -> dict[str, Any]
 
 
 def describe_classifier(model: keras.Model) -> dict[str, Any]:
-    """Returns the architecture, ready for JSON: all that `rebuild_classifier` needs, without the model's source."""
-    return {"class": type(model).__name__, "config": json.loads(json.dumps(model.get_config()))}
+    """Returns the architecture, ready for JSON: all that `rebuild_classifier` needs, without the model's source.
+
+    It is the same for the same architecture: names that Keras counts up and the dtype are left out.
+    """
+    config, backbone = model.get_config(), model.backbone.get_config()
+    return {
+        "class": type(model).__name__,
+        "head": {name: config[name] for name in _HEAD_ARGUMENTS if name in config},
+        "backbone": {name: value for name, value in backbone.items() if name not in ("name", "dtype", "trainable")},
+    }
 
 
 def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32", seed: int = 0) -> keras.Model:
@@ -106,18 +115,13 @@ def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32"
     policy = _policy(dtype)
     try:
         cls = classes[description["class"]]
-        config = dict(description["config"])
-        serialized = config.pop("backbone")
-        if serialized["class_name"] != cls.backbone_cls.__name__:
-            raise ValueError(f"{cls.__name__} has no backbone {serialized['class_name']}")
-        arguments = {name: config[name] for name in ("num_classes", "dropout", "hidden_dim") if name in config}
         with _seeded(seed):
-            backbone = cls.backbone_cls.from_config({**serialized["config"], "dtype": policy})
-            return _attach_head(cls, backbone, **arguments)
+            backbone = cls.backbone_cls.from_config({**description["backbone"], "dtype": policy})
+            return _attach_head(cls, backbone, **description["head"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"The architecture of the model cannot be read ({_reason(error)}); it is written by scripts/train.py "
-            f"as {ARCHITECTURE_FILE}, or the run was made with another version of KerasNLP."
+            f"The architecture of the model cannot be read ({_reason(error)}); {ARCHITECTURE_FILE} is damaged "
+            "or was written by another version of KerasNLP."
         ) from error
 
 

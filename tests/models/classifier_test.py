@@ -306,17 +306,21 @@ def test_a_description_survives_json_and_needs_no_source(tmp_path):
     assert again.dropout == 0.3
 
 
-@pytest.mark.parametrize("spoil", ["class", "config", "backbone"])
-def test_a_spoilt_description_is_refused_in_a_sentence(spoil):
+@pytest.mark.parametrize(
+    "spoilt", [{"class": "os.system"}, {"head": None}, {"head": {"classes": 3}}, {"backbone": {"num_layers": 2}}]
+)
+def test_a_spoilt_description_is_refused_in_a_sentence(spoilt):
     description = describe_classifier(build_classifier(TINY, **SIZES))
-    if spoil == "class":
-        description["class"] = "os.system"
-    elif spoil == "config":
-        del description["config"]
-    else:
-        description["config"]["backbone"]["class_name"] = "GPT2Backbone"
     with pytest.raises(InputError, match="cannot be read"):
-        rebuild_classifier(description)
+        rebuild_classifier({**description, **spoilt})
+    with pytest.raises(InputError, match="cannot be read"):
+        rebuild_classifier({})
+
+
+def test_the_same_architecture_has_the_same_description():
+    first = describe_classifier(build_classifier(TINY, **SIZES, seed=1))
+    assert first == describe_classifier(build_classifier(TINY, **SIZES, dtype="mixed_bfloat16", seed=2))
+    assert first["head"] == {"num_classes": 3, "dropout": 0.1}
 
 
 def test_loading_by_path_is_all_or_nothing():

@@ -1,0 +1,214 @@
+"""Versions of an exported model: whole, numbered, never overwritten, with a manifest that says what they are."""
+
+import dataclasses
+import json
+
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aigc_tf import storage
+from aigc_tf.config import InputError, RunError
+from aigc_tf.serving import export
+from aigc_tf.serving.export import export_classifier
+from aigc_tf.serving.parity import Parity, check_parity
+from aigc_tf.serving.predictor import Predictor
+from aigc_tf.serving.signatures import ServingSpec
+from tests.tiny_classifier import build_model, load_tokenizer, logits_of, make_batch
+
+SPEC = ServingSpec(
+    label_names=("bad", "göod", "so\nso"), problem_type="single_label", is_pair=False, max_length=16, truncation="head"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_tokenizer(tmp_path_factory.mktemp("vocabulary"))
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer, tmp_path_factory):
+    """One export, tried in another process."""
+    directory = tmp_path_factory.mktemp("saved_models")
+    model = build_model(dtype="mixed_bfloat16", seed=1)
+    source = {"run": "runs/s1", "config_sha256": "00ff"}
+    return model, export_classifier(model, tokenizer, SPEC, directory=directory, name="toy", source=source)
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Spares the tests of numbering the other process."""
+    parity = Parity(
+        num_texts=0,
+        token_ids="identical",
+        max_difference={"logits": 0.0},
+        bound=1e-5,
+        xla="off",
+        load_seconds=0.0,
+        first_request_seconds=0.0,
+        second_request_seconds=0.0,
+    )
+    monkeypatch.setattr(export, "check_parity", lambda *args, **kwargs: parity)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_manifest_says_what_the_model_is(exported):
+    _, done = exported
+    manifest = json.loads(storage.read_bytes(storage.join(done.path, "manifest.json")))
+    assert manifest == json.loads(json.dumps(done.manifest))
+    assert (manifest["version"], manifest["label_names"]) == (1, list(SPEC.label_names))
+    assert (manifest["max_length"], manifest["truncation"], manifest["dtype"]) == (16, "head", "float32")
+    assert manifest["source"] == {"run": "runs/s1", "config_sha256": "00ff"}
+    assert manifest["formats"] == ["keras_nlp", "hugging_face"]
+    assert manifest["versions"]["tensorflow"] == tf.__version__
+    assert {"assets/label_names.json", "saved_model.pb", "variables/variables.index"} <= manifest["files"].keys()
+    assert not [op for op in manifest["ops"] if op.startswith(("Xla", "PyFunc", "TFText>RoundRobin"))]
+    parity = manifest["parity"]
+    assert parity["token_ids"] == "identical"
+    assert max(parity["max_difference"].values()) <= parity["bound"] == 1e-5
+    assert parity["training_dtype"] == "mixed_bfloat16"
+    assert 0 < parity["logits_difference_to_training_dtype"] < 0.5
+    assert done.summary().startswith(f"Exported {done.path}: in a new process it differs by at most")
+
+
+def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
+    signatures = exported[1].manifest["signatures"]
+    assert signatures["serving_default"]["inputs"] == {"text": ["string", [None]]}
+    assert signatures["token_ids"]["inputs"] == {
+        name: ["int32", [None, 16]] for name in ("padding_mask", "segment_ids", "token_ids")
+    }
+    for signature in signatures.values():
+        assert signature["outputs"] == {
+            "label": ["string", [None]],
+            "label_id": ["int32", [None]],
+            "logits": ["float32", [None, 3]],
+            "probabilities": ["float32", [None, 3]],
+        }
+
+
+def test_every_weight_is_saved_once_and_nothing_of_the_training(exported):
+    model, done = exported
+    variables = tf.train.list_variables(f"{done.path}/variables/variables")
+    shapes = sorted(tuple(shape) for name, shape in variables if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
+    assert shapes == sorted(tuple(weight.shape) for weight in model.weights)
+
+
+def test_labels_and_vocabulary_are_assets(exported):
+    _, done = exported
+    assets = storage.join(done.path, "assets")
+    assert storage.read_json(storage.join(assets, "label_names.json")) == list(SPEC.label_names)
+    assert "vocab.txt" in storage.list_folder(assets)
+
+
+def test_the_exported_model_answers_and_is_found_by_its_name(exported):
+    _, done = exported
+    predictor = Predictor(done.path.removesuffix("/1"))
+    answers = list(predictor.predict(["abc", "", "zz " * 50], batch_size=2))
+    assert predictor.path == done.path
+    assert {answer["label"] for answer in answers} <= set(SPEC.label_names)
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(InputError, match="takes single texts"):
+        predictor.predict(["a"], ["b"])
+
+
+def test_the_other_formats_hold_the_same_model(exported):
+    model, done = exported
+    folder = done.path.replace("/toy/1", "/toy-formats/1")
+    preset = keras_nlp.models.TextClassifier.from_preset(f"{folder}/keras_nlp")
+    difference = np.abs(logits_of(preset, make_batch()) - logits_of(model, make_batch())).max()
+    assert 0 < difference < 0.5  # float32 against the mixed precision of the training
+    config = json.loads(storage.read_bytes(f"{folder}/hugging_face/config.json"))
+    assert config["id2label"]["1"] == "göod"
+
+
+def test_an_export_of_another_model_is_caught_with_its_numbers(exported, tokenizer):
+    _, done = exported
+    other = build_model(seed=2)
+    with pytest.raises(RunError, match=r"probabilities by \d.*, logits by \d.* \(bound 1e-05\)"):
+        check_parity(done.path, other, tokenizer, SPEC, texts=[("abc",)], dtype="float32")
+
+
+def test_a_folder_that_does_not_load_is_caught(exported, tokenizer, tmp_path):
+    with pytest.raises(RunError, match="fails in a new process"):
+        check_parity(tmp_path, build_model(), tokenizer, SPEC, texts=[("abc",)], dtype="float32")
+
+
+def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(untried, tokenizer, tmp_path):
+    def run(model, spec=SPEC, **options):
+        done = export_classifier(model, tokenizer, spec, directory=tmp_path, name="toy", **options)
+        return done.version, done.created
+
+    model = build_model(seed=1)
+    assert run(model) == (1, True)
+    before = (tmp_path / "toy" / "1" / "manifest.json").read_bytes()
+    assert run(model) == (1, False)
+    assert run(build_model(seed=1, dtype="mixed_bfloat16")) == (1, False)  # the weights are the same
+    assert (tmp_path / "toy" / "1" / "manifest.json").read_bytes() == before
+    assert run(model, dtype="bfloat16") == (2, True)
+    assert run(model) == (3, True)  # the server serves the newest: going back is a new version
+    renamed = dataclasses.replace(SPEC, label_names=("x", "y", "z"))
+    assert run(model, renamed) == (4, True)
+    assert names(tmp_path / "toy") == ["1", "2", "3", "4"]
+    assert names(tmp_path / "toy-formats") == ["1", "2", "3", "4"]
+
+
+def test_a_damaged_version_is_not_taken_for_the_same_model(untried, tokenizer, tmp_path):
+    def run():
+        done = export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
+        return done.version, done.created
+
+    assert run() == (1, True)
+    (tmp_path / "toy" / "1" / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+    assert run() == (2, True)
+    (tmp_path / "toy" / "2" / "manifest.json").write_text("{")
+    assert run() == (3, True)
+
+
+def test_a_failed_parity_publishes_nothing(monkeypatch, tokenizer, tmp_path):
+    def fail(*args, **kwargs):
+        raise RunError("The exported model is not the trained one: logits by 1.00e+00 (bound 1e-05).")
+
+    monkeypatch.setattr(export, "check_parity", fail)
+    with pytest.raises(RunError, match="is not the trained one"):
+        export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
+    assert names(tmp_path / "toy") == []
+
+
+def test_what_a_killed_export_left_is_cleaned(untried, tokenizer, tmp_path):
+    leftovers = [tmp_path / "toy" / ".1.partial" / "assets", tmp_path / "toy-formats" / "1" / "old"]
+    for folder in leftovers:
+        folder.mkdir(parents=True)
+    done = export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
+    assert (done.version, names(tmp_path / "toy")) == (1, ["1"])
+    assert names(tmp_path / "toy-formats" / "1") == ["hugging_face", "keras_nlp"]
+
+
+def test_an_object_store_gets_the_manifest_last_and_reuses_the_number_of_a_killed_export(untried, tokenizer):
+    base = "ram://bucket/toy"
+    storage.make_folder(f"{base}/1/variables")
+    storage.write_bytes(f"{base}/1/variables/left", b"x")
+    done = export_classifier(build_model(), tokenizer, SPEC, directory="ram://bucket", name="toy")
+    assert (done.path, done.version) == (f"{base}/1", 1)
+    assert not storage.exists(f"{base}/1/variables/left")
+    again = export_classifier(build_model(), tokenizer, SPEC, directory="ram://bucket", name="toy")
+    assert (again.version, again.created) == (1, False)
+    assert again.summary() == f"{base}/1 is this very model already; nothing was written."
+    assert "label" in next(Predictor(base).predict(["abc"]))
+    written = [export._upload_order(storage.Path(name)) for name in ("manifest.json", "saved_model.pb", "variables/x")]
+    assert sorted(written, reverse=True) == written
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", ".a", "toy-formats"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name, tokenizer, tmp_path):
+    with pytest.raises(InputError, match="model's name"):
+        export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name=name)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(untried, tokenizer, tmp_path):
+    (tmp_path / "toy").write_text("a file where the folder should be")
+    with pytest.raises(RunError, match="Cannot write"):
+        export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
