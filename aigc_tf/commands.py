@@ -83,9 +83,8 @@ def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint
     prepared = _open_prepared(config)
     task = _door(config).build(config, prepared, devices)
     model, step = load_model(workdir, checkpoint=checkpoint, dtype=_policy(config))
-    written = report.read_report(workdir)
-    for split, metrics in _judge(task, model, devices, config, step=step).items():
-        written = report.update_metrics(workdir, split, metrics)
+    report.read_report(workdir)  # a run that is not finished says so before it is judged
+    written = report.update_metrics(workdir, _judge(task, model, devices, config, step=step))
     report.print_report(written, workdir=workdir)
 
 
@@ -328,6 +327,7 @@ class _Watcher:
         prepared: PreparedDataset,
     ):
         self._door, self._prepared = door, prepared
+        self._metric, _ = classification.best_metric(prepared.problem_type, config.evaluation.best_metric)
         self._telemetry = Telemetry(
             workdir, resume_step=resume_step, log_every=config.training.log_every, enabled=devices.is_chief
         )
@@ -352,20 +352,21 @@ class _Watcher:
 
     def on_steps(self, records: list[dict[str, float]]) -> None:
         self._telemetry.record(records)
-        last = records[-1]
-        self._progress.update(
-            int(last["step"]), loss=last["train/loss"], examples_per_second=last["time/examples_per_second"]
-        )
+        self._progress(records[-1])
 
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         scalars = {f"{split}/{name}": value for name, value in classification.scalar_metrics(metrics).items()}
         self._telemetry.scalars(step, scalars | {f"time/{split}_seconds": seconds})
         for name, image in self._door.draw(metrics, self._prepared).items():
             self._telemetry.image(step, f"{split}/{name}", image)
+        name = self._metric
+        self._progress.note(f"Step {step}: {split} {name} {metrics[name]}, in {seconds:.1f} s.")
+
+    def before_checkpoint(self, step: int) -> None:
+        self._telemetry.flush()
 
     def on_checkpoint(self, step: int, seconds: float) -> None:
         self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds})
-        self._telemetry.flush()
 
 
 def _print_plan(config: ExperimentConfig, task: loop.Task, devices: Devices) -> None:

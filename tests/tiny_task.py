@@ -120,5 +120,9 @@ class ListWatcher:
     def on_evaluation(self, step, split, metrics, seconds):
         self.evaluations.append((step, split, metrics))
 
+    def before_checkpoint(self, step):
+        self.flushed = step
+
     def on_checkpoint(self, step, seconds):
+        assert self.flushed == step
         self.checkpoints.append(step)

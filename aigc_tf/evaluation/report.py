@@ -4,13 +4,14 @@ Its top-level keys are `REPORT_KEYS`, always all of them:
 
     task                  key of `tasks.TASKS`
     config_sha256         `config.sha256` of the resolved config
-    weights_sha256        `weights_sha256` of the weights that were judged
+    weights_sha256        `weights_sha256` of the weights of the last step
     steps                 optimizer steps
     train_seconds         wall time of all lives of the run; null if unknown
     examples_per_second   of training, over the same time; null if unknown
     peak_memory_bytes     largest resident set of the process that ended the training
     versions              `versions()`
-    metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` returns them
+    metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` returns them, and the `step`
+                          whose weights were judged: those of the best checkpoint
 
 A metric that is undefined is null in the file and `undefined` on the terminal.
 """
@@ -114,28 +115,19 @@ def read_report(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return report
 
 
-def update_metrics(
-    workdir: str | os.PathLike[str], split: str, metrics: Mapping[str, Any], *, weights_sha256: str
-) -> dict[str, Any]:
-    """Replaces the metrics of one split in report.json, leaves the rest as training wrote it, and returns the report.
+def update_metrics(workdir: str | os.PathLike[str], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Replaces the metrics in report.json, leaves the rest as training wrote it, and returns the report.
 
     Args:
         workdir: The run folder.
-        split: `validation` or `test`.
-        metrics: As for `write_report`.
-        weights_sha256: Of the weights these metrics are about.
+        metrics: As for `write_report`, of every split, so that no report mixes two judgements.
 
     Raises:
-        InputError: If the report is missing or broken, or is about other weights; nothing is written then.
+        InputError: If the report is missing or broken; nothing is written then.
         RunError: If the file cannot be written.
     """
     report = read_report(workdir)
-    if report["weights_sha256"] != weights_sha256:
-        raise InputError(
-            f"{storage.join(workdir, REPORT_NAME)} is about the weights {report['weights_sha256'][:12]}, these metrics "
-            f"about {weights_sha256[:12]}; the report stays as it is. Evaluate the best checkpoint to refresh it."
-        )
-    report["metrics"][split] = dict(metrics)
+    report["metrics"] = {split: dict(values) for split, values in metrics.items()}
     storage.write_json(storage.join(workdir, REPORT_NAME), report)
     return report
 

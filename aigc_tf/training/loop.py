@@ -59,6 +59,9 @@ class Watcher(Protocol):
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         """After an evaluation."""
 
+    def before_checkpoint(self, step: int) -> None:
+        """What was recorded up to `step` must be on disk now: a resumed run starts from there."""
+
     def on_checkpoint(self, step: int, seconds: float) -> None:
         """After a checkpoint is on disk."""
 
@@ -192,12 +195,12 @@ def _at_boundary(
     due = last or improved or state.progress.stopped_early or not state.step % config.checkpoint_every
     if not due or not devices.is_chief:
         return
+    watcher.before_checkpoint(state.step)
     started = time.perf_counter()
     checkpoints.save(workdir, state.checkpoint())
-    if improved:
+    if improved and state.progress.best_value is not None:
         name, sign = task.best_metric
-        value = sign * (state.progress.best_value or 0.0)
-        checkpoints.mark_best(workdir, step=state.step, metric=name, value=value)
+        checkpoints.mark_best(workdir, step=state.step, metric=name, value=sign * state.progress.best_value)
     checkpoints.prune(workdir)
     watcher.on_checkpoint(state.step, time.perf_counter() - started)
 
@@ -239,7 +242,7 @@ def _check_finite(records: list[dict[str, float]], workdir: str) -> None:
         if not record["train/finite"]:
             raise RunError(
                 f"Step {record['step']} gave a loss of {record['train/loss']} and a gradient norm of "
-                f"{record['train/gradient_norm']}; training stopped and the last checkpoint in {workdir} is from before. "
+                f"{record['train/gradient_norm']}; training stopped, and the checkpoint in {workdir} is from before. "
                 "Lower training.learning_rate or look at the data of that step."
             )
 

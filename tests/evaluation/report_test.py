@@ -105,19 +105,12 @@ def test_a_report_edited_into_other_types_is_refused_by_name(tmp_path, key, valu
         read_report(tmp_path)
 
 
-def test_evaluate_refreshes_the_metrics_of_its_split_and_nothing_else(tmp_path):
+def test_evaluate_refreshes_the_metrics_and_nothing_else(tmp_path):
     before = write(tmp_path)
-    after = update_metrics(tmp_path, "test", {"accuracy": 0.9}, weights_sha256=WEIGHTS)
+    after = update_metrics(tmp_path, {"test": {"accuracy": 0.9}})
     assert after == read_report(tmp_path)
-    assert after["metrics"] == {"validation": before["metrics"]["validation"], "test": {"accuracy": 0.9}}
+    assert after["metrics"] == {"test": {"accuracy": 0.9}}
     assert {key: after[key] for key in REPORT_KEYS[:-1]} == {key: before[key] for key in REPORT_KEYS[:-1]}
-
-
-def test_metrics_of_other_weights_never_enter_the_report(tmp_path):
-    before = write(tmp_path)
-    with pytest.raises(InputError, match="about the weights bbbbbbbbbbbb, these metrics about cccccccccccc"):
-        update_metrics(tmp_path, "test", {"accuracy": 0.9}, weights_sha256="c" * 64)
-    assert read_report(tmp_path) == before
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
