@@ -1,0 +1,255 @@
+"""The door: flags, the config, and every error as one line. A script names one command and the flags it reads.
+
+TensorFlow takes seconds to import, so that waits until flags, config and sources are known to be right.
+Exit status: 0 done, 1 the run failed, 2 something the user handed over does not fit, 130 interrupted.
+"""
+
+import contextlib
+import difflib
+import glob
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import app
+
+from aigc_tf import storage
+from aigc_tf.config import ExperimentConfig, InputError, RunError, flatten, validate
+from aigc_tf.config_files import load_config
+from aigc_tf.data.sources import check_labelled, find_sources
+from aigc_tf.flag_parsing import HELP, Options, parse
+
+# What TensorFlow's C++ libraries print while they are loaded, when no log level reaches them yet: nothing is wrong.
+_START_NOISE = (
+    r"^I0000 ",
+    r"^WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR",
+    r"^To enable the following instructions: ",
+    r"Unable to register cu(DNN|FFT|BLAS) (plugin|factory)",
+    r"computation placer already registered",
+    r"TF-TRT Warning: Could not find TensorRT",
+)
+_NO_GPU_NOISE = (r"failed call to cuInit", r"Could not find cuda drivers")
+
+
+def run(command: Callable[[Options], None], *, flags: Sequence[str], description: str | None) -> NoReturn:
+    """Runs a script: reads its flags, calls its command, exits.
+
+    Args:
+        command: One of the functions below.
+        flags: The flags it reads, keys of `flag_parsing.HELP`; `--help` and `--debug` come with every script.
+        description: The script's docstring, which `--help` prints.
+
+    Raises:
+        SystemExit: Always.
+    """
+    is_debugged = any(argument in ("--debug", "-debug", "--debug=true") for argument in sys.argv)
+    with _one_line_errors(is_debugged):
+        app.run(command, flags_parser=lambda argv: parse(argv, names=[*flags, "debug"], description=description or ""))
+    raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def _one_line_errors(is_debugged: bool) -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again when it flushes at its end
+        raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        _fail("Interrupted. What was complete is kept; the same command may be run again.", status=130)
+    except Exception as error:  # the one place that must let nothing pass
+        if is_debugged:
+            traceback.print_exc()
+        message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        if isinstance(error, InputError):
+            _fail(message, status=2)
+        if isinstance(error, RunError):
+            _fail(message, status=1)
+        hint = "" if is_debugged else " Run again with --debug to see where."
+        _fail(f"{type(error).__name__}: {_shorten(message)}{hint}", status=1)
+
+
+def _fail(message: str, *, status: int) -> NoReturn:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def _shorten(message: str, width: int = 500) -> str:
+    return message if len(message) <= width else f"{message[:width]} ..."
+
+
+def prepare(options: Options) -> None:
+    """Makes the prepared data set of an experiment."""
+    config = _checked_config(options)
+    sources = find_sources(config.data)
+    check_labelled(sources)
+    if options.dry_run:
+        print(config_table(config))
+        print("\nfiles")
+        print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
+        return
+    _heavy_rooms().prepare(config, overwrite=options.overwrite)
+
+
+def train(options: Options) -> None:
+    """Trains an experiment into its run folder, or goes on with it."""
+    config = _checked_config(options)
+    workdir = _required_path(options, "workdir")
+    prepared = storage.join(config.data.prepared_dir, config.name)
+    if not storage.exists(storage.join(prepared, "dataset.json")):
+        raise InputError(
+            f"There is no prepared data set {prepared}; "
+            f"make it with: python scripts/prepare.py --config={options.config_path}"
+        )
+    if options.dry_run:
+        print(config_table(config))
+    _heavy_rooms().train(config, workdir, dry_run=options.dry_run)
+
+
+def evaluate(options: Options) -> None:
+    """Judges a run's weights on its validation and test data."""
+    workdir, config = _run_folder(options)
+    if options.dry_run:
+        print(config_table(config or load_config(storage.join(workdir, "config.json"))))
+        return
+    _heavy_rooms().evaluate(workdir, config=config, checkpoint=options.checkpoint)
+
+
+def export(options: Options) -> None:
+    """Publishes a run's weights as a SavedModel."""
+    workdir, config = _run_folder(options)
+    if options.dry_run:
+        print(config_table(config or load_config(storage.join(workdir, "config.json"))))
+        return
+    _heavy_rooms().export(workdir, config=config, checkpoint=options.checkpoint)
+
+
+def predict(options: Options) -> None:
+    """Answers texts with a run or an exported model."""
+    model, source, target = _required_path(options, "model"), _path(options.input), _path(options.output)
+    if bool(options.text) == bool(source):
+        raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
+    if options.text_b and len(options.text_b) != len(options.text or []):
+        given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
+        raise InputError(f"Give one --text_b for each --text; {given}.")
+    if source and not os.path.exists(source):
+        raise InputError(f"There is no file {source}.{_nearest(source)}")
+    if not storage.exists(model):
+        raise InputError(f"There is no model {model}.{_nearest(model)}")
+    if target and os.path.exists(target) and not options.overwrite:
+        raise InputError(f"{target} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    _heavy_rooms().predict(
+        model,
+        texts=options.text or [],
+        texts_b=options.text_b,
+        input_path=source,
+        output_path=target,
+        checkpoint=options.checkpoint,
+    )
+
+
+def config_table(config: ExperimentConfig) -> str:
+    """Returns the config as aligned lines, one field a line, a group a section."""
+    fields = flatten(config)
+    width = max(len(path.rpartition(".")[2]) for path in fields)
+    lines, last_section = [], ""
+    for path, value in fields.items():
+        section, _, name = path.rpartition(".")
+        if section != last_section:
+            lines += ["", section]
+            last_section = section
+        lines.append(f"{'  ' if section else ''}{name:<{width}}  {value!r}".rstrip())
+    return "\n".join(lines)
+
+
+def _checked_config(options: Options) -> ExperimentConfig:
+    if options.config is None:
+        raise InputError(f"--config is missing: the Python file of an experiment.{_known_configs()}")
+    validate(options.config)
+    config: ExperimentConfig = options.config
+    return config
+
+
+def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
+    """Returns a run's folder, and the config if one is given beside it."""
+    workdir = _required_path(options, "workdir")
+    if not storage.exists(storage.join(workdir, "config.json")):
+        raise InputError(f"{workdir} is no run: it has no config.json.{_nearest(workdir)}")
+    if options.config is not None:
+        validate(options.config)
+    return workdir, options.config
+
+
+def _required_path(options: Options, name: str) -> str:
+    path = _path(getattr(options, name))
+    if not path:
+        raise InputError(f"--{name} is missing: {HELP[name]}")
+    return path
+
+
+def _path(path: str | None) -> str:
+    return os.path.expanduser(path or "")  # a shell leaves the ~ of --workdir=~/runs alone
+
+
+def _nearest(path: str) -> str:
+    """Returns the name nearest to a path that is not there, else some of the names that are."""
+    if storage.is_remote(path):
+        return ""
+    parent, name = os.path.split(path.rstrip("/"))
+    names = [entry for entry in storage.list_folder(parent or ".") if entry != name and not entry.startswith(".")]
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f" Did you mean {os.path.join(parent, near[0])!r}?"
+    return f" The folder {parent or '.'} has: {', '.join(names[:10])}." if names else ""
+
+
+def _known_configs() -> str:
+    there = sorted(glob.glob("configs/*.py"))
+    return f" There are: {', '.join(there)}." if there else ""
+
+
+def _heavy_rooms() -> Any:
+    """Imports what needs TensorFlow. Here and not at the top, since every check before this needs none of it."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    is_quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors, no warnings: what matters of them is said by us
+    with _filtered_stderr() if is_quiet else contextlib.nullcontext():
+        import tensorflow as tf
+
+        from aigc_tf import commands
+
+        tf.config.list_physical_devices()  # has the GPU libraries say now what they have to say
+    return commands
+
+
+@contextlib.contextmanager
+def _filtered_stderr() -> Iterator[None]:
+    """Keeps known noise off the terminal. All else passes at once, also when this process dies while it loads."""
+    has_gpu = glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg")
+    pattern = "|".join(_START_NOISE if has_gpu else _START_NOISE + _NO_GPU_NOISE)
+    command = ["grep", "--line-buffered", "--invert-match", "--extended-regexp", pattern]
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        # In a session of its own, or Ctrl-C would end it before it has passed on what was said.
+        grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=saved, start_new_session=True)
+    except FileNotFoundError:
+        os.close(saved)
+        yield
+        return
+    try:
+        with grep.stdin as pipe:  # type: ignore[union-attr]  # it is there, as asked for
+            os.dup2(pipe.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            grep.wait(timeout=5)

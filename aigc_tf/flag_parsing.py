@@ -1,0 +1,218 @@
+"""The flags of the scripts: what they are, how they are read, what `--help` prints, and a sentence for each typo.
+
+Flags are absl's and dotted overrides of config fields are ml_collections'. Each script parses flags of its own, so
+that neither `--help` nor a typo's suggestions are lost among those that other modules define; absl's own
+(`--verbosity` and the like) work as ever.
+"""
+
+import os
+import re
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+from aigc_tf import storage
+from aigc_tf.config import ExperimentConfig, InputError, check_field, flatten, suggest
+from aigc_tf.config_files import load_config
+
+Options = types.SimpleNamespace
+"""The values of a script's flags by name; `config` is an ExperimentConfig or None, `config_path` its file."""
+
+HELP: dict[str, str] = {
+    "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
+    "workdir": "Folder of the run, such as runs/s1; local or gs://.",
+    "dry_run": "Print the resolved config and what would be done, and do nothing.",
+    "overwrite": "Replace what is there.",
+    "checkpoint": "Which weights of the run: those judged best on the validation data, or the last.",
+    "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
+    "text": "Text to answer; give it once for each text.",
+    "text_b": "Second text of a pair; once for each --text.",
+    "input": "File of texts: one a line, or JSONL, CSV or TSV with the columns text and text_b.",
+    "output": "JSONL file of the answers; the terminal if left out.",
+    "debug": "Show the traceback of an error.",
+}
+CHECKPOINTS = ("best", "last")
+
+_VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
+_VALUE_NAMES |= {"workdir": "FOLDER", "model": "FOLDER", "text_b": "TEXT", "checkpoint": "|".join(CHECKPOINTS)}
+_BOOLEANS = ("dry_run", "overwrite", "debug")
+_REPEATED = ("text", "text_b")
+_HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
+_CONFIG_FLAG = re.compile(r"--?config(=|$)")
+_OVERRIDE_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)")
+
+
+def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Options:
+    """Reads a script's flags.
+
+    Args:
+        argv: The program's name and its arguments.
+        names: The flags the script has, keys of `HELP`.
+        description: The script's docstring, for `--help`.
+
+    Raises:
+        InputError: One sentence on what does not fit.
+        SystemExit: With status 0, after `--help` was printed.
+    """
+    values = _define(names)
+    try:
+        arguments = values.read_flags_from_files(list(argv[1:]), force_gnu=True)
+        if _HELP_FLAGS & set(arguments):
+            print(help_text(names, description))
+            raise SystemExit(0)
+        # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
+        rest = values([argv[0], *arguments], known_only=True)[1:]
+        options = Options(**{name: values[name].value for name in names if name != "config"})
+        options.config, options.config_path = None, ""
+        if "config" in names:
+            rest = _parse_config(rest, options)
+        leftover = flags.FLAGS([argv[0], *rest])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(_unknown_flag(error.flagname, names)) from error
+    except (flags.Error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error.__context__, InputError):  # absl keeps only the text of what a parser raised
+            raise error.__context__ from None
+        raise InputError(f"{str(error).rstrip('.')}.") from error
+    if leftover:
+        raise InputError(_leftover(leftover[0]))
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]  # app.run would make it INFO
+    return options
+
+
+def help_text(names: Sequence[str], description: str) -> str:
+    """Returns the description, then the flags with their meaning, and how to set fields of the config."""
+    lines = [description.strip(), "", "Flags:"]
+    for name in names:
+        flag = f"--[no]{name}" if name in _BOOLEANS else f"--{name}={_VALUE_NAMES.get(name, name.upper())}"
+        lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
+    if "config" in names:
+        sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
+        about = (
+            "Any field of the config can be set beside it, such as --config.training.learning_rate=1e-3 or "
+            f"--config.data.sources=a.csv,b.csv. Sections: {', '.join(sections)}. "
+            "--dry_run prints every field with its value; aigc_tf/config.py says what each means."
+        )
+        lines += ["", *textwrap.wrap(about, 119)]
+    return "\n".join(lines)
+
+
+def _define(names: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    for name in names:
+        if name in _BOOLEANS:
+            flags.DEFINE_bool(name, False, HELP[name], flag_values=values)
+        elif name in _REPEATED:
+            flags.DEFINE_multi_string(name, None, HELP[name], flag_values=values)
+        elif name == "checkpoint":
+            flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
+        elif name != "config":
+            flags.DEFINE_string(name, None, HELP[name], flag_values=values)
+    return values
+
+
+def _parse_config(arguments: list[str], options: Options) -> list[str]:
+    """Loads the config, sets single fields of it, and returns the arguments that are neither.
+
+    Fields given without a config are set in that of the run folder, if the script reads one.
+    """
+    overrides = [match[1] for match in map(_OVERRIDE_FLAG.match, arguments) if match]
+    for field in overrides:
+        check_field(field)
+    chosen = [index for index, argument in enumerate(arguments) if _CONFIG_FLAG.match(argument)]
+    if len(chosen) > 1:
+        raise InputError("--config is given twice; a run has one config.")
+    if chosen:  # it comes first, as ml_collections wants it: a field's flag is known once there is a config
+        end = chosen[0] + (1 if "=" in arguments[chosen[0]] else 2)
+        arguments = arguments[chosen[0] : end] + arguments[: chosen[0]] + arguments[end:]
+    elif overrides and hasattr(options, "checkpoint") and options.workdir:
+        path = storage.join(os.path.expanduser(options.workdir), "config.json")
+        if not storage.exists(path):
+            raise InputError(f"{options.workdir} is no run: it has no config.json.")
+        arguments = [f"--config={path}", *arguments]
+    elif overrides:
+        raise InputError(f"--config.{overrides[0]} sets a field of a config, so --config is needed too.")
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    config_flags.DEFINE_config_file("config", None, HELP["config"], flag_values=values, sys_argv=arguments)
+    values["config"].parser = _ConfigFile()
+    rest = values(["", *arguments], known_only=True)[1:]
+    if values["config"].present:
+        options.config = values["config"].value
+        options.config_path = config_flags.get_config_filename(values["config"])
+    return rest
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Loads config files as ml_collections' own parser does, but says what is wrong with one."""
+
+    def parse(self, path: str) -> ExperimentConfig:
+        return load_config(path)
+
+
+class _Number(flags.ArgumentParser):
+    """A value of one type, with an error that says what fits."""
+
+    def __init__(self, convert: flags.ArgumentParser, fits: str):
+        self._convert, self._fits = convert, fits
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return self._convert.parse(argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self._fits} fits here") from error
+
+    def flag_type(self) -> str:
+        return self._convert.flag_type()
+
+
+class _Tuple(tuple_parser.TupleParser):
+    """A tuple given as `a,b`, as `('a', 'b')`, or by one flag for each item; nothing after the `=` is no item."""
+
+    def __init__(self, convert: Callable[[Any], Any], fits: str):
+        self._convert, self._fits = convert, fits
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        try:
+            if isinstance(argument, str):
+                is_literal = argument.strip()[:1] in tuple("([")
+                argument = super().parse(argument) if is_literal else tuple(argument.split(",") if argument else ())
+            return tuple(self._convert(item) for item in argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self._fits} fits here") from error
+
+
+for _type, _parser in {
+    int: _Number(flags.IntegerParser(), "a whole number such as 1000"),
+    float: _Number(flags.FloatParser(), "a number such as 5e-5"),
+    bool: _Number(flags.BooleanParser(), "true or false"),
+    tuple[str, ...]: _Tuple(str, "a list such as a,b or ('a','b')"),
+    tuple[float, ...]: _Tuple(float, "a list of numbers such as 0.5,1"),
+}.items():
+    config_flags.register_flag_parser_for_type(_type, _parser)
+
+
+def _unknown_flag(name: str, names: Sequence[str]) -> str:
+    """Returns the sentence on an unknown flag, which may be a config field's name."""
+    fields = [path for path in flatten(ExperimentConfig()) if path.rpartition(".")[2] == name]
+    if fields and "config" in names:
+        return f"There is no flag --{name}. Did you mean --config.{fields[0]}?"
+    hint = suggest(name, names).replace("'", "")
+    return f"There is no flag --{name}.{re.sub(r'mean ', 'mean --', hint)}"
+
+
+def _leftover(argument: str) -> str:
+    hint = ""
+    if argument in ("true", "false", "True", "False"):
+        hint = f" Join a switch and its value: --name={argument.lower()}."
+    elif argument.endswith(".py"):
+        hint = f" Did you mean --config={argument}?"
+    return f"The argument {argument!r} belongs to no flag; values are given as --name=value.{hint}"

@@ -1,0 +1,10 @@
+"""Judges a run's weights on its validation and test data, and refreshes the metrics of its report.
+
+Example:
+  python scripts/evaluate.py --workdir=runs/bert_sentiment --checkpoint=last
+"""
+
+from aigc_tf import cli
+
+if __name__ == "__main__":
+    cli.run(cli.evaluate, flags=("workdir", "checkpoint", "config", "dry_run"), description=__doc__)
