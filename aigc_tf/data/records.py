@@ -52,6 +52,8 @@ class SourceReport:
     uri: str
     sha256: str = ""
     """Of the file as it lies on disk, compressed or not; set once the file is read to its end."""
+    bytes_read: int = 0
+    """Of the file as it lies on disk, so far; 0 for formats that are not read as a stream."""
     records: int = 0
     bad: dict[str, int] = dataclasses.field(default_factory=dict)
     """Broken rows by reason."""
@@ -73,8 +75,10 @@ class SourceReport:
         return self.records + self.num_bad
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the report as plain JSON values."""
-        return dataclasses.asdict(self)
+        """Returns the report as plain JSON values; `bytes_read` only matters while it is read."""
+        facts = dataclasses.asdict(self)
+        del facts["bytes_read"]
+        return facts
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ from aigc_tf.data.formats import READERS
 from aigc_tf.data.records import CHECK_AFTER_ROWS, Reading, Record, SourceFile, SourceReport
 from aigc_tf.data.text_files import check_encoding
 
-__all__ = ["Record", "SourceFile", "SourceReport", "check_labelled", "find_sources", "read_records"]
+__all__ = ["Record", "SourceFile", "SourceReport", "check_labelled", "find_sources", "hash_source", "read_records"]
 
 _ENDINGS = {
     ".txt": "text",
@@ -99,6 +99,20 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
         reading.check()
         if not report.num_rows:
             raise InputError(f"{source.uri} has no rows; a file with records is needed.")
+
+
+def hash_source(source: SourceFile) -> str:
+    """Returns the sha256 that the report of a source has once it is read.
+
+    Raises:
+        InputError: If the source cannot be read.
+    """
+    if source.format == "tfds":
+        return tfds_folders.hash_split(source)
+    try:
+        return storage.sha256_file(source.path or source.uri)
+    except OSError as error:
+        raise InputError(f"{source.path or source.uri} cannot be read: {error.strerror}.") from error
 
 
 def check_labelled(sources: list[SourceFile]) -> None:

@@ -71,15 +71,16 @@ def open_file(path: str) -> Any:
 
 
 class _Hashed:
-    """A file whose bytes are hashed as they pass; all that gzip needs of a file is `read`."""
+    """A file whose bytes are hashed and counted as they pass; all that gzip needs of a file is `read`."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def __init__(self, file: Any, report: SourceReport) -> None:
+        self._file, self._report = file, report
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
         block: bytes = self._file.read(size)
         self.digest.update(block)
+        self._report.bytes_read += len(block)
         return block
 
 
@@ -87,7 +88,7 @@ def _blocks(reading: Reading) -> Iterator[bytes]:
     """Yields the unpacked bytes of a file and, in the same pass, takes its sha256."""
     uri = reading.source.uri
     with open_file(reading.path) as file:
-        hashed = _Hashed(file)
+        hashed = _Hashed(file, reading.report)
         try:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)

@@ -171,7 +171,7 @@ def read_tfds(reading: Reading) -> Iterator[list[Record]]:
     for field, name in reading.needed.items():
         if name not in features:
             raise no_such_column(uri, field, name, list(features))
-    reading.report.sha256 = _sha256_of_files(uri, builder.info.splits[split].filepaths)
+    reading.report.sha256 = hash_split(reading.source)
     to_label = _label_names(features[data.label_column]) if data.label_column else str
     records: list[Record] = []
     try:
@@ -217,9 +217,15 @@ def _label_names(feature: Any) -> Any:
     return to_label
 
 
-def _sha256_of_files(uri: str, paths: list[Any]) -> str:
+def hash_split(source: SourceFile) -> str:
+    """Returns the sha256 of the lines `<sha256>  <name>` of the files of a split.
+
+    Raises:
+        InputError: If a file is missing or cannot be read.
+    """
+    uri, split = source.uri, source.uri.rpartition("#")[2]
     digest = hashlib.sha256()
-    for path in paths:
+    for path in _import_tfds().builder_from_directory(source.path).info.splits[split].filepaths:
         try:
             line = f"{storage.sha256_file(path)}  {os.path.basename(path)}\n"
         except OSError as error:

@@ -175,6 +175,7 @@ def test_a_report_has_the_hash_of_the_file_as_it_lies_on_disk(tmp_path):
     sources = write(tmp_path / "a.tsv", plain), write(tmp_path / "b.tsv.gz", zipped)
     assert [record.source for record in read(*sources, reports=reports)] == [0, 1]
     assert [report.sha256 for report in reports] == [hashlib.sha256(content).hexdigest() for content in (plain, zipped)]
+    assert [report.bytes_read for report in reports] == [len(plain), len(zipped)]
     assert reports[0].as_dict() == {
         "uri": sources[0],
         "sha256": hashlib.sha256(plain).hexdigest(),

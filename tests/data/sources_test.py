@@ -8,7 +8,7 @@ import pytest
 
 from aigc_tf.config import DataConfig, InputError
 from aigc_tf.data import samples
-from aigc_tf.data.sources import check_labelled, find_sources, read_records
+from aigc_tf.data.sources import check_labelled, find_sources, hash_source, read_records
 
 
 def write(path, content):
@@ -142,6 +142,16 @@ def test_sources_are_found_without_importing_tensorflow(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "is not on disk" in result.stdout
     assert "data.tfds_download=True" in result.stdout
+
+
+def test_a_source_is_hashed_as_reading_it_does(tmp_path):
+    path, reports = write(tmp_path / "a.tsv", "text\tlabel\na\tx\n"), []
+    read(path, reports=reports)
+    (source,) = find_sources(DataConfig(sources=(path,)))
+    assert hash_source(source) == reports[0].sha256
+    os.remove(path)
+    with pytest.raises(InputError, match="a.tsv cannot be read: No such file"):
+        hash_source(source)
 
 
 def test_a_path_that_is_not_there_names_the_nearest(tmp_path):
