@@ -1,9 +1,9 @@
 """A classifier of two small layers over the letters of the alphabet, for the tests of models and serving."""
 
 import numpy as np
-from aigc_tf.data.tokenizers import build_tokenizer
 
 from aigc_tf.config import ModelConfig, TokenizerConfig
+from aigc_tf.data.tokenizers import build_tokenizer
 from aigc_tf.models.classifier import build_classifier, model_inputs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -29,16 +29,17 @@ def build_model(*, num_outputs=3, max_length=16, dtype="float32", seed=0, config
     return model
 
 
-def write_vocabulary(folder):
-    path = folder / "vocab.txt"
-    path.write_text("".join(f"{token}\n" for token in VOCABULARY), encoding="utf-8")
-    return path
-
-
 def load_tokenizer(folder):
     """The project's tokenizer over `VOCABULARY`, by way of a vocabulary file in `folder`."""
-    config = TokenizerConfig(source=str(write_vocabulary(folder)), lowercase=True)
-    return build_tokenizer(config, "", lambda: [])
+    path = folder / "vocab.txt"
+    path.write_text("".join(f"{token}\n" for token in VOCABULARY), encoding="utf-8")
+    return build_tokenizer(TokenizerConfig(source=str(path), lowercase=True), "", lambda: [])
+
+
+def write_tokenizer(folder):
+    """Returns a folder as `Tokenizer.save` writes it."""
+    load_tokenizer(folder).save(folder / "tokenizer")
+    return folder / "tokenizer"
 
 
 def make_batch(*, rows=4, length=12, seed=0):

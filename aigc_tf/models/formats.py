@@ -1,11 +1,13 @@
 """The same classifier in other people's formats: a KerasNLP preset and, for BERT, a Hugging Face folder.
 
 Both are written in float32 with the head's weights. Each function fills a folder that exists and is empty; that it
-appears whole or not at all is the caller's part (`storage.staged_folder`).
+appears whole or not at all is the caller's part (`storage.staged_folder`). A tokenizer folder is what
+`aigc_tf.data.tokenizers.Tokenizer.save` wrote for WordPiece: vocab.txt, tokenizer.json, tokenizer_config.json.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,15 @@ import keras
 import keras_nlp
 import numpy as np
 import safetensors.numpy
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from aigc_tf.config import InputError
 from aigc_tf.models.classifier import clone_classifier, weights_by_path
 
 LABELS_FILE = "label_names.json"
 """Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""
-_SPECIAL_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+_VOCABULARY_FILE = "vocab.txt"
+_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _HUGGING_FACE_PROBLEMS = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -36,12 +32,20 @@ _HUGGING_FACE_PROBLEMS = {
 }
 
 
-def build_word_piece(model: keras.Model, vocabulary: Sequence[str], *, lowercase: bool) -> keras.layers.Layer | None:
-    """Returns KerasNLP's own tokenizer of the model's kind with this vocabulary, None where it is no WordPiece one."""
+def build_word_piece(model: keras.Model, tokenizer_folder: str | os.PathLike[str]) -> keras.layers.Layer | None:
+    """Returns KerasNLP's own tokenizer of the model's kind over the folder's vocabulary.
+
+    None where the kind is no WordPiece one: KerasNLP's preprocessor of the model then fits no such vocabulary.
+    """
     cls = type(model).preprocessor_cls.tokenizer_cls
     if not issubclass(cls, keras_nlp.tokenizers.WordPieceTokenizer):
         return None
-    return cls(vocabulary=list(vocabulary), lowercase=lowercase, strip_accents=lowercase)
+    settings = json.loads((Path(tokenizer_folder) / _TOKENIZER_CONFIG_FILE).read_bytes())
+    return cls(
+        vocabulary=_read_vocabulary(tokenizer_folder),
+        lowercase=settings["do_lower_case"],
+        strip_accents=settings["strip_accents"],
+    )
 
 
 def save_keras_preset(
@@ -69,17 +73,16 @@ def save_keras_preset(
     if tokenizer is not None:
         clone.preprocessor = type(clone).preprocessor_cls(tokenizer=tokenizer, sequence_length=max_length)
     clone.save_to_preset(os.fspath(folder))
-    (Path(folder) / LABELS_FILE).write_text(_json(list(label_names)), encoding="utf-8")
+    _write_json(Path(folder) / LABELS_FILE, list(label_names))
 
 
 def save_hugging_face(
     model: keras.Model,
     folder: str | os.PathLike[str],
     *,
+    tokenizer_folder: str | os.PathLike[str],
     label_names: Sequence[str],
     problem_type: str,
-    vocabulary: Sequence[str],
-    lowercase: bool,
     max_length: int,
     truncation: str = "head",
 ) -> None:
@@ -88,44 +91,32 @@ def save_hugging_face(
     Args:
         model: What `build_classifier` returned, on a BERT backbone.
         folder: An existing folder.
+        tokenizer_folder: Of a WordPiece tokenizer.
         label_names: Names of the outputs, in order; empty for regression.
         problem_type: One of config.PROBLEM_TYPES.
-        vocabulary: WordPiece entries, by id.
-        lowercase: Whether text is lower-cased and loses its accents.
         max_length: Positions of the longest row.
         truncation: `tail` becomes truncation_side `left`; transformers has no `head_tail`.
     Raises:
-        InputError: If the model is no BERT or the vocabulary lacks one of BERT's special tokens.
+        InputError: If the model is no BERT.
     """
     if not isinstance(model.backbone, keras_nlp.models.BertBackbone):
         raise InputError(f"Only BERT is written as a Hugging Face folder, received {type(model.backbone).__name__}.")
-    lacking = [token for name, token in _SPECIAL_TOKENS.items() if name != "mask_token" and token not in vocabulary]
-    if lacking:
-        raise InputError(f"The vocabulary lacks {', '.join(lacking)}, which BERT's tokenizer in transformers needs.")
-    folder = Path(folder)
+    folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
     # Not save_file, which makes a file that only its owner can read.
     content = safetensors.numpy.save(_bert_tensors(model), metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(content)
-    config = _bert_config(model, label_names=label_names, problem_type=problem_type, vocabulary=vocabulary)
-    (folder / "config.json").write_text(_json(config), encoding="utf-8")
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
-    _bert_tokenizer(vocabulary, lowercase=lowercase).save(os.fspath(folder / "tokenizer.json"))
-    special = {name: token for name, token in _SPECIAL_TOKENS.items() if token in vocabulary}
-    (folder / "special_tokens_map.json").write_text(_json(special), encoding="utf-8")
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lowercase,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
-        "model_max_length": max_length,
-        "truncation_side": "left" if truncation == "tail" else "right",
-        **special,
-    }
-    (folder / "tokenizer_config.json").write_text(_json(settings), encoding="utf-8")
+    for name in (_VOCABULARY_FILE, _TOKENIZER_FILE):
+        shutil.copyfile(tokenizer_folder / name, folder / name)
+    settings = json.loads((tokenizer_folder / _TOKENIZER_CONFIG_FILE).read_bytes())
+    side = "left" if truncation == "tail" else "right"
+    _write_json(folder / _TOKENIZER_CONFIG_FILE, {**settings, "model_max_length": max_length, "truncation_side": side})
+    padding_id = _read_vocabulary(tokenizer_folder).index(settings["pad_token"])
+    config = _bert_config(model, label_names=label_names, problem_type=problem_type, padding_id=padding_id)
+    _write_json(folder / "config.json", config)
 
 
 def _bert_config(
-    model: keras.Model, *, label_names: Sequence[str], problem_type: str, vocabulary: Sequence[str]
+    model: keras.Model, *, label_names: Sequence[str], problem_type: str, padding_id: int
 ) -> dict[str, Any]:
     backbone = model.backbone
     names = list(label_names) or ["value"]
@@ -146,7 +137,7 @@ def _bert_config(
         "layer_norm_eps": 1e-12,
         "initializer_range": 0.02,
         "position_embedding_type": "absolute",
-        "pad_token_id": list(vocabulary).index("[PAD]"),
+        "pad_token_id": padding_id,
         "problem_type": _HUGGING_FACE_PROBLEMS[problem_type],
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
@@ -187,20 +178,10 @@ def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
-def _bert_tokenizer(vocabulary: Sequence[str], *, lowercase: bool) -> tokenizers.Tokenizer:
-    ids = {token: index for index, token in enumerate(vocabulary)}
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.add_special_tokens([token for token in _SPECIAL_TOKENS.values() if token in ids])
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return tokenizer
+def _read_vocabulary(tokenizer_folder: str | os.PathLike[str]) -> list[str]:
+    text = (Path(tokenizer_folder) / _VOCABULARY_FILE).read_bytes().decode()
+    return text.removesuffix("\n").split("\n")  # not splitlines(): a token may be U+2028
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

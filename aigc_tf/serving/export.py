@@ -187,29 +187,29 @@ def _measure(
 
 def _write_formats(served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec, folder: Path) -> list[str]:
     """Writes the other formats and returns the names of their folders."""
-    vocabulary = list(tokenizer.vocabulary) if tokenizer.kind == "wordpiece" else []
-    (folder / "keras_nlp").mkdir()
-    save_keras_preset(
-        served,
-        folder / "keras_nlp",
-        tokenizer=build_word_piece(served, vocabulary, lowercase=tokenizer.lowercase) if vocabulary else None,
-        max_length=spec.max_length,
-        label_names=spec.label_names,
-    )
-    if not vocabulary or not isinstance(served.backbone, keras_nlp.models.BertBackbone):
-        return ["keras_nlp"]
-    (folder / "hugging_face").mkdir()
-    save_hugging_face(
-        served,
-        folder / "hugging_face",
-        label_names=spec.label_names,
-        problem_type=spec.problem_type,
-        vocabulary=vocabulary,
-        lowercase=tokenizer.lowercase,
-        max_length=spec.max_length,
-        truncation=spec.truncation,
-    )
-    return ["keras_nlp", "hugging_face"]
+    with tempfile.TemporaryDirectory(prefix="aigc_tf-tokenizer-") as tokenizer_folder:
+        tokenizer.save(tokenizer_folder)
+        if tokenizer.kind == "wordpiece":
+            layer = build_word_piece(served, tokenizer_folder)
+        else:
+            layer = tokenizer.splitter.layer
+        (folder / "keras_nlp").mkdir()
+        save_keras_preset(
+            served, folder / "keras_nlp", tokenizer=layer, max_length=spec.max_length, label_names=spec.label_names
+        )
+        if tokenizer.kind != "wordpiece" or not isinstance(served.backbone, keras_nlp.models.BertBackbone):
+            return ["keras_nlp"]
+        (folder / "hugging_face").mkdir()
+        save_hugging_face(
+            served,
+            folder / "hugging_face",
+            tokenizer_folder=tokenizer_folder,
+            label_names=spec.label_names,
+            problem_type=spec.problem_type,
+            max_length=spec.max_length,
+            truncation=spec.truncation,
+        )
+        return ["keras_nlp", "hugging_face"]
 
 
 def _published_versions(base: str) -> list[int]:

@@ -41,9 +41,9 @@ class ServingSpec:
 def build_packing(tokenizer: Tokenizer, spec: ServingSpec) -> Packing:
     """Returns how the tokenizer's ids become rows of the model's input."""
     return Packing(
-        start_ids=tuple(tokenizer.start_ids),
-        between_ids=tuple(tokenizer.between_ids),
-        end_ids=tuple(tokenizer.end_ids),
+        start_ids=tokenizer.start_ids,
+        between_ids=tokenizer.between_ids,
+        end_ids=tokenizer.end_ids,
         padding_id=tokenizer.padding_id,
         max_length=spec.max_length,
         truncation=spec.truncation,
@@ -169,12 +169,8 @@ def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
 def _build_pack(model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec) -> Any:
     packing, length = build_packing(tokenizer, spec), packed_length(model, spec)
 
-    def tokenize(texts: tf.Tensor) -> tf.RaggedTensor:
-        # Valid UTF-8 passes as it is; anything else would be an error in some tokenizers.
-        return tokenizer.tokenize(tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace"))
-
     def pack(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        parts = [tokenize(column) for column in columns]
+        parts = [tokenizer.tokenize(column) for column in columns]
         return pack_tokens(parts[0], parts[1] if spec.is_pair else None, packing, length=length)
 
     return _of_texts(pack, spec)

@@ -23,11 +23,11 @@ from aigc_tf.models.classifier import (
     weights_by_path,
 )
 from aigc_tf.models.formats import save_hugging_face
+from tests.tiny_classifier import VOCABULARY, logits_of, make_batch, write_tokenizer
 
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 TINY = ModelConfig(num_layers=2, hidden_dim=32, num_heads=2, intermediate_dim=64)
 SIZES = {"num_outputs": 3, "vocabulary_size": len(VOCABULARY), "max_length": 16}
-_SHAPE = {"vocabulary_size": 40, "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 32}
+_SHAPE = {"vocabulary_size": len(VOCABULARY), "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 32}
 _ATTENTION = {**_SHAPE, "num_heads": 2}
 BACKBONES = {
     "AlbertBackbone": {**_ATTENTION, "embedding_dim": 8, "max_sequence_length": 16},
@@ -38,17 +38,6 @@ BACKBONES = {
     "RoformerV2Backbone": {**_ATTENTION, "head_size": 8},
     "XLMRobertaBackbone": {**_ATTENTION, "max_sequence_length": 16},
 }
-
-
-def make_batch(rows=2, length=8):
-    ids = np.random.default_rng(0).integers(5, len(VOCABULARY), (rows, length)).astype(np.int32)
-    mask = np.ones_like(ids)
-    mask[0, length // 2 :] = 0
-    return {"token_ids": ids * mask, "segment_ids": np.zeros_like(ids), "padding_mask": mask, "labels": ids[:, 0]}
-
-
-def logits_of(model, batch):
-    return np.asarray(model(model_inputs(model, batch), training=False))
 
 
 def assert_same_weights(first, second):
@@ -77,10 +66,9 @@ def hugging_face(tmp_path_factory):
     save_hugging_face(
         model,
         folder,
+        tokenizer_folder=write_tokenizer(tmp_path_factory.mktemp("tokenizer")),
         label_names=("a", "b", "c"),
         problem_type="single_label",
-        vocabulary=VOCABULARY,
-        lowercase=True,
         max_length=16,
     )
     return folder, model
@@ -160,7 +148,7 @@ def test_every_classifier_backbone_builds_and_learns(name, tmp_path):
     batch = make_batch()
     with tf.GradientTape() as tape:
         logits = model(model_inputs(model, batch), training=True)
-        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits([0, 2], logits))
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits([0, 2, 1, 1], logits))
     gradients = tape.gradient(loss, model.trainable_variables)
     assert logits.dtype == tf.float32
     assert all(gradient is not None for gradient in gradients)
@@ -280,7 +268,7 @@ def test_a_keras_preset_with_cut_off_weights_is_refused(tmp_path):
 
 def test_a_vocabulary_or_length_beyond_the_model_is_refused(hugging_face):
     folder, _ = hugging_face
-    assert "32 tokens, but the model" in refusal(folder, vocabulary_size=32)
+    assert "58 tokens, but the model" in refusal(folder, vocabulary_size=len(VOCABULARY) + 1)
     assert "data.max_length is 17" in refusal(folder, max_length=17)
 
 

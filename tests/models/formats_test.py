@@ -10,20 +10,23 @@ import tokenizers
 from aigc_tf.config import InputError, ModelConfig
 from aigc_tf.models.classifier import build_classifier, clone_classifier, weights_by_path
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
-from tests.tiny_classifier import VOCABULARY, build_model, logits_of, make_batch
+from tests.tiny_classifier import VOCABULARY, build_model, logits_of, make_batch, write_tokenizer
 
 NAMES = ("bad", "good", "göod")
 
 
-def write_hugging_face(model, folder, **changes):
-    arguments = {
-        "label_names": NAMES,
-        "problem_type": "single_label",
-        "vocabulary": VOCABULARY,
-        "lowercase": True,
-        "max_length": 16,
-    }
-    save_hugging_face(model, folder, **{**arguments, **changes})
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def write_hugging_face(tokenizer_folder):
+    def write(model, folder, **changes):
+        arguments = {"label_names": NAMES, "problem_type": "single_label", "max_length": 16}
+        save_hugging_face(model, folder, tokenizer_folder=tokenizer_folder, **{**arguments, **changes})
+
+    return write
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,8 @@ def expected(model):
     return logits_of(clone_classifier(model, dtype="float32"), make_batch())
 
 
-def test_a_keras_preset_gives_the_same_logits_and_brings_its_preprocessor(model, expected, tmp_path):
-    word_piece = build_word_piece(model, VOCABULARY, lowercase=True)
+def test_a_keras_preset_gives_the_same_logits_and_brings_its_preprocessor(model, expected, tmp_path, tokenizer_folder):
+    word_piece = build_word_piece(model, tokenizer_folder)
     save_keras_preset(model, tmp_path, tokenizer=word_piece, max_length=16, label_names=NAMES)
     loaded = keras_nlp.models.TextClassifier.from_preset(str(tmp_path))
     np.testing.assert_array_equal(logits_of(loaded, make_batch()), expected)
@@ -57,7 +60,7 @@ def test_a_keras_preset_without_tokenizer_is_a_backbone_to_start_from(model, tmp
         np.testing.assert_array_equal(value, weights_by_path(again.backbone)[path])
 
 
-def test_a_preset_of_another_backbone_gives_the_same_logits(tmp_path):
+def test_a_preset_of_another_backbone_gives_the_same_logits(tmp_path, tokenizer_folder):
     backbone = keras_nlp.models.DistilBertBackbone(
         vocabulary_size=len(VOCABULARY),
         num_layers=1,
@@ -70,25 +73,25 @@ def test_a_preset_of_another_backbone_gives_the_same_logits(tmp_path):
     (tmp_path / "out").mkdir()
     backbone.save_to_preset(str(tmp_path / "in"))
     model = build_model(config=ModelConfig(source=str(tmp_path / "in")))
-    word_piece = build_word_piece(model, VOCABULARY, lowercase=True)
+    word_piece = build_word_piece(model, tokenizer_folder)
     save_keras_preset(model, tmp_path / "out", tokenizer=word_piece, max_length=16)
     loaded = keras_nlp.models.TextClassifier.from_preset(str(tmp_path / "out"))
     assert isinstance(loaded, keras_nlp.models.DistilBertTextClassifier)
     np.testing.assert_array_equal(logits_of(loaded, make_batch()), logits_of(model, make_batch()))
 
 
-def test_a_backbone_of_another_vocabulary_has_no_word_piece(tmp_path):
+def test_a_backbone_of_another_vocabulary_has_no_word_piece(tmp_path, write_hugging_face, tokenizer_folder):
     backbone = keras_nlp.models.RobertaBackbone(
         vocabulary_size=60, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=16
     )
     backbone.save_to_preset(str(tmp_path))
     model = build_model(config=ModelConfig(source=str(tmp_path)))
-    assert build_word_piece(model, VOCABULARY, lowercase=True) is None
+    assert build_word_piece(model, tokenizer_folder) is None
     with pytest.raises(InputError, match=r"Only BERT .* received RobertaBackbone"):
         write_hugging_face(model, tmp_path)
 
 
-def test_a_hugging_face_folder_keeps_every_weight(model, tmp_path):
+def test_a_hugging_face_folder_keeps_every_weight(model, tmp_path, write_hugging_face):
     write_hugging_face(model, tmp_path)
     backbone = keras_nlp.models.Backbone.from_preset(str(tmp_path))
     for path, value in weights_by_path(model.backbone).items():
@@ -96,7 +99,7 @@ def test_a_hugging_face_folder_keeps_every_weight(model, tmp_path):
     assert keras_nlp.models.Tokenizer.from_preset(str(tmp_path)).lowercase
 
 
-def test_a_hugging_face_folder_names_labels_and_problem(model, tmp_path):
+def test_a_hugging_face_folder_names_labels_and_problem(model, tmp_path, write_hugging_face):
     for problem_type, theirs in (
         ("single_label", "single_label_classification"),
         ("multi_label", "multi_label_classification"),
@@ -112,7 +115,7 @@ def test_a_hugging_face_folder_names_labels_and_problem(model, tmp_path):
     assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "value"})
 
 
-def test_the_tokenizer_json_packs_as_bert_does(model, tmp_path):
+def test_the_tokenizer_json_packs_as_bert_does(model, tmp_path, write_hugging_face):
     write_hugging_face(model, tmp_path, truncation="tail")
     encoded = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("Ab é", "c?")
     assert encoded.tokens == ["[CLS]", "a", "##b", "e", "[SEP]", "c", "[UNK]", "[SEP]"]
@@ -121,13 +124,7 @@ def test_the_tokenizer_json_packs_as_bert_does(model, tmp_path):
     assert (settings["truncation_side"], settings["model_max_length"]) == ("left", 16)
 
 
-def test_a_vocabulary_without_special_tokens_is_refused(model, tmp_path):
-    vocabulary = ["x" if token in ("[UNK]", "[SEP]") else token for token in VOCABULARY]
-    with pytest.raises(InputError, match=r"lacks \[UNK\], \[SEP\]"):
-        write_hugging_face(model, tmp_path, vocabulary=vocabulary)
-
-
-def test_transformers_computes_the_same_logits(model, expected, tmp_path):
+def test_transformers_computes_the_same_logits(model, expected, tmp_path, write_hugging_face):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     write_hugging_face(model, tmp_path)
