@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from aigc_tf import storage
-from aigc_tf.config import InputError
-from aigc_tf.data.records import Reading, Record, column_twice, no_such_column
+from aigc_tf.config import InputError, RunError
+from aigc_tf.data.records import BATCH_ROWS, Reading, Record, column_twice, first_line, in_batches, no_such_column
 from aigc_tf.data.text_files import MAX_RECORD_BYTES, is_text, open_file, read_lines, split_lines
 
-_BATCH_ROWS = 1000
 _BROKEN = object()
 
 
@@ -106,31 +105,31 @@ class _CsvLines:
 def read_csv(reading: Reading) -> Iterator[list[Record]]:
     """Comma-separated values (RFC 4180): cells may be quoted, and hold commas, newlines and doubled quotes."""
     csv.field_size_limit(MAX_RECORD_BYTES)  # in the whole process; the default of 128 kB is short for documents
+    yield from in_batches(_csv_records(reading))
+
+
+def _csv_records(reading: Reading) -> Iterator[Record | None]:
     lines = _CsvLines(reading)
     rows = csv.reader(lines, strict=True)
     table = _Table(reading, list(reading.data.column_names)) if reading.data.column_names else None
-    records: list[Record] = []
     while True:
         start = rows.line_num + 1
         try:
             cells = next(rows)
         except StopIteration:
-            break
+            return
         except csv.Error as error:
             if table is None:
                 raise InputError(f"The header line of {reading.source.uri} is broken CSV ({error}).") from error
             # A quote that is never closed swallows the rows after it: each of its lines counts.
             swallowed = rows.line_num - start + 1
             reading.report.count_broken(start + lines.skipped, "broken quoting", str(error), rows=swallowed)
+            yield None
             continue
         if table is None:
             table = _Table(reading, cells)
-        elif record := table.record(start + lines.skipped, cells):
-            records.append(record)
-        if len(records) == _BATCH_ROWS:
-            yield records
-            records = []
-    yield records
+        else:
+            yield table.record(start + lines.skipped, cells)
 
 
 def read_jsonl(reading: Reading) -> Iterator[list[Record]]:
@@ -197,12 +196,12 @@ def read_parquet(reading: Reading) -> Iterator[list[Record]]:
     except ImportError as error:
         raise InputError("Reading Parquet needs the package pyarrow; install it with `pip install pyarrow`.") from error
     uri, needed = reading.source.uri, reading.needed
-    reading.report.sha256 = _sha256(reading.path)
+    reading.report.sha256 = _sha256(reading)
     try:
         with parquet.ParquetFile(reading.path) as file:
             _check_schema(reading, file.schema_arrow)
             line = 1
-            for batch in file.iter_batches(_BATCH_ROWS, columns=sorted(set(needed.values()))):
+            for batch in file.iter_batches(BATCH_ROWS, columns=sorted(set(needed.values()))):
                 columns = [
                     _values(batch.column(needed[field])) if field in needed else [None] * len(batch)
                     for field in ("data.text_column", "data.text_b_column", "data.label_column")
@@ -211,7 +210,7 @@ def read_parquet(reading: Reading) -> Iterator[list[Record]]:
                 yield [record for number, row in rows if (record := reading.record(number, *row))]
                 line += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{uri} is no readable Parquet file ({_first_line(error)}).") from error
+        raise InputError(f"{uri} is no readable Parquet file ({first_line(error)}).") from error
 
 
 def _check_schema(reading: Reading, schema: Any) -> None:
@@ -245,33 +244,34 @@ def _values(column: Any) -> list[Any]:
 def read_tfrecord(reading: Reading) -> Iterator[list[Record]]:
     """A TFRecord file of `tf.train.Example`: a feature is a column."""
     import tensorflow as tf
-    from google.protobuf.message import DecodeError
 
-    uri = reading.source.uri
-    reading.report.sha256 = _sha256(reading.path)
+    reading.report.sha256 = _sha256(reading)
     with open_file(reading.path) as file:
         compression = "GZIP" if file.read(2) == b"\x1f\x8b" else ""
-    records: list[Record] = []
+    examples = tf.data.TFRecordDataset(reading.path, compression)
     try:
-        for line, raw in enumerate(tf.data.TFRecordDataset(reading.path, compression).as_numpy_iterator(), 1):
-            try:
-                features = tf.train.Example.FromString(raw).features.feature
-            except DecodeError:
-                reading.report.count_broken(line, "no tf.train.Example")
-                continue
-            values = {name: _feature_value(features[name]) for name in features if name in reading.needed.values()}
-            get, data = values.get, reading.data
-            record = reading.record(line, get(data.text_column), get(data.text_b_column), get(data.label_column))
-            if record is None:
-                reading.note_columns(features)
-            else:
-                records.append(record)
-            if len(records) == _BATCH_ROWS:
-                yield records
-                records = []
+        yield from in_batches(_example_records(reading, examples.as_numpy_iterator()))
     except tf.errors.OpError as error:
-        raise InputError(f"{uri} is no whole TFRecord file ({_first_line(error.message)}).") from error
-    yield records
+        raise InputError(f"{reading.source.uri} is no whole TFRecord file ({first_line(error.message)}).") from error
+
+
+def _example_records(reading: Reading, examples: Iterator[bytes]) -> Iterator[Record | None]:
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    data = reading.data
+    for number, serialized in enumerate(examples, 1):
+        try:
+            features = tf.train.Example.FromString(serialized).features.feature
+        except DecodeError:
+            reading.report.count_broken(number, "no tf.train.Example")
+            yield None
+            continue
+        get = {name: _feature_value(features[name]) for name in features if name in reading.needed.values()}.get
+        record = reading.record(number, get(data.text_column), get(data.text_b_column), get(data.label_column))
+        if record is None:
+            reading.note_columns(features)
+        yield record
 
 
 def _feature_value(feature: Any) -> Any:
@@ -285,14 +285,14 @@ def _feature_value(feature: Any) -> Any:
     return values if len(values) > 1 else (values or [None])[0]
 
 
-def _sha256(path: str) -> str:
-    with open_file(path):
+def _sha256(reading: Reading) -> str:
+    """Of a file that is not read from its start to its end, and so not hashed on the way."""
+    with open_file(reading.path):
         pass  # says in one sentence why not
-    return storage.sha256_file(path)
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+    try:
+        return storage.sha256_file(reading.path)
+    except OSError as error:
+        raise RunError(f"{reading.source.uri} could not be read to its end: {error.strerror}.") from error
 
 
 READERS: dict[str, Callable[[Reading], Iterator[list[Record]]]] = {

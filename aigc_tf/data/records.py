@@ -6,13 +6,17 @@ whole file unusable is an InputError.
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from aigc_tf.config import DataConfig, InputError
 
 CHECK_AFTER_ROWS = 1000
 """The share of broken rows is looked at once after this many rows, so that a wrong format shows at once."""
+
+BATCH_ROWS = 1000
+"""Rows that a reader hands over together where the file itself has no blocks."""
 
 _EXAMPLES_KEPT = 5
 _KEYS_KEPT = 100
@@ -115,7 +119,7 @@ class Reading:
             for field, name in self.needed.items():
                 if name not in self.keys:
                     raise no_such_column(self.source.uri, field, name, self.keys)
-        if report.num_bad > share * report.num_rows:
+        if report.num_bad and report.num_bad / report.num_rows > share:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in report.bad.items())
             raise InputError(
                 f"{report.num_bad} of {report.num_rows} rows read from {report.uri} are broken, more than "
@@ -211,3 +215,14 @@ def nearest(name: str, known: Collection[str]) -> str:
 def column_twice(uri: str, name: str) -> InputError:
     """Returns the error for a needed column whose name is not the only one of its kind."""
     return InputError(f"{uri} has several columns named {name!r}; rename all but one.")
+
+
+def in_batches(rows: Iterator[Record | None]) -> Iterator[list[Record]]:
+    """Yields the records of each `BATCH_ROWS` rows, broken rows (None) counted in, so that a caller can stop early."""
+    while batch := list(itertools.islice(rows, BATCH_ROWS)):
+        yield [record for record in batch if record]
+
+
+def first_line(error: Any) -> str:
+    """Returns the first line of an error, for a sentence of ours."""
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -19,7 +19,7 @@ MAX_RECORD_BYTES = 64 << 20
 
 _BLOCK_BYTES = 1 << 20
 
-# What people hand over by mistake, by its first bytes.
+# What people hand over by mistake, by its first bytes. Only what is not text is looked at: text may start with PAR1.
 _OTHER_KINDS = {
     b"PAR1": "a Parquet file; set data.format to 'parquet'",
     b"PK\x03\x04": "a ZIP archive (or a spreadsheet); unpack it, or save it as CSV",
@@ -113,21 +113,29 @@ def _refuse_other_kinds(reading: Reading, head: bytes, zipped: bool) -> None:
         raise InputError(f"{uri} is empty; a file with records is needed.")
     if uri.lower().endswith(".gz") and not zipped:
         raise InputError(f"{uri} is not gzip, though its name ends in .gz; name it as what it is.")
-    for magic, kind in _OTHER_KINDS.items():
-        if head.startswith(magic):
-            raise InputError(f"{uri} is {kind}.")
-    if head[257:262] == b"ustar":
-        raise InputError(f"{uri} is a tar archive; unpack it.")
     encoding = check_encoding(reading.data.encoding)
     if encoding == "utf-8" and head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{uri} starts as UTF-16 does; set data.encoding to 'utf-16'.")
     if reading.source.format in ("csv", "tsv") and b"\r" in head and b"\n" not in head:
         raise InputError(f"{uri} ends its lines with \\r alone, as old Macs did; convert them to \\n.")
-    if b"\x00" in head[:8192]:
-        try:
-            codecs.getincrementaldecoder(encoding)().decode(head[:8192])
-        except UnicodeDecodeError as error:
-            raise InputError(f"{uri} looks like a binary file (byte {error.start} is no {encoding}).") from error
+    if b"\x00" not in head[:8192] and _decodes(head[:8192], "utf-8"):
+        return
+    for magic, kind in _OTHER_KINDS.items():
+        if head.startswith(magic):
+            raise InputError(f"{uri} is {kind}.")
+    if head[257:262] == b"ustar":
+        raise InputError(f"{uri} is a tar archive; unpack it.")
+    if b"\x00" in head[:8192] and not _decodes(head[:8192], encoding):
+        raise InputError(f"{uri} looks like a binary file; text in {encoding} is needed.")
+
+
+def _decodes(head: bytes, encoding: str) -> bool:
+    """Whether bytes, perhaps cut in the middle of a character, are text."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _as_utf8(blocks: Iterable[bytes], uri: str, encoding: str) -> Iterator[bytes]:

@@ -17,12 +17,11 @@ import numpy as np
 
 from aigc_tf import storage
 from aigc_tf.config import DataConfig, InputError, RunError
-from aigc_tf.data.records import Reading, Record, SourceFile, nearest, no_such_column
+from aigc_tf.data.records import Reading, Record, SourceFile, first_line, in_batches, nearest, no_such_column
 
 PREFIX = "tfds:"
 SPLITS = ("train", "validation", "test")
 
-_BATCH_ROWS = 1000
 _INFO = "dataset_info.json"
 
 
@@ -150,7 +149,7 @@ def _download(wanted: _Name, data_dir: Path) -> None:
             f"TFDS knows no data set {str(wanted)!r}.{nearest(wanted.name, tfds.list_builders())}"
         ) from error
     except (OSError, ValueError, AssertionError, tfds.download.DownloadError) as error:
-        raise RunError(f"TFDS could not fetch {str(wanted)!r} into {data_dir}: {_first_line(error)}.") from error
+        raise RunError(f"TFDS could not fetch {str(wanted)!r} into {data_dir}: {first_line(error)}.") from error
 
 
 def read_tfds(reading: Reading) -> Iterator[list[Record]]:
@@ -159,33 +158,26 @@ def read_tfds(reading: Reading) -> Iterator[list[Record]]:
     The number of a ClassLabel becomes its name; -1, which is how TFDS writes that there is none, is a missing label.
     The sha256 is that of the lines `<sha256>  <name>` of the split's files.
     """
-    tfds = _import_tfds()
     import tensorflow as tf
 
-    data, uri, split = reading.data, reading.source.uri, reading.source.uri.rpartition("#")[2]
-    try:
-        builder = tfds.builder_from_directory(reading.path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{uri} cannot be opened ({_first_line(error)}); build the data set anew.") from error
+    uri, builder = reading.source.uri, _open(reading.source)
     features = builder.info.features
     for field, name in reading.needed.items():
         if name not in features:
             raise no_such_column(uri, field, name, list(features))
     reading.report.sha256 = hash_split(reading.source)
-    to_label = _label_names(features[data.label_column]) if data.label_column else str
-    records: list[Record] = []
     try:
-        for number, values in enumerate(_examples(builder, split, set(reading.needed.values())), 1):
-            label = to_label(values.get(data.label_column))
-            record = reading.record(number, values[data.text_column], values.get(data.text_b_column), label)
-            if record:
-                records.append(record)
-            if len(records) == _BATCH_ROWS:
-                yield records
-                records = []
+        examples = _examples(builder, uri.rpartition("#")[2], set(reading.needed.values()))
+        yield from in_batches(_example_records(reading, features, examples))
     except tf.errors.OpError as error:
-        raise InputError(f"{uri} cannot be read ({_first_line(error.message)}); build the data set anew.") from error
-    yield records
+        raise InputError(f"{uri} cannot be read ({first_line(error.message)}); build the data set anew.") from error
+
+
+def _open(source: SourceFile) -> Any:
+    try:
+        return _import_tfds().builder_from_directory(source.path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source.uri} cannot be opened ({first_line(error)}); build the data set anew.") from error
 
 
 def _examples(builder: Any, split: str, columns: set[str]) -> Iterator[dict[str, Any]]:
@@ -200,6 +192,14 @@ def _examples(builder: Any, split: str, columns: set[str]) -> Iterator[dict[str,
             decoders=tfds.decode.PartialDecoding(dict.fromkeys(columns, True)),
             read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
         ).as_numpy_iterator()
+
+
+def _example_records(reading: Reading, features: Any, examples: Iterator[dict[str, Any]]) -> Iterator[Record | None]:
+    data = reading.data
+    to_label = _label_names(features[data.label_column]) if data.label_column else str
+    for number, values in enumerate(examples, 1):
+        label = to_label(values.get(data.label_column))
+        yield reading.record(number, values[data.text_column], values.get(data.text_b_column), label)
 
 
 def _label_names(feature: Any) -> Any:
@@ -223,16 +223,11 @@ def hash_split(source: SourceFile) -> str:
     Raises:
         InputError: If a file is missing or cannot be read.
     """
-    uri, split = source.uri, source.uri.rpartition("#")[2]
-    digest = hashlib.sha256()
-    for path in _import_tfds().builder_from_directory(source.path).info.splits[split].filepaths:
+    uri, digest = source.uri, hashlib.sha256()
+    for path in _open(source).info.splits[uri.rpartition("#")[2]].filepaths:
         try:
             line = f"{storage.sha256_file(path)}  {os.path.basename(path)}\n"
         except OSError as error:
             raise InputError(f"{uri} is not whole: {path} cannot be read ({error.strerror}); build it anew.") from error
         digest.update(line.encode())
     return digest.hexdigest()
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import tracemalloc
 
 import pytest
@@ -323,10 +324,54 @@ def test_too_many_broken_rows_stop_the_reading(tmp_path):
     refuses("2 of 100", path, max_bad_share=0.0)
 
 
-def test_a_wrong_format_shows_long_before_the_end(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a.txt", "a.tsv", "a.csv", "a.jsonl"])
+def test_any_bytes_are_records_or_counted(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(text_files, "_BLOCK_BYTES", 97)
+    pieces = [
+        b'"',
+        b",",
+        b"\t",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\\u",
+        b"{",
+        b"}",
+        b"[",
+        b":",
+        b"\xff",
+        b"\xe6",
+        b"\xe6\xb1\x89",
+    ]
+    pieces += [b'{"text": "a"}', b"\n", b"word"]
+    generator = random.Random(0)
+    for _ in range(200):
+        content = b"word\n" + b"".join(generator.choices(pieces, k=generator.randrange(1, 200)))
+        reports = []
+        fields = dict(column_names=("text",), label_column="", max_bad_share=1.0)
+        found = read(write(tmp_path / name, content), reports=reports, **fields)
+        assert all(record.text.encode() for record in found if record.text)
+        lines = content.removesuffix(b"\n").split(b"\n")
+        if name == "a.txt":
+            assert reports[0].num_rows == len(lines)
+        elif name == "a.tsv":
+            assert reports[0].num_rows == sum(line not in (b"", b"\r") for line in lines)
+        elif name == "a.jsonl":
+            assert reports[0].num_rows == sum(bool(line.strip()) for line in lines)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_a_wrong_format_shows_long_before_the_end(tmp_path, monkeypatch, name):
     monkeypatch.setattr(text_files, "_BLOCK_BYTES", 1 << 12)
-    path = write(tmp_path / "a.tsv", "text\tlabel\n" + "a b c\n" * 100_000)
+    head = {"a.tsv": "text\tlabel\n", "a.csv": "text,label\n", "a.jsonl": ""}[name]
+    path = write(tmp_path / name, head + "a b c\n" * 100_000)
     refuses(r"^1\d\d\d of 1\d\d\d rows", path)
+
+
+def test_a_share_of_broken_rows_that_is_just_allowed_is_allowed(tmp_path):
+    path = write(tmp_path / "a.tsv", "text\tlabel\n" + "a\tx\n" * 71 + "b\n" * 29)
+    assert len(read(path, max_bad_share=0.29)) == 71  # 0.29 * 100 is below 29 in binary
+    refuses("29 of 100", path, max_bad_share=0.289)
 
 
 # ---------------------------------------------------------------- files that cannot be used
@@ -363,8 +408,8 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n")[:-8] + b"\0" * 8, "is damaged gzip"),
         ("a.tsv.gz", b"text\tlabel\na\tb\n", "is not gzip, though its name ends in .gz"),
         ("a.tsv.gz", gzip.compress(gzip.compress(b"a")), "compressed twice"),
-        ("a.csv", b"PK\x03\x04...", "is a ZIP archive .or a spreadsheet."),
-        ("a.csv", b"PAR1....", "is a Parquet file; set data.format"),
+        ("a.csv", b"PK\x03\x04\x00", "is a ZIP archive .or a spreadsheet."),
+        ("a.csv", b"PAR1\x15\x00", "is a Parquet file; set data.format"),
         ("a.txt", b"\x89PNG\r\n\x1a\n", "is an image"),
         ("a.csv", b"a" * 257 + b"ustar\x0000", "is a tar archive"),
         ("a.txt", bytes(range(256)), "looks like a binary file"),
@@ -382,6 +427,11 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, name, content, sentence):
     refuses(sentence, write(tmp_path / name, content))
+
+
+def test_text_that_starts_like_another_kind_of_file_is_text(tmp_path):
+    for text in ("PAR1 is a gene", "%PDF is no comment", "BZh", "SQLite format 3"):
+        assert read(write(tmp_path / "a.txt", text))[0].text == text
 
 
 def test_a_wrong_encoding_is_one_sentence(tmp_path):

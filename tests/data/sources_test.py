@@ -136,7 +136,7 @@ def test_sources_are_found_without_importing_tensorflow(tmp_path):
         "try: find_sources(data)\n"
         "except ValueError as error: print(error)\n"
         "assert time.monotonic() - start < 1\n"
-        "assert not {'tensorflow', 'tensorflow_datasets', 'pyarrow', 'numpy'} - {'numpy'} & set(sys.modules)\n"
+        "assert not {'tensorflow', 'tensorflow_datasets', 'pyarrow'} & set(sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -150,7 +150,7 @@ def test_a_source_is_hashed_as_reading_it_does(tmp_path):
     (source,) = find_sources(DataConfig(sources=(path,)))
     assert hash_source(source) == reports[0].sha256
     os.remove(path)
-    with pytest.raises(InputError, match="a.tsv cannot be read: No such file"):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         hash_source(source)
 
 
