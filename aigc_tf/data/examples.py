@@ -1,0 +1,140 @@
+"""From records to examples: which split, which label, and what does not get through.
+
+The split is decided before anything is done to the text. With `data.split` "hash" it is a function of the text alone,
+so that equal texts are in the same split whatever file they are in and whatever else is there.
+"""
+
+import collections
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from aigc_tf.config import DataConfig, InputError
+from aigc_tf.data import sources
+from aigc_tf.data.labels import BrokenLabelError, Label, LabelEncoder
+from aigc_tf.data.ledger import Counts
+from aigc_tf.data.records import CHECK_AFTER_ROWS, Record, SourceFile, SourceReport
+
+
+class Example(NamedTuple):
+    """One example before it is tokenised."""
+
+    split: str
+    texts: tuple[bytes, ...]
+    """One text, or the two of a pair."""
+    label: Label
+
+
+def hash_bucket(text: bytes) -> int:
+    """Returns 0 to 9: the first 8 bytes of the sha256, big-endian, modulo 10. It is 0 for test, 1 for validation.
+
+    Args:
+        text: The raw UTF-8 text as it stands in the source; for a pair `text + b"\\0" + text_b`.
+
+    >>> hash_bucket(b"")
+    2
+    """
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % 10
+
+
+def split_of(texts: tuple[bytes, ...], given: str, *, validation_from_train: bool) -> str:
+    """Returns the split of an example.
+
+    Args:
+        texts: The text, or the two of a pair, as UTF-8.
+        given: The split that its source states; empty where the hash decides.
+        validation_from_train: Whether a tenth of the training data, by the hash, is the validation split.
+    """
+    if given and not (given == "train" and validation_from_train):
+        return given
+    bucket = hash_bucket(b"\0".join(texts))
+    if bucket == 1:
+        return "validation"
+    return "test" if bucket == 0 and not given else "train"
+
+
+class LabelledExamples:
+    """Reads records and gives them codes and splits, and counts what does not get through.
+
+    Args:
+        found: The source files.
+        data: The config's section.
+        encoder: Its labels grow while it reads.
+    """
+
+    def __init__(self, found: list[SourceFile], data: DataConfig, encoder: LabelEncoder) -> None:
+        self._sources, self._data, self._encoder = found, data, encoder
+        self._sizes = [source_size(source) for source in found]
+        self.validation_from_train = data.split != "hash" and all(source.split != "validation" for source in found)
+        self.reports: list[SourceReport] = []
+        self.broken: collections.Counter[str] = collections.Counter()
+        """Rows with a broken label, by reason. The reports count them too."""
+        self.left_out = 0
+        """Rows within `data.label_margin` of a threshold."""
+        self.kept = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yields the examples in the order of the sources.
+
+        Raises:
+            InputError: As `sources.read_records`; or if too many labels are broken.
+        """
+        source, row, broken_before = -1, 0, 0
+        for record in sources.read_records(self._sources, self._data, self.reports):
+            if record.source != source:
+                source, row, broken_before = record.source, 0, self.broken.total()
+            row += 1
+            label = self._label(record)
+            if row == CHECK_AFTER_ROWS:
+                self._check_labels(self.reports[source], self.broken.total() - broken_before)
+            if label is None:
+                continue
+            self.kept += 1
+            texts: tuple[bytes, ...] = (record.text.encode(),)
+            if self._data.text_b_column:
+                texts += (record.text_b.encode(),)
+            given = self._sources[source].split
+            yield Example(split_of(texts, given, validation_from_train=self.validation_from_train), texts, label)
+
+    def _label(self, record: Record) -> Label | None:
+        try:
+            label = self._encoder.encode(record.label)
+        except BrokenLabelError as error:
+            reason, detail = error.args
+            report = self.reports[record.source]
+            report.records -= 1  # its reader has taken it for a good one
+            report.count_broken(record.line, reason, detail)
+            self.broken[reason] += 1
+            return None
+        if label is None:
+            self.left_out += 1
+        return label
+
+    def _check_labels(self, report: SourceReport, num_broken: int) -> None:
+        """Looks at the first labels of a file, so that a wrong column shows at once; at its end the reader looks."""
+        if num_broken > self._data.max_bad_share * CHECK_AFTER_ROWS:
+            raise InputError(
+                f"{num_broken} of the first {CHECK_AFTER_ROWS} labels of {report.uri} are broken, more than "
+                f"data.max_bad_share {self._data.max_bad_share:g} allows (the first is {report.examples[0]})."
+            )
+
+    def counts(self, phase: str) -> Counts:
+        """Returns how far the reading is."""
+        done = sum(self._sizes[: max(0, len(self.reports) - 1)])
+        if self.reports:
+            done += min(self.reports[-1].bytes_read, self._sizes[len(self.reports) - 1])
+        return Counts(phase, done, sum(report.num_rows for report in self.reports))
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self._sizes)
+
+
+def source_size(source: SourceFile) -> int:
+    """Returns the bytes of a source on disk, for the progress bar."""
+    path = Path(source.path or source.uri)
+    if source.format == "tfds":  # one split: <name>-<split>.<format>-00000-of-00001
+        split = source.uri.rpartition("#")[2]
+        return sum(file.stat().st_size for file in path.glob(f"*-{split}.*"))
+    return path.stat().st_size
