@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -19,7 +20,16 @@ from rich.table import Table
 
 from aigc_tf import config as config_module
 from aigc_tf import storage
-from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig, InputError, flatten, from_json, suggest, to_json
+from aigc_tf.config import (
+    OPERATIONAL_FIELDS,
+    DataConfig,
+    ExperimentConfig,
+    InputError,
+    flatten,
+    from_json,
+    suggest,
+    to_json,
+)
 from aigc_tf.data import preparation, sources
 from aigc_tf.data.prepared import PreparedDataset, open_prepared, verify_prepared
 from aigc_tf.evaluation import classification, report
@@ -120,11 +130,10 @@ def predict(
     """Answers texts with a run or an exported model: one JSON object a line, in the order of the texts."""
     if bool(texts) == bool(input_path):
         raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
-    answer = _answerer(model, checkpoint)
-    rows: Iterator[tuple[str, str]] = (
-        sources.read_texts(input_path) if input_path else iter(_pair_up(texts, texts_b or []))
+    answer, columns = _answerer(model, checkpoint)
+    rows, inputs = itertools.tee(
+        _read_texts(input_path, columns) if input_path else iter(_pair_up(texts, texts_b or []))
     )
-    rows, inputs = itertools.tee(rows)
     started, count = time.perf_counter(), 0
     with _open_output(output_path) as write:
         for (text, text_b), answered in zip(inputs, answer(rows), strict=True):
@@ -144,11 +153,21 @@ def _pair_up(texts: list[str], texts_b: list[str]) -> list[tuple[str, str]]:
     return list(zip(texts, texts_b or [""] * len(texts), strict=True))
 
 
+def _read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Reads texts to answer: the lines of a plain text, or the text columns of a table with a header."""
+    text_column, text_b_column = columns
+    data = DataConfig(
+        sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
+    )
+    for record in sources.read_records(sources.find_sources(data), data, []):
+        yield record.text, record.text_b
+
+
 Answer = Callable[[Iterator[tuple[str, str]]], Iterator[dict[str, Any]]]
 
 
-def _answerer(model: str, checkpoint: str) -> Answer:
-    """Returns what answers texts: a run folder, else an exported model."""
+def _answerer(model: str, checkpoint: str) -> tuple[Answer, tuple[str, str]]:
+    """Returns what answers texts, a run or an exported model, and the columns it reads of a table."""
     if not storage.exists(storage.join(model, _CONFIG)):
         exported = Predictor(model)
 
@@ -157,11 +176,12 @@ def _answerer(model: str, checkpoint: str) -> Answer:
             texts_b = (text_b for _, text_b in second) if exported.is_pair else None
             return exported.predict((text for text, _ in first), texts_b)
 
-        return ask_export
+        return ask_export, ("text", "text_b" if exported.is_pair else "")
     config = config_of_run(model, None)
     loaded, _ = load_model(model, checkpoint=checkpoint, dtype="float32")
     prepared = _open_prepared(config)
-    return lambda rows: _door(config).answer(loaded, config, prepared, rows)
+    columns = (config.data.text_column, config.data.text_b_column)
+    return lambda rows: _door(config).answer(loaded, config, prepared, rows), columns
 
 
 @contextlib.contextmanager
@@ -372,7 +392,7 @@ class _Watcher:
 def _print_plan(config: ExperimentConfig, task: loop.Task, devices: Devices) -> None:
     """Prints what a run would do: parameters, steps, epochs, padded lengths, where it would run."""
     model = task.build_model()
-    trainable = sum(int(weight.size) for weight in model.trainable_variables if hasattr(weight, "size"))
+    trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     training, order = config.training, task.order
     examples = training.num_steps * training.global_batch_size
     table = Table(title=f"Plan of {config.name}", show_header=False, title_justify="left")
