@@ -1,0 +1,84 @@
+# Everything sets itself up: a machine with Python 3.11 (or 3.12), make and a package index that pip reaches is enough.
+#
+#   PYTHON=python3.12   the Python that .venv is made with; by default the first of 3.11, 3.12 that is found
+#   VENV=.venv          where it is made
+#   ARGS="-k resume"    more arguments for pytest
+#   SHORT=1             with demo: a few steps, to see that all works
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install samples demo test lint laws clean
+
+VENV ?= .venv
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$name && break; done)
+ARGS ?=
+TEST_TIMEOUT ?= 600# seconds that one test may take
+
+python := $(VENV)/bin/python
+installed := $(VENV)/installed
+
+help: ## Print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+
+install: $(installed) ## Make .venv with every package at its pinned version
+
+# The stamp is written at the end, so an install that was cut short is done again, and one that is done takes no time.
+$(installed): setup.py constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: No Python 3.11 or 3.12 was found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; fi
+	@if ! $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+		echo "error: PYTHON=$(PYTHON) is no Python 3.11 or 3.12." >&2; exit 2; fi
+	@if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
+		echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install $$(basename $(PYTHON))-venv" >&2; exit 2; fi
+	@echo "Installing into $(VENV): about 900 MB to fetch at the first time, 3 GB on disk, a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel
+	PYTHONWARNINGS=ignore $(python) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	@touch $@
+
+samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (86 MB, once)
+	@$(python) -c 'from aigc_tf.data.samples import SAMPLES, fetch_sample; [fetch_sample(name) for name in SAMPLES]'
+
+ifdef SHORT
+demo_run := runs/demo-short/bert_sentiment
+demo_models := runs/demo-short/saved_models
+demo_flags := --config.training.num_steps=20 --config.training.warmup_steps=2 --config.training.evaluate_every=10 \
+	--config.training.checkpoint_every=10 --config.export.directory=$(demo_models)
+else
+demo_run := runs/demo/bert_sentiment
+demo_models := saved_models
+demo_flags :=
+endif
+demo_config := --config=configs/bert_sentiment.py
+
+demo: samples ## Prepare real data, train a classifier, judge it, export it, ask the export; SHORT=1 for 20 steps only
+	$(python) scripts/prepare.py $(demo_config)
+	$(python) scripts/train.py $(demo_config) --workdir=$(demo_run) $(demo_flags)
+	$(python) scripts/export.py --workdir=$(demo_run)
+	$(python) scripts/predict.py --model=$(demo_models)/bert_sentiment \
+		--text="A joy from start to finish, and the battery lasts for days." \
+		--text="The plot makes no sense and the acting is worse." \
+		--text="I would not call it good."
+	@printf '\n%s\n' "All of it was real. What next:"
+	@printf '  %-62s %s\n' \
+		"$(VENV)/bin/tensorboard --logdir=$(demo_run)/logs" "look at the training" \
+		"$(python) scripts/predict.py --model=$(demo_models)/bert_sentiment --text='...'" "" \
+		"cp configs/bert_sentiment.py configs/mine.py" "your own data: README.md has five commands"
+
+test: samples ## Run the tests; ARGS="-k resume" picks some
+	$(python) -m pytest --timeout=$(TEST_TIMEOUT) $(ARGS)
+
+lint: $(installed) ## Check style, types, and that imports point down
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+laws: $(installed) ## Check the laws (docs/laws.md) and print the differences measured
+	$(python) -m pytest --timeout=$(TEST_TIMEOUT) tests/laws -rP $(ARGS)
+
+clean: ## Remove caches and build leftovers; data, runs, models and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""What aigc_tf needs. constraints.txt pins each package of the core and test install to the version tested with."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "aigc_tf/__init__.py").read_text(), re.M)[1]
+
+CORE = [
+    "absl-py",  # flags
+    "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
+    "keras>=3.15",
+    "keras-nlp==0.32.*",  # KerasHub under its first name: BERT, its presets and their conversion
+    "matplotlib",  # confusion matrices
+    "ml-collections",  # typed config fields as flags
+    "numpy",
+    "pyarrow",  # Parquet
+    "rich",  # progress and tables
+    "safetensors",  # Hugging Face weights; KerasHub imports it and does not ask for it
+    "scikit-learn",  # metrics
+    "tensorboard",  # not every tensorflow package brings it
+    "tensorflow>=2.20,<2.22",
+    "tensorflow-datasets",
+    "tensorflow-text",  # the tokenizer, in the same C++ op when data is prepared and when texts are served
+    "tokenizers",  # learns vocabularies
+]
+
+EXTRAS = {
+    # CUDA libraries as pip packages, for a machine that has the driver only.
+    "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+    # Client stubs of TensorFlow Serving's gRPC interface; REST needs none.
+    "serving": ["tensorflow-serving-api>=2.19"],
+    # Ended in 2024, with wheels up to Python 3.11. It imports beside Keras 3 only with TF_USE_LEGACY_KERAS=1 set
+    # before TensorFlow is imported, and keras.src.engine.keras_tensor provided from tf_keras; its plain TensorFlow
+    # functions (tfa.text.crf_*, tfa.seq2seq.sequence_loss) then work, its compiled ops do not load.
+    "addons": [
+        "tensorflow-addons==0.23.0; python_version < '3.12'",
+        "tf-keras>=2.20,<2.22; python_version < '3.12'",
+        "typeguard>=2.7,<3; python_version < '3.12'",
+    ],
+    "bench": ["psutil"],
+    "test": ["import-linter", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+    # No extra for TPU: tensorflow-tpu takes the place of tensorflow, which pip cannot express. docs/install.md has it.
+}
+
+setup(
+    name="aigc_tf",
+    version=VERSION,
+    description="Train text models on TPU and GPU with TensorFlow and KerasNLP, and serve them with TensorFlow Serving",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["aigc_tf", "aigc_tf.*"]),
+    python_requires=">=3.11,<3.13",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
