@@ -11,6 +11,7 @@ store it is copied, the manifest last. A number is never used for two models.
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import hashlib
 import json
 import os
@@ -94,6 +95,21 @@ def export_classifier(
     """
     if not name or set(name) & set("/\\ ") or name[0] == "." or name.endswith("-formats"):
         raise InputError(f"The model's name is {name!r}; it must have no spaces or slashes and not end in -formats.")
+    with _alone(directory, name):
+        return _export(model, tokenizer, spec, directory, name, dtype=dtype, samples=samples, source=source or {})
+
+
+def _export(
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    spec: ServingSpec,
+    directory: str | os.PathLike[str],
+    name: str,
+    *,
+    dtype: str,
+    samples: Sequence[tuple[str, ...]],
+    source: Mapping[str, Any],
+) -> Export:
     with tf.device("CPU:0"):  # see serving.parity
         served = clone_classifier(model, dtype=_POLICIES[dtype])
     hashes = {"weights_sha256": _weights_sha256(served), "tokenizer_sha256": tokenizer.sha256()}
@@ -115,7 +131,7 @@ def export_classifier(
         **settings,
         "architecture": describe_classifier(served),
         "num_parameters": int(served.count_params()),
-        "source": dict(source or {}),
+        "source": dict(source),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **_package_versions()},
     }
@@ -137,7 +153,8 @@ def _write_saved_model(served: keras.Model, tokenizer: Tokenizer, spec: ServingS
         tokenizer.save(Path(scratch))
         labels = json.dumps(list(spec.label_names), ensure_ascii=False, indent=2) + "\n"
         (Path(scratch) / "label_names.json").write_text(labels, encoding="utf-8")
-        module.assets = [tf.saved_model.Asset(os.fspath(file)) for file in sorted(Path(scratch).glob("*.*"))]
+        files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
+        module.assets = [tf.saved_model.Asset(os.fspath(file)) for file in files]
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains it further
         try:
             tf.saved_model.save(module, os.fspath(folder), signatures=module.signatures(), options=options)
@@ -210,6 +227,25 @@ def _write_formats(served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec,
             truncation=spec.truncation,
         )
         return ["keras_nlp", "hugging_face"]
+
+
+@contextlib.contextmanager
+def _alone(directory: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Holds a lock on a model's name: two exports at once would write into one staged folder."""
+    if storage.is_remote(directory):
+        yield
+        return
+    storage.make_folder(directory)
+    with open(Path(directory) / f".{name}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"Another process is exporting {name!r} to {os.fspath(directory)}; try again later."
+            ) from error
+        except OSError:
+            pass  # a network drive without locks
+        yield
 
 
 def _published_versions(base: str) -> list[int]:

@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf import storage
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import InputError, ModelConfig, RunError, TokenizerConfig
+from aigc_tf.data.tokenizers import build_tokenizer
+from aigc_tf.models.classifier import build_classifier
 from aigc_tf.serving import export
 from aigc_tf.serving.export import export_classifier
 from aigc_tf.serving.parity import Parity, check_parity
@@ -202,6 +204,14 @@ def test_an_object_store_gets_the_manifest_last_and_reuses_the_number_of_a_kille
     assert sorted(written, reverse=True) == written
 
 
+def test_two_exports_of_one_name_do_not_run_at_once(untried, tokenizer, tmp_path):
+    with export._alone(tmp_path, "toy"):
+        with pytest.raises(RunError, match="Another process is exporting 'toy'"):
+            export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
+        assert export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="other").created
+    assert export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy").created
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a b", ".a", "toy-formats"])
 def test_a_name_that_is_no_folder_of_its_own_is_refused(name, tokenizer, tmp_path):
     with pytest.raises(InputError, match="model's name"):
@@ -212,3 +222,36 @@ def test_a_place_that_cannot_be_written_is_one_sentence(untried, tokenizer, tmp_
     (tmp_path / "toy").write_text("a file where the folder should be")
     with pytest.raises(RunError, match="Cannot write"):
         export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
+
+
+@pytest.mark.slow
+def test_a_model_with_byte_pairs_is_exported_too(tmp_path):
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyzĠ", "ab", "Ġa"]
+    word_pairs = keras_nlp.models.RobertaTokenizer(
+        vocabulary={token: index for index, token in enumerate(tokens)}, merges=["a b", "Ġ a"]
+    )
+    backbone = keras_nlp.models.RobertaBackbone(
+        vocabulary_size=len(tokens),
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=16,
+        intermediate_dim=32,
+        max_sequence_length=16,
+    )
+    preprocessor = keras_nlp.models.RobertaTextClassifierPreprocessor(word_pairs, sequence_length=16)
+    task = keras_nlp.models.RobertaTextClassifier(backbone, num_classes=2, preprocessor=preprocessor)
+    task.save_to_preset(str(tmp_path / "preset"))
+    tokenizer = build_tokenizer(TokenizerConfig(), str(tmp_path / "preset"), lambda: [])
+    model = build_classifier(
+        ModelConfig(source=str(tmp_path / "preset")),
+        num_outputs=3,
+        vocabulary_size=tokenizer.vocabulary_size,
+        max_length=16,
+    )
+    done = export_classifier(model, tokenizer, SPEC, directory=tmp_path, name="pairs", samples=[("abab a",)])
+    assert done.manifest["parity"]["token_ids"] == "identical"
+    assert done.manifest["formats"] == ["keras_nlp"]
+    assert list(done.manifest["signatures"]["token_ids"]["inputs"]) == ["padding_mask", "token_ids"]
+    preset = keras_nlp.models.TextClassifier.from_preset(str(tmp_path / "pairs-formats" / "1" / "keras_nlp"))
+    ids = np.asarray(preset.preprocessor(["abab a"])["token_ids"])[0, :7]
+    assert ids.tolist() == [tokens.index(token) for token in ("<s>", "ab", "ab", "Ġa", "</s>", "<pad>", "<pad>")]
