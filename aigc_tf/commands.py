@@ -209,8 +209,8 @@ def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: 
     """
     training, data = config.training, config.data
     if stored:
-        kept = {"precision": stored.training.precision} if training.precision == "auto" else {}
-        training = dataclasses.replace(training, **kept)
+        if training.precision == "auto":
+            training = dataclasses.replace(training, precision=stored.training.precision)
         if not data.num_buckets:
             data = dataclasses.replace(data, num_buckets=stored.data.num_buckets)
     jit = strategy.resolve_jit(training.jit)
@@ -379,8 +379,9 @@ class _Watcher:
         self._telemetry.scalars(step, scalars | {f"time/{split}_seconds": seconds})
         for name, image in self._door.draw(metrics, self._prepared).items():
             self._telemetry.image(step, f"{split}/{name}", image)
-        name = self._metric
-        self._progress.note(f"Step {step}: {split} {name} {metrics[name]}, in {seconds:.1f} s.")
+        value = metrics[self._metric]
+        shown = "undefined" if value is None else f"{value:.4f}"
+        self._progress.note(f"step {step}: {split} {self._metric} {shown}, judged in {seconds:.1f} s")
 
     def before_checkpoint(self, step: int) -> None:
         self._telemetry.flush()
