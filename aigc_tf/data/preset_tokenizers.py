@@ -1,0 +1,187 @@
+"""Tokenizers of KerasNLP presets: WordPiece ones as vocabularies for our own path, others through KerasNLP's class.
+
+KerasNLP splits text by Python libraries when called eagerly and by TensorFlow ops inside a graph. Only the latter are
+used here, at prepare time too, so that both give the same ids.
+"""
+
+import difflib
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras_nlp
+import tensorflow as tf
+
+from aigc_tf.config import InputError, RunError
+from aigc_tf.data.vocabularies import REQUIRED_TOKENS, Vocabulary, build_vocabulary
+
+_ASSETS = "assets"
+# What a saved layer is rebuilt from; the rest of its config is Keras' own and may differ between processes.
+_KERAS_FIELDS = ("name", "trainable", "dtype", "config_file", "unsplittable_tokens")
+
+
+class PresetTokenizer(tf.Module):
+    """A KerasNLP tokenizer that is not BERT's WordPiece, such as RoBERTa's byte pairs or ALBERT's SentencePiece.
+
+    In a graph KerasNLP's byte-pair tokenizers keep a table of all words seen, which grows for as long as a server runs.
+
+    Args:
+        layer: With its vocabulary.
+        source: Where it comes from, for the messages.
+    Raises:
+        InputError: If KerasNLP has no text classifier with such a tokenizer.
+    """
+
+    kind = "keras_nlp"
+
+    def __init__(self, layer: Any, source: str):
+        super().__init__(name="preset_tokenizer")
+        if isinstance(layer, keras_nlp.tokenizers.BytePairTokenizer):
+            layer.unsplittable_tokens = []  # a text that spells "</s>" must not become the special token
+        self.layer = layer
+        self.vocabulary_size = int(layer.vocabulary_size())
+        packer, self.uses_segments = _find_packer(layer, source)
+        self.start_ids, self.between_ids, self.end_ids = (
+            tuple(int(index) for index in ids) for ids in (packer.start_value, packer.sep_value, packer.end_value)
+        )
+        self.padding_id = int(packer.pad_value)
+
+    def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Splits `(B,)` strings into `(B, None)` int32 ids, without special tokens. For graphs only."""
+        # Some of the ops refuse bytes that are no UTF-8; WordPiece leaves them out too.
+        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
+        return tf.cast(self.layer.tokenize(texts), tf.int32)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text that the ids spell. Special tokens are left out."""
+        special = {*self.start_ids, *self.between_ids, *self.end_ids, self.padding_id}
+        (text,) = self.layer.detokenize([[int(index) for index in token_ids if index not in special]])
+        return str(text)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the class and the settings that `load_layer` needs besides the files of `save`."""
+        config = self.layer.get_config()
+        return {
+            "class": type(self.layer).__name__,
+            "config": {name: config[name] for name in sorted(config) if name not in _KERAS_FIELDS},
+        }
+
+    def contents(self) -> Iterator[bytes]:
+        """Yields what, with `describe`, decides every id."""
+        layer = self.layer
+        if isinstance(layer, keras_nlp.tokenizers.SentencePieceTokenizer):
+            yield bytes(layer.proto)
+        elif isinstance(layer, keras_nlp.tokenizers.BytePairTokenizer):
+            yield repr(sorted(layer.vocabulary.items())).encode()
+            yield repr(list(layer.merges)).encode()
+        else:
+            yield repr(list(layer.get_vocabulary())).encode()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        assets = Path(folder) / _ASSETS
+        assets.mkdir(parents=True, exist_ok=True)
+        self.layer.save_assets(os.fspath(assets))
+
+
+def load_layer(folder: str | os.PathLike[str], description: dict[str, Any]) -> Any:
+    """Rebuilds the layer of a `PresetTokenizer` from the files of `save` and the dictionary of `describe`.
+
+    Raises:
+        InputError: If the folder is not complete, or of a class that this KerasNLP does not have.
+    """
+    name, assets = description.get("class", ""), Path(folder) / _ASSETS
+    if name not in _preprocessors():  # a name is looked up, never imported: a folder is data
+        raise InputError(f"{folder} holds a {name}, which KerasNLP {keras_nlp.__version__} cannot classify with.")
+    try:
+        layer = _preprocessors()[name].tokenizer_cls(**description.get("config", {}))
+        layer.load_assets(os.fspath(assets))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"The {name} of {folder} cannot be loaded: {_first_line(error)}.") from error
+    return layer
+
+
+def load_preset(source: str) -> Vocabulary | PresetTokenizer:
+    """Loads the tokenizer of a KerasNLP preset.
+
+    Args:
+        source: The name of a preset, a handle such as `hf://user/model`, or a folder.
+    Returns:
+        A vocabulary where the tokenizer is WordPiece as BERT's, which our own path handles; else the tokenizer.
+    Raises:
+        InputError: If there is no such preset, or it has no tokenizer for classification.
+        RunError: If it is neither on this machine nor can be fetched.
+    """
+    layer = _load(source)
+    return _as_vocabulary(layer, source) or PresetTokenizer(layer, source)
+
+
+def is_preset_name(source: str) -> bool:
+    """Whether KerasNLP knows a preset of this name, or `source` is a handle such as `kaggle://...`."""
+    return "://" in source or source in keras_nlp.models.Backbone.presets
+
+
+def unknown_preset(source: str) -> InputError:
+    """Returns the error of a name that is no preset, with the nearest name that is something."""
+    near = difflib.get_close_matches(source, ["train", *keras_nlp.tokenizers.Tokenizer.presets, *os.listdir()], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"{source!r} is no file, folder or KerasNLP preset.{hint}")
+
+
+def _load(source: str) -> Any:
+    local = os.path.isdir(source)
+    if not local and "://" not in source and source not in keras_nlp.tokenizers.Tokenizer.presets:
+        raise InputError(f"The KerasNLP preset {source!r} has no tokenizer; it is no model of text.")
+    try:
+        return keras_nlp.tokenizers.Tokenizer.from_preset(source)
+    except FileNotFoundError as error:
+        raise InputError(f"{source!r} has no KerasNLP tokenizer: {_first_line(error)}.") from error
+    except OSError as error:  # of the network: Kaggle's and Hugging Face's own errors are of this kind
+        raise RunError(
+            f"The KerasNLP preset {source!r} is not in this machine's cache and cannot be fetched "
+            f"({type(error).__name__}); connect to the network, or give a folder."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{source!r} cannot be loaded as a KerasNLP tokenizer: {_first_line(error)}.") from error
+
+
+def _as_vocabulary(layer: Any, source: str) -> Vocabulary | None:
+    """Returns the vocabulary of a tokenizer that splits as BERT's does, None for any other."""
+    if not isinstance(layer, keras_nlp.tokenizers.WordPieceTokenizer):
+        return None
+    plain = (layer.split, layer.split_on_cjk, layer.suffix_indicator, layer.oov_token) == (True, True, "##", "[UNK]")
+    tokens = layer.get_vocabulary()
+    if not plain or not set(REQUIRED_TOKENS) <= set(tokens):
+        return None
+    # KerasNLP's uncased presets leave accents on; the models they are converted from were trained without.
+    strip_accents = bool(layer.strip_accents or layer.lowercase)
+    return build_vocabulary(tokens, source, lowercase=bool(layer.lowercase), strip_accents=strip_accents)
+
+
+def _find_packer(layer: Any, source: str) -> tuple[Any, bool]:
+    """Returns what packs token ids for the classifier of this tokenizer, and whether that takes segment ids."""
+    name = type(layer).__name__
+    if name not in _preprocessors():
+        known = ", ".join(sorted(_preprocessors()))
+        raise InputError(f"KerasNLP has no text classifier for the {name} of {source!r}; it has them for {known}.")
+    preprocessor = _preprocessors()[name](layer, sequence_length=8)
+    takes_segments = "segment_ids" in preprocessor("a")
+    return preprocessor.packer, takes_segments
+
+
+@functools.cache
+def _preprocessors() -> dict[str, Any]:
+    """Returns KerasNLP's preprocessors of text classifiers by the name of their tokenizer's class."""
+    found: dict[str, Any] = {}
+    classes = [keras_nlp.models.TextClassifierPreprocessor]
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if cls.tokenizer_cls is not None:
+            found[cls.tokenizer_cls.__name__] = cls
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")

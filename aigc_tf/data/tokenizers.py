@@ -1,0 +1,204 @@
+"""Text to token ids: one tokenizer for prepare time and for the exported graph.
+
+`build_tokenizer` finds or trains it, `Tokenizer.save` and `load_tokenizer` carry it along with the prepared data, and
+`Tokenizer.tokenize` runs the same ops wherever it is called, so that no text gets other ids when it is served.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf import storage
+from aigc_tf.config import InputError, TokenizerConfig
+from aigc_tf.data import vocabularies
+from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load_layer, load_preset, unknown_preset
+from aigc_tf.data.samples import resolve_sample
+from aigc_tf.data.vocabularies import VOCABULARY_FILE, Vocabulary
+from aigc_tf.data.wordpiece import WordPiece, batched, train_vocabulary
+
+INFO_FILE = "aigc_tf_tokenizer.json"
+_VERSION = 1
+"""Of the way text is split; a change that gives other ids makes it 2, so that `sha256` tells the two apart."""
+
+
+class Tokenizer(tf.Module):
+    """Splits text into token ids, and knows the special tokens around them.
+
+    A tf.Module, so that a SavedModel keeps what it needs when it is held by the module that is saved.
+
+    Attributes:
+        kind: `wordpiece` or `keras_nlp`.
+        vocabulary_size: Number of ids.
+        start_ids: Before the first text.
+        between_ids: Between the texts of a pair.
+        end_ids: After the last text.
+        padding_id: Fills rows up.
+        uses_segments: Whether the second text of a pair has segment id 1.
+    """
+
+    def __init__(self, splitter: WordPiece | PresetTokenizer):
+        super().__init__(name="tokenizer")
+        self.splitter = splitter
+        self.kind: str = splitter.kind
+        self.vocabulary_size: int = splitter.vocabulary_size
+        self.start_ids: tuple[int, ...] = splitter.start_ids
+        self.between_ids: tuple[int, ...] = splitter.between_ids
+        self.end_ids: tuple[int, ...] = splitter.end_ids
+        self.padding_id: int = splitter.padding_id
+        self.uses_segments: bool = splitter.uses_segments
+        traced = tf.function(splitter.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+        self._run = lambda texts: traced(texts)  # hidden from SavedModels, which would save the function as well
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tokens in the order of their ids; empty for kind `keras_nlp`."""
+        return self.splitter.vocabulary.tokens if isinstance(self.splitter, WordPiece) else ()
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether WordPiece lower-cases text; False for kind `keras_nlp`."""
+        return isinstance(self.splitter, WordPiece) and self.splitter.vocabulary.lowercase
+
+    @property
+    def strip_accents(self) -> bool:
+        """Whether WordPiece drops accents; False for kind `keras_nlp`."""
+        return isinstance(self.splitter, WordPiece) and self.splitter.vocabulary.strip_accents
+
+    def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Splits texts into token ids, eagerly or in a graph, by the same ops.
+
+        Args:
+            texts: `(B,)` strings; bytes that are no UTF-8 are left out.
+        Returns:
+            `(B, None)` int32, without special tokens. No text gives the id of [CLS], [SEP], [PAD] or [MASK].
+        """
+        return self.splitter.tokenize(texts) if tf.inside_function() else self._run(texts)
+
+    def encode(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """Splits texts into one int32 array each. Threads may call it at once; the work is done outside of Python."""
+        rows: list[np.ndarray] = []
+        for batch in batched(texts):
+            ragged = self.tokenize(tf.constant(batch))
+            ids, splits = ragged.values.numpy(), ragged.row_splits.numpy().tolist()
+            rows.extend(ids[start:end] for start, end in itertools.pairwise(splits))
+        return rows
+
+    def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
+        """Returns a text that the ids spell, to be read by people: it need not be the one they came from.
+
+        Raises:
+            ValueError: If an id is not in the vocabulary.
+        """
+        ids = [int(index) for index in token_ids]
+        wrong = [index for index in ids if not 0 <= index < self.vocabulary_size]
+        if wrong:
+            raise ValueError(f"Token ids are in [0, {self.vocabulary_size}), received {wrong[0]}.")
+        return self.splitter.decode(ids)
+
+    def sha256(self) -> str:
+        """Returns a hash of all that decides the ids; that of a saved and loaded tokenizer is the same."""
+        settings = {"version": _VERSION, "kind": self.kind, **self.splitter.describe()}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for content in self.splitter.contents():
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes vocabulary files and settings into a local folder; transformers can load it where it is WordPiece.
+
+        Raises:
+            RunError: If the disk is full or the place cannot be written.
+        """
+        storage.make_folder(folder)
+        self.splitter.save(os.fspath(folder))
+        special = {name: list(getattr(self, name)) for name in ("start_ids", "between_ids", "end_ids")}
+        settings = {"version": _VERSION, "kind": self.kind, **self.splitter.describe()}
+        info = {**settings, **special, "padding_id": self.padding_id, "sha256": self.sha256()}
+        storage.write_json(Path(folder) / INFO_FILE, info)
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """Loads what `Tokenizer.save` wrote.
+
+    Raises:
+        InputError: If the folder holds no such tokenizer, or it was changed since.
+    """
+    path = Path(folder) / INFO_FILE
+    if not path.is_file():
+        raise InputError(f"{os.fspath(folder)} holds no tokenizer: {INFO_FILE} is missing; prepare the data again.")
+    info = storage.read_json(path)
+    if not isinstance(info, dict) or info.get("kind") not in ("wordpiece", "keras_nlp"):
+        raise InputError(f"{path} does not describe a tokenizer; prepare the data again.")
+    if info["kind"] == "wordpiece":
+        vocabulary = vocabularies.read_tokens(Path(folder) / VOCABULARY_FILE)
+        flags = {name: bool(info.get(name)) for name in ("lowercase", "strip_accents")}
+        source = os.fspath(Path(folder) / VOCABULARY_FILE)
+        tokenizer = Tokenizer(WordPiece(vocabularies.build_vocabulary(vocabulary, source, **flags)))
+    else:
+        tokenizer = Tokenizer(PresetTokenizer(load_layer(folder, info), os.fspath(folder)))
+    if tokenizer.sha256() != info.get("sha256"):
+        raise InputError(
+            f"The tokenizer in {os.fspath(folder)} was changed since it was saved; prepare the data again."
+        )
+    return tokenizer
+
+
+def build_tokenizer(config: TokenizerConfig, model_source: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """Finds or trains the tokenizer of an experiment.
+
+    Args:
+        config: Where it comes from; an empty source means that of the model.
+        model_source: `model.source` of the experiment.
+        texts: Gives the texts anew each time; called for source `train` only, twice.
+    Raises:
+        InputError: If the source is nothing that can be read as a tokenizer.
+        RunError: If a preset or a sample is not on this machine and cannot be fetched.
+    """
+    source = config.source or model_source
+    if not source:
+        raise InputError(
+            "tokenizer.source and model.source are both empty; set tokenizer.source to 'train' to learn a vocabulary "
+            "from the texts, or to a vocabulary file, a Hugging Face folder or a KerasNLP preset."
+        )
+    if source == "train":
+        return Tokenizer(WordPiece(train_vocabulary(texts, size=config.vocabulary_size, lowercase=config.lowercase)))
+    return _load_source(resolve_sample(source), config)
+
+
+def _load_source(source: str, config: TokenizerConfig) -> Tokenizer:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _load_folder(path, config)
+    if path.is_file():
+        return _of(vocabularies.read_vocabulary_file(path, lowercase=config.lowercase))
+    if storage.is_remote(source) and source.endswith(".txt"):
+        return _of(vocabularies.read_vocabulary_file(source, lowercase=config.lowercase))
+    if is_preset_name(source):
+        return _of(load_preset(source))
+    if os.sep in source or source.endswith((".txt", ".json")):
+        raise vocabularies.missing_path(source)
+    raise unknown_preset(source)
+
+
+def _load_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:
+    for own in (folder, folder / "tokenizer"):  # also the folder of a run, or of prepared data
+        if (own / INFO_FILE).is_file():
+            return load_tokenizer(own)
+    if vocabularies.holds_word_piece(folder):
+        return _of(vocabularies.read_hugging_face_folder(folder, lowercase=config.lowercase))
+    if (folder / "config.json").is_file():  # of KerasNLP, or of transformers where KerasNLP can convert it
+        return _of(load_preset(os.fspath(folder)))
+    raise InputError(
+        f"The folder {os.fspath(folder)} holds no WordPiece tokenizer and no preset; a Hugging Face folder has "
+        f"{VOCABULARY_FILE} or tokenizer.json, a preset config.json, tokenizer.json and assets."
+    )
+
+
+def _of(found: Vocabulary | PresetTokenizer) -> Tokenizer:
+    return Tokenizer(WordPiece(found) if isinstance(found, Vocabulary) else found)
