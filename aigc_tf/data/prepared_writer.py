@@ -186,7 +186,8 @@ class PreparedWriter:
 
     def __exit__(self, *error: object) -> None:
         for shards in self._shards.values():
-            shards[-1].abandon()
+            for shard in shards[-1:]:  # there is none where the disk was full already
+                shard.abandon()
 
     def add(self, split: str, parts: Sequence[np.ndarray], label: Any) -> None:
         """Appends one example.
