@@ -75,7 +75,6 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
     state = loop.build_state(task, config.training, devices)
     if newest:
         loop.restore(state, newest)
-        print(f"Going on at step {state.step} of {config.training.num_steps}.")
     if devices.is_chief:
         storage.write_bytes(storage.join(workdir, _CONFIG), to_json(config).encode())
         storage.write_json(
@@ -368,7 +367,8 @@ class _Watcher:
         self._telemetry.__exit__(kind, error, trace)
 
     def on_start(self, step: int) -> None:
-        """Nothing to tell."""
+        if step:
+            self._progress.note(f"going on after step {step}")
 
     def on_steps(self, records: list[dict[str, float]]) -> None:
         self._telemetry.record(records)
