@@ -44,7 +44,7 @@ samples: $(installed) ## Fetch the sample data and the sample model into the use
 ifdef SHORT
 demo_run := runs/demo-short/bert_sentiment
 demo_models := runs/demo-short/saved_models
-demo_flags := --config.training.num_steps=20 --config.training.warmup_steps=2 --config.training.evaluate_every=10 \
+demo_flags := --config.training.num_steps=20 --config.training.warmup_steps=2 --config.training.evaluate_every=20 \
 	--config.training.checkpoint_every=10 --config.export.directory=$(demo_models)
 else
 demo_run := runs/demo/bert_sentiment

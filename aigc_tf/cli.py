@@ -22,6 +22,7 @@ from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
 from aigc_tf.flag_parsing import HELP, Options, parse
 
+_ERRORS = "2"  # TF_CPP_MIN_LOG_LEVEL that leaves warnings out: what matters of them is said by us
 # What TensorFlow's C++ libraries print while they are loaded, when no log level reaches them yet: nothing is wrong.
 _START_NOISE = (
     r"^I0000 ",
@@ -30,6 +31,7 @@ _START_NOISE = (
     r"Unable to register cu(DNN|FFT|BLAS) (plugin|factory)",
     r"computation placer already registered",
     r"TF-TRT Warning: Could not find TensorRT",
+    r"oneDNN supports DT_INT64 only on platforms with AVX-512",
 )
 _NO_GPU_NOISE = (r"failed call to cuInit", r"Could not find cuda drivers")
 
@@ -144,14 +146,16 @@ def predict(options: Options) -> None:
         raise InputError(f"There is no model {model}.{_nearest(model)}")
     if target and os.path.exists(target) and not options.overwrite:
         raise InputError(f"{target} is there already; nothing was overwritten. Give --overwrite to replace it.")
-    _heavy_rooms().predict(
-        model,
-        texts=options.text or [],
-        texts_b=options.text_b,
-        input_path=source,
-        output_path=target,
-        checkpoint=options.checkpoint,
-    )
+    rooms = _heavy_rooms()
+    with _quiet():
+        rooms.predict(
+            model,
+            texts=options.text or [],
+            texts_b=options.text_b,
+            input_path=source,
+            output_path=target,
+            checkpoint=options.checkpoint,
+        )
 
 
 def config_table(config: ExperimentConfig) -> str:
@@ -217,15 +221,20 @@ def _known_configs() -> str:
 def _heavy_rooms() -> Any:
     """Imports what needs TensorFlow. Here and not at the top, since every check before this needs none of it."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    is_quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors, no warnings: what matters of them is said by us
-    with _filtered_stderr() if is_quiet else contextlib.nullcontext():
+    with _quiet():
         import tensorflow as tf
 
         from aigc_tf import commands
 
         tf.config.list_physical_devices()  # has the GPU libraries say now what they have to say
     return commands
+
+
+def _quiet() -> contextlib.AbstractContextManager[None]:
+    """Keeps TensorFlow's C++ libraries from talking, unless the user has set how much they shall talk."""
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS) != _ERRORS:
+        return contextlib.nullcontext()
+    return _filtered_stderr()
 
 
 @contextlib.contextmanager
