@@ -34,6 +34,7 @@ from aigc_tf.data import preparation, sources
 from aigc_tf.data.prepared import PreparedDataset, open_prepared, verify_prepared
 from aigc_tf.evaluation import classification, report
 from aigc_tf.models import classifier
+from aigc_tf.models.weights import load_weights_by_path, weights_by_path, weights_sha256
 from aigc_tf.serving.predictor import Predictor
 from aigc_tf.tasks import TASKS, TaskDoor
 from aigc_tf.training import checkpoints, loop, strategy
@@ -276,7 +277,7 @@ def load_model(workdir: str, *, checkpoint: str, dtype: str) -> tuple[keras.Mode
     loaded = checkpoints.load_named(workdir, checkpoint)
     description = storage.read_json(storage.join(workdir, classifier.ARCHITECTURE_FILE))
     model = classifier.rebuild_classifier(description, dtype=dtype)
-    classifier.load_weights_by_path(model, loaded.weights, source=f"the checkpoint of {workdir}")
+    load_weights_by_path(model, loaded.weights, source=f"the checkpoint of {workdir}")
     return model, loaded.step
 
 
@@ -310,7 +311,7 @@ def _finish(
     config: ExperimentConfig, workdir: str, *, task: loop.Task, state: loop.TrainState, devices: Devices
 ) -> None:
     """Judges the best weights on every split and writes the report. Every worker takes part in the evaluation."""
-    last_weights = classifier.weights_by_path(state.model)
+    last_weights = weights_by_path(state.model)
     best = checkpoints.load_named(workdir, "best")
     checkpoints.assign(state.model.variables, best.weights, what="weights")
     metrics = _judge(task, state.model, devices, config, step=best.step)
@@ -321,7 +322,7 @@ def _finish(
         workdir,
         task=config.task,
         config_sha256=config_module.sha256(config),
-        weights_sha256=report.weights_sha256(last_weights),
+        weights_sha256=weights_sha256(last_weights),
         steps=state.step,
         train_seconds=seconds,
         examples_per_second=state.step * config.training.global_batch_size / seconds if seconds else None,

@@ -24,7 +24,8 @@ from aigc_tf.config import (
     to_json,
     validate,
 )
-from aigc_tf.evaluation.report import REPORT_KEYS, read_report, weights_sha256
+from aigc_tf.evaluation.report import REPORT_KEYS, read_report
+from aigc_tf.models.weights import weights_sha256
 from aigc_tf.training import checkpoints
 from aigc_tf.training.telemetry import read_metrics
 from tests.laws.replicas_test import free_ports

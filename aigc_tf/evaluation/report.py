@@ -4,7 +4,7 @@ Its top-level keys are `REPORT_KEYS`, always all of them:
 
     task                  key of `tasks.TASKS`
     config_sha256         `config.sha256` of the resolved config
-    weights_sha256        `weights_sha256` of the weights of the last step
+    weights_sha256        `models.weights.weights_sha256` of the weights of the last step
     steps                 optimizer steps
     train_seconds         wall time of all lives of the run; null if unknown
     examples_per_second   of training, over the same time; null if unknown
@@ -16,7 +16,6 @@ Its top-level keys are `REPORT_KEYS`, always all of them:
 A metric that is undefined is null in the file and `undefined` on the terminal.
 """
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -25,7 +24,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -130,29 +128,6 @@ def update_metrics(workdir: str | os.PathLike[str], metrics: Mapping[str, Mappin
     report["metrics"] = {split: dict(values) for split, values in metrics.items()}
     storage.write_json(storage.join(workdir, REPORT_NAME), report)
     return report
-
-
-def weights_sha256(named: Mapping[str, np.ndarray]) -> str:
-    """Returns one sha256 of a model's weights.
-
-    What is hashed: the arrays' bytes and nothing else, one array after another, ordered by path (by code point).
-    Each array is in C order and little-endian in its own dtype. Paths, shapes, dtypes, optimizer slots and the
-    state of random generators that are not in `model.weights` do not enter.
-
-    Args:
-        named: `{variable.path: array}` over `model.weights`.
-
-    Raises:
-        ValueError: If an array holds Python objects, which have no bytes of their own.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(named):
-        array = np.asarray(named[path])
-        if array.dtype.hasobject:
-            raise ValueError(f"The weight {path!r} has dtype {array.dtype}; weights are numeric arrays.")
-        big_endian = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
-        digest.update((array.byteswap() if big_endian else array).tobytes(order="C"))
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str | None]:

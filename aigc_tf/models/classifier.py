@@ -26,6 +26,7 @@ import safetensors
 import safetensors.numpy
 
 from aigc_tf.config import InputError, ModelConfig, RunError, suggest
+from aigc_tf.models.weights import load_weights_by_path, read_safetensors, weights_by_path
 
 ARCHITECTURE_FILE = "architecture.json"
 """Name, in a run folder, of what `describe_classifier` returns."""
@@ -130,52 +131,6 @@ def clone_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
     clone = rebuild_classifier(describe_classifier(model), dtype=dtype)
     load_weights_by_path(clone, weights_by_path(model))
     return clone
-
-
-def weights_by_path(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns every weight, and no random state, under its path, such as `transformer_layer_0/.../kernel`."""
-    return {weight.path: np.asarray(weight) for weight in model.weights}
-
-
-def load_weights_by_path(
-    model: keras.Model, arrays: Mapping[str, np.ndarray], *, source: str = "the checkpoint"
-) -> None:
-    """Sets all weights of a classifier, or of a backbone alone.
-
-    Args:
-        model: The model whose weights are set.
-        arrays: Path -> values; paths that the model does not have are not looked at.
-        source: What the arrays were read from, for the error.
-    Raises:
-        InputError: If a weight is missing or has another shape. The model is then as it was.
-    """
-    for weight in model.weights:
-        if weight.path not in arrays:
-            raise InputError(f"{source} has no weight {weight.path!r}; it belongs to another model.")
-        found, wanted = tuple(arrays[weight.path].shape), tuple(weight.shape)
-        if found != wanted:
-            raise InputError(
-                f"Weight {weight.path!r} of {source} has shape {found}, the model needs {wanted}; "
-                "it belongs to another model."
-            )
-    for weight in model.weights:
-        weight.assign(arrays[weight.path])
-
-
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a safetensors file.
-
-    Raises:
-        InputError: If it is missing, cut off or no safetensors file.
-    """
-    try:
-        return safetensors.numpy.load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {os.fspath(path)}.") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"{os.fspath(path)} is cut off or no safetensors file ({_reason(error)}); copy it again."
-        ) from error
 
 
 def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:

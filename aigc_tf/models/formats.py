@@ -18,7 +18,8 @@ import numpy as np
 import safetensors.numpy
 
 from aigc_tf.config import InputError
-from aigc_tf.models.classifier import clone_classifier, weights_by_path
+from aigc_tf.models.classifier import clone_classifier
+from aigc_tf.models.weights import weights_by_path
 
 LABELS_FILE = "label_names.json"
 """Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""

@@ -24,14 +24,14 @@ from typing import Any
 
 import keras
 import keras_nlp
-import numpy as np
 import tensorflow as tf
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 from aigc_tf.data.tokenizers import Tokenizer
-from aigc_tf.models.classifier import clone_classifier, describe_classifier, weights_by_path
+from aigc_tf.models.classifier import clone_classifier, describe_classifier
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
+from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.op_gate import check_ops
 from aigc_tf.serving.parity import HOSTILE_TEXTS, Parity, check_parity, logits_difference, pack_texts
 from aigc_tf.serving.predictor import MANIFEST_FILE, list_versions
@@ -112,7 +112,7 @@ def _export(
 ) -> Export:
     with tf.device("CPU:0"):  # see serving.parity
         served = clone_classifier(model, dtype=_POLICIES[dtype])
-    hashes = {"weights_sha256": _weights_sha256(served), "tokenizer_sha256": tokenizer.sha256()}
+    hashes = {"weights_sha256": weights_sha256(weights_by_path(served)), "tokenizer_sha256": tokenizer.sha256()}
     settings = {"format": _FORMAT, **dataclasses.asdict(spec), "dtype": dtype, **hashes}
     identity = _sha256_json({**settings, "architecture": describe_classifier(served)})
     base = storage.join(directory, name)
@@ -299,14 +299,6 @@ def _read_whole(folder: str) -> dict[str, Any] | None:
 def _file_hashes(folder: Path) -> dict[str, str]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST_FILE)
     return {file.relative_to(folder).as_posix(): storage.sha256_file(file) for file in files}
-
-
-def _weights_sha256(model: keras.Model) -> str:
-    digest = hashlib.sha256()
-    for path, value in sorted(weights_by_path(model).items()):
-        digest.update(f"{path} {value.dtype} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
 
 
 def _sha256_json(content: Any) -> str:

@@ -16,13 +16,11 @@ from aigc_tf.models.classifier import (
     build_classifier,
     clone_classifier,
     describe_classifier,
-    load_weights_by_path,
     model_inputs,
-    read_safetensors,
     rebuild_classifier,
-    weights_by_path,
 )
 from aigc_tf.models.formats import save_hugging_face
+from aigc_tf.models.weights import load_weights_by_path, read_safetensors, weights_by_path
 from tests.tiny_classifier import VOCABULARY, logits_of, make_batch, write_tokenizer
 
 TINY = ModelConfig(num_layers=2, hidden_dim=32, num_heads=2, intermediate_dim=64)

@@ -8,8 +8,9 @@ import pytest
 import tokenizers
 
 from aigc_tf.config import InputError, ModelConfig
-from aigc_tf.models.classifier import build_classifier, clone_classifier, weights_by_path
+from aigc_tf.models.classifier import build_classifier, clone_classifier
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
+from aigc_tf.models.weights import weights_by_path
 from tests.tiny_classifier import VOCABULARY, build_model, logits_of, make_batch, write_tokenizer
 
 NAMES = ("bad", "good", "göod")

@@ -1,0 +1,82 @@
+"""Weights by path: read, set, hash. The same for every model; a variable's path is the same in every process."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from aigc_tf.config import InputError
+
+
+def weights_by_path(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns every weight, and no random state, under its path, such as `transformer_layer_0/.../kernel`."""
+    return {weight.path: np.asarray(weight) for weight in model.weights}
+
+
+def load_weights_by_path(
+    model: keras.Model, arrays: Mapping[str, np.ndarray], *, source: str = "the checkpoint"
+) -> None:
+    """Sets all weights of a classifier, or of a backbone alone.
+
+    Args:
+        model: The model whose weights are set.
+        arrays: Path -> values; paths that the model does not have are not looked at.
+        source: What the arrays were read from, for the error.
+    Raises:
+        InputError: If a weight is missing or has another shape. The model is then as it was.
+    """
+    for weight in model.weights:
+        if weight.path not in arrays:
+            raise InputError(f"{source} has no weight {weight.path!r}; it belongs to another model.")
+        found, wanted = tuple(arrays[weight.path].shape), tuple(weight.shape)
+        if found != wanted:
+            raise InputError(
+                f"Weight {weight.path!r} of {source} has shape {found}, the model needs {wanted}; "
+                "it belongs to another model."
+            )
+    for weight in model.weights:
+        weight.assign(arrays[weight.path])
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads a safetensors file.
+
+    Raises:
+        InputError: If it is missing, cut off or no safetensors file.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {os.fspath(path)}.") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{os.fspath(path)} is cut off or no safetensors file ({str(error).splitlines()[0]}); copy it again."
+        ) from error
+
+
+def weights_sha256(named: Mapping[str, np.ndarray]) -> str:
+    """Returns one sha256 of a model's weights.
+
+    What is hashed: the arrays' bytes and nothing else, one array after another, ordered by path (by code point).
+    Each array is in C order and little-endian in its own dtype. Paths, shapes, dtypes, optimizer slots and the
+    state of random generators that are not in `model.weights` do not enter.
+
+    Args:
+        named: `{variable.path: array}` over `model.weights`.
+
+    Raises:
+        ValueError: If an array holds Python objects, which have no bytes of their own.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(named):
+        array = np.asarray(named[path])
+        if array.dtype.hasobject:
+            raise ValueError(f"The weight {path!r} has dtype {array.dtype}; weights are numeric arrays.")
+        big_endian = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
+        digest.update((array.byteswap() if big_endian else array).tobytes(order="C"))
+    return digest.hexdigest()
