@@ -45,7 +45,7 @@ def split_mix(value: np.ndarray) -> np.ndarray:
 
 def random_keys(*parts: int | np.ndarray) -> np.ndarray:
     """Hashes integers in [0, 2**64) to uint64 keys; arrays broadcast, and the order of the parts matters."""
-    key = np.uint64(0)
+    key: np.ndarray | np.uint64 = np.uint64(0)
     for part in parts:
         key = split_mix(key ^ np.asarray(part, np.uint64))
     return np.asarray(key)
