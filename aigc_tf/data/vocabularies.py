@@ -25,7 +25,8 @@ MAX_WORD_CHARACTERS = 100
 """A longer word is [UNK], as in transformers (`max_input_chars_per_word`)."""
 
 _MAX_TOKEN_BYTES = 256  # what the op's trie can hold
-_FORBIDDEN = {"\0": "U+0000", "\x11": "U+0011"}  # the op ends strings at the one and marks states with the other
+# The op ends strings at the first and marks states with the second; the others end a line of vocab.txt.
+_FORBIDDEN = {"\0": "U+0000", "\x11": "U+0011", "\n": "U+000A", "\r": "U+000D"}
 
 # transformers' classes that are plain BERT WordPiece; others that also have a vocab.txt split words in other ways.
 _BERT_CLASSES = frozenset(
@@ -109,10 +110,8 @@ def read_vocabulary_file(path: str | os.PathLike[str], *, lowercase: bool) -> Vo
     """
     tokens = read_tokens(path)
     vocabulary = build_vocabulary(tokens, os.fspath(path), lowercase=lowercase, strip_accents=lowercase)
-    capitals = [
-        token for token in tokens if token not in SPECIAL_TOKENS and token[:1] != "[" and token != token.lower()
-    ]
-    if lowercase and len(capitals) > len(tokens) // 20:
+    capitals = [token for token in tokens if token != token.lower() and token[:1] != "["]
+    if lowercase and len(capitals) > max(len(tokens) // 20, 20):
         raise InputError(
             f"{os.fspath(path)} has {len(capitals)} tokens with capital letters, such as {capitals[0]!r}, which "
             "lower-cased text never matches; set tokenizer.lowercase to False."

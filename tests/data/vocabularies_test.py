@@ -19,6 +19,7 @@ from aigc_tf.data.vocabularies import (
 )
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CAPITALS = [f"Z{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 TOKENS = (*SPECIAL, "the", "fox", "##es", "caf", "##e", "##é", ",")
 
 
@@ -61,7 +62,7 @@ def test_a_token_may_be_a_line_separator_of_unicode(tmp_path):
         ("\n".join([*SPECIAL, "a\0b"]).encode(), r"Line 6 of .* control character U\+0000"),
         ("\n".join([*SPECIAL, "\x11"]).encode(), r"Line 6 of .* control character U\+0011"),
         ("\n".join([*SPECIAL, "é" * 129]).encode(), "Line 6 of .* longer than the 256 bytes"),
-        ("\n".join([*SPECIAL, "The", "Fox", "a"]).encode(), "2 tokens with capital letters, such as 'The'.* to False"),
+        ("\n".join([*SPECIAL, *CAPITALS, "a"]).encode(), "26 tokens with capital letters, such as 'Za'.* to False"),
     ],
 )
 def test_a_broken_vocabulary_file_is_refused_in_one_sentence(tmp_path, content, message):
@@ -72,9 +73,11 @@ def test_a_broken_vocabulary_file_is_refused_in_one_sentence(tmp_path, content, 
     assert str(path) in one_sentence(error)
 
 
-def test_capital_letters_are_fine_where_text_keeps_its_case(tmp_path):
-    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "The", "Fox"]))
-    assert read_vocabulary_file(tmp_path / "vocab.txt", lowercase=False).tokens[-1] == "Fox"
+def test_capital_letters_are_fine_where_text_keeps_its_case_or_they_are_few(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *CAPITALS]))
+    assert read_vocabulary_file(tmp_path / "vocab.txt", lowercase=False).tokens[-1] == "Zz"
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "The", "[USER]"]))
+    assert read_vocabulary_file(tmp_path / "vocab.txt", lowercase=True).tokens[-1] == "[USER]"
 
 
 def test_a_missing_or_unreadable_file_is_one_sentence(tmp_path):
@@ -165,6 +168,7 @@ def test_a_folder_of_another_kind_of_tokenizer_holds_no_word_piece(tmp_path):
         ({"tokens": None, "pipeline": pipeline(model={"vocab": {"a": 0, "b": 2}})}, "without a gap"),
         ({"tokens": None, "pipeline": pipeline(model={"vocab": [["a", 0.1]]})}, "without a gap"),
         ({"tokens": None, "pipeline": pipeline(model={"vocab": {"a": "0"}})}, "without a gap"),
+        ({"tokens": None, "pipeline": pipeline(model={"vocab": {"\n": 0}})}, r"control character U\+000A"),
         ({"config": ["x"]}, "is no JSON object"),
         ({"pipeline": {"model": "WordPiece"}}, "'model' of .* is no JSON object"),
         ({"tokens": SPECIAL[:3]}, r"lacks \[SEP\]"),
