@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import kagglehub.exceptions
 import keras_nlp
 import tensorflow as tf
 
@@ -18,6 +19,8 @@ from aigc_tf.config import InputError, RunError
 from aigc_tf.data.vocabularies import REQUIRED_TOKENS, Vocabulary, build_vocabulary
 
 _ASSETS = "assets"
+# requests' errors, and Kaggle's and Hugging Face's that come of an answer of the server, are OSErrors.
+_FETCH_ERRORS = (OSError, kagglehub.exceptions.BackendError, kagglehub.exceptions.DataCorruptionError)
 # What a saved layer is rebuilt from; the rest of its config is Keras' own and may differ between processes.
 _KERAS_FIELDS = ("name", "trainable", "dtype", "config_file", "unsplittable_tokens")
 
@@ -137,7 +140,7 @@ def _load(source: str) -> Any:
         return keras_nlp.tokenizers.Tokenizer.from_preset(source)
     except FileNotFoundError as error:
         raise InputError(f"{source!r} has no KerasNLP tokenizer: {_first_line(error)}.") from error
-    except OSError as error:  # of the network: Kaggle's and Hugging Face's own errors are of this kind
+    except _FETCH_ERRORS as error:
         raise RunError(
             f"The KerasNLP preset {source!r} is not in this machine's cache and cannot be fetched "
             f"({type(error).__name__}); connect to the network, or give a folder."

@@ -1,6 +1,7 @@
 """KerasNLP presets: BERT's WordPiece becomes a vocabulary, anything else goes through KerasNLP's own class."""
 
 import io
+import json
 
 import keras_nlp
 import numpy as np
@@ -9,9 +10,9 @@ import requests
 import sentencepiece
 import tensorflow as tf
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import InputError, RunError, TokenizerConfig
 from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load_preset, unknown_preset
-from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 from aigc_tf.data.vocabularies import Vocabulary
 
 TINY = dict(num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4, max_sequence_length=8)
@@ -135,6 +136,18 @@ def test_the_exported_graph_gives_the_ids_of_prepare_time(presets, tmp_path, nam
     served = loaded.signatures["serving_default"](text=tf.constant([*map(str.encode, texts), b"fox\xff"]))
     np.testing.assert_array_equal(served["ids"][: -served["lengths"][-1]], np.concatenate(expected))
     assert served["ids"].numpy()[-served["lengths"][-1] :].tolist() == tokenizer.encode(["fox"])[0].tolist()
+
+
+def test_a_hugging_face_folder_of_byte_pairs_is_converted_by_keras_nlp(presets, tmp_path):
+    words = ["<s>", "<pad>", "</s>", "<mask>", *BYTES, "Ġf", "ox", "Ġfox"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ f\no x\nĠf ox\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE"}}))
+    tokenizer = build_tokenizer(TokenizerConfig(source=str(tmp_path)), "", list)
+    expected = Tokenizer(load_preset(presets["roberta"]))
+    assert tokenizer.encode(["fox fox"])[0].tolist() == expected.encode(["fox fox"])[0].tolist()
+    assert tokenizer.between_ids == (2, 2)
 
 
 def test_a_tokenizer_without_a_classifier_is_refused(presets):
