@@ -121,10 +121,10 @@ def read_vocabulary_file(path: str | os.PathLike[str], *, lowercase: bool) -> Vo
 
 def read_tokens(path: str | os.PathLike[str]) -> list[str]:
     """Reads the lines of a vocabulary file, unchecked."""
+    if not storage.exists(path):
+        raise InputError(f"There is no file {os.fspath(path)}.")
     try:
         content = storage.read_bytes(path)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {os.fspath(path)}.") from error
     except OSError as error:
         raise InputError(f"Cannot read {os.fspath(path)}: {error.strerror or error}.") from error
     try:
