@@ -1,6 +1,7 @@
 """Devices and workers: which tf.distribute strategy a run uses, and what the hardware honours."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -31,8 +32,11 @@ class Devices:
         return self.num_replicas // self.local_replicas
 
 
+@functools.cache
 def build_devices(strategy: str) -> Devices:
-    """Builds the strategy; under multi_worker the process must not have used TensorFlow before.
+    """Builds the strategy, once a process; under multi_worker the process must not have used TensorFlow before.
+
+    Two strategies of one process would take each other's collective operations for their own and fail.
 
     Args:
         strategy: One of config.STRATEGIES.

@@ -1,25 +1,36 @@
-"""Prints the laws that were checked as a table, with what was measured.
+"""The greatest difference measured for each law, printed as a table when the tests end."""
 
-A law's name is its test's name. What it measures it states with pytest's `record_property`:
+import pytest
 
-    record_property("difference", float(largest))   # and "bound", if it is no equality
-"""
 
-LAWS = "tests/laws/"
+@pytest.fixture
+def measure(record_property):
+    """Returns `measure(law, value, bound)`, which asserts that a measured difference keeps the bound of a law.
+
+    The values are printed as a table when the tests end (`make laws`).
+    """
+
+    def check(law, value, bound):
+        record_property("law", (law, float(value), float(bound)))
+        assert value <= bound, f"{law}: {value:.3g} is above the bound {bound:g}"
+
+    return check
 
 
 def pytest_terminal_summary(terminalreporter):
-    rows = []
-    for outcome in ("passed", "failed", "skipped"):
-        for report in terminalreporter.stats.get(outcome, []):
-            if LAWS in report.nodeid and (report.when == "call" or outcome != "passed"):
-                measured = dict(report.user_properties)
-                numbers = [f"{measured[name]:.1e}" if name in measured else "" for name in ("difference", "bound")]
-                law = report.nodeid.split("::", 1)[1].removeprefix("test_").replace("_", " ")
-                rows.append((law, *numbers, outcome))
-    if not rows:
+    """Prints the greatest difference measured for each law."""
+    measured = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "law" and report.when == "call":
+                    law, difference, bound = value
+                    previous = measured.get(law, (0.0, bound))
+                    measured[law] = (max(previous[0], difference), bound)
+    if not measured:
         return
-    width = max(len(row[0]) for row in rows)
-    terminalreporter.section("laws")
-    for law, difference, bound, outcome in [("law", "difference", "bound", "outcome"), *sorted(rows)]:
-        terminalreporter.write_line(f"{law:<{width}}  {difference:>10}  {bound:>8}  {outcome}")
+    terminalreporter.section("laws: greatest difference measured, and its bound")
+    for law, (difference, bound) in measured.items():
+        kept = "kept" if difference <= bound else "BROKEN"
+        shown = "exact" if bound == 0 else f"{bound:g}"
+        terminalreporter.write_line(f"{difference:10.2e}  {shown:>6}  {kept:7} {law}")
