@@ -36,13 +36,13 @@ from aigc_tf.evaluation import classification, report
 from aigc_tf.models import classifier
 from aigc_tf.models.weights import load_weights_by_path, weights_by_path, weights_sha256
 from aigc_tf.serving.predictor import Predictor
-from aigc_tf.tasks import TASKS, TaskDoor
+from aigc_tf.tasks import TASKS, DataFacts, TaskDoor, facts_of
 from aigc_tf.training import checkpoints, loop, strategy
 from aigc_tf.training.progress import ProgressBar
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.telemetry import Telemetry
 
-_CONFIG = "config.json"
+_CONFIG, _DATA, _TOKENIZER = "config.json", "data.json", "tokenizer"  # of a run folder
 _BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # each padded length is a compilation under XLA
 
 
@@ -76,14 +76,30 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
     state = loop.build_state(task, config.training, devices)
     if newest:
         loop.restore(state, newest)
+    facts = facts_of(prepared)
     if devices.is_chief:
-        storage.write_bytes(storage.join(workdir, _CONFIG), to_json(config).encode())
-        storage.write_json(
-            storage.join(workdir, classifier.ARCHITECTURE_FILE), classifier.describe_classifier(state.model)
-        )
-    with _Watcher(door, config, workdir, resume_step=state.step, devices=devices, prepared=prepared) as watcher:
+        _describe_run(workdir, config, facts, state.model)
+    with _Watcher(door, config, workdir, resume_step=state.step, devices=devices, facts=facts) as watcher:
         loop.train(task, config.training, workdir, state=state, devices=devices, watcher=watcher)
     _finish(config, workdir, task=task, state=state, devices=devices)
+
+
+def _describe_run(workdir: str, config: ExperimentConfig, facts: DataFacts, model: keras.Model) -> None:
+    """Writes what later commands need of a run besides its weights; config.json, which says it is a run, last."""
+    storage.write_json(storage.join(workdir, classifier.ARCHITECTURE_FILE), classifier.describe_classifier(model))
+    storage.copy_folder(facts.tokenizer_folder, storage.join(workdir, _TOKENIZER))
+    written = dataclasses.asdict(facts) | {"tokenizer_folder": _TOKENIZER}
+    storage.write_json(storage.join(workdir, _DATA), written)
+    storage.write_bytes(storage.join(workdir, _CONFIG), to_json(config).encode())
+
+
+def _read_facts(workdir: str) -> DataFacts:
+    content = storage.read_json(storage.join(workdir, _DATA))
+    tokenizer = storage.as_local_folder(storage.join(workdir, _TOKENIZER))
+    try:
+        return DataFacts(**content | {"label_names": tuple(content["label_names"]), "tokenizer_folder": str(tokenizer)})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{storage.join(workdir, _DATA)} is not what scripts/train.py writes ({error}).") from error
 
 
 def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: str = "best") -> None:
@@ -101,16 +117,18 @@ def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint
 def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: str = "best") -> None:
     """Publishes a run's weights as a SavedModel."""
     config = config_of_run(workdir, config)
-    prepared = _open_prepared(config)
+    facts = _read_facts(workdir)
     model, step = load_model(workdir, checkpoint=checkpoint, dtype=_policy(config))
+    has_data = storage.exists(storage.join(config.data.prepared_dir, config.name))
     source = {
         "run": os.fspath(workdir),
         "checkpoint": checkpoint,
         "step": step,
         "config_sha256": config_module.sha256(config),
-        "data_sha256": prepared.sha256,
+        "data_sha256": facts.sha256,
     }
-    done = _door(config).export(model, config, prepared, source=source)
+    prepared = _open_prepared(config) if has_data else None
+    done = _door(config).export(model, config, facts, prepared=prepared, source=source)
     print(done.summary())
     folder = os.path.dirname(done.path)
     print(f'\nAsk it:    python scripts/predict.py --model={folder} --text="..."')
@@ -179,9 +197,9 @@ def _answerer(model: str, checkpoint: str) -> tuple[Answer, tuple[str, str]]:
         return ask_export, ("text", "text_b" if exported.is_pair else "")
     config = config_of_run(model, None)
     loaded, _ = load_model(model, checkpoint=checkpoint, dtype="float32")
-    prepared = _open_prepared(config)
+    facts = _read_facts(model)
     columns = (config.data.text_column, config.data.text_b_column)
-    return lambda rows: _door(config).answer(loaded, config, prepared, rows), columns
+    return lambda rows: _door(config).answer(loaded, config, facts, rows), columns
 
 
 @contextlib.contextmanager
@@ -344,10 +362,10 @@ class _Watcher:
         *,
         resume_step: int,
         devices: Devices,
-        prepared: PreparedDataset,
+        facts: DataFacts,
     ):
-        self._door, self._prepared = door, prepared
-        self._metric, _ = classification.best_metric(prepared.problem_type, config.evaluation.best_metric)
+        self._door, self._facts = door, facts
+        self._metric, _ = classification.best_metric(facts.problem_type, config.evaluation.best_metric)
         self._telemetry = Telemetry(
             workdir, resume_step=resume_step, log_every=config.training.log_every, enabled=devices.is_chief
         )
@@ -378,7 +396,7 @@ class _Watcher:
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         scalars = {f"{split}/{name}": value for name, value in classification.scalar_metrics(metrics).items()}
         self._telemetry.scalars(step, scalars | {f"time/{split}_seconds": seconds})
-        for name, image in self._door.draw(metrics, self._prepared).items():
+        for name, image in self._door.draw(metrics, self._facts).items():
             self._telemetry.image(step, f"{split}/{name}", image)
         value = metrics[self._metric]
         shown = "undefined" if value is None else f"{value:.4f}"

@@ -4,12 +4,14 @@ A file or folder gets its final name only when it is complete and on disk. A wri
 permission) leaves what was there before and raises one sentence.
 """
 
+import atexit
 import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,10 +104,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: If the file is missing or no JSON.
     """
+    if not exists(path):
+        raise InputError(f"There is no file {os.fspath(path)}.")
     try:
         return json.loads(read_bytes(path))
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {os.fspath(path)}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{os.fspath(path)} is not valid JSON ({error}).") from error
 
@@ -152,6 +154,28 @@ def _sync_tree(folder: Path) -> None:
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
+
+
+def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies the files of a folder and of those in it; either side may be an object store. Files there are replaced."""
+    for name in _relative_files(source):
+        write_bytes(join(target, *name.split("/")), read_bytes(join(source, *name.split("/"))))
+
+
+def _relative_files(folder: str | os.PathLike[str]) -> list[str]:
+    root = os.fspath(folder).rstrip("/")
+    walk = _gfile().walk(root) if is_remote(root) else os.walk(root)
+    return sorted(join(parent, file)[len(root) + 1 :] for parent, _, files in walk for file in files)
+
+
+def as_local_folder(folder: str | os.PathLike[str]) -> Path:
+    """Returns a folder that any library can open: itself, or a copy of one on an object store, kept to the end."""
+    if not is_remote(folder):
+        return Path(folder)
+    copy = tempfile.mkdtemp(prefix="aigc_tf-")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy_folder(folder, copy)
+    return Path(copy)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -33,6 +33,22 @@ _EXPORT_SAMPLES = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a trained model has to know of the data it was trained on. A run folder keeps it, so it needs no data."""
+
+    label_names: tuple[str, ...]
+    """Sorted; empty for regression."""
+    problem_type: str
+    """One of config.PROBLEM_TYPES."""
+    is_pair: bool
+    """Whether an example has two texts."""
+    sha256: str
+    """Hash of the prepared data set."""
+    tokenizer_folder: str
+    """Where `load_tokenizer` finds the tokenizer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskDoor:
     """The functions by which a task enters the commands."""
 
@@ -42,7 +58,7 @@ class TaskDoor:
     """Trained model -> SavedModel."""
     answer: Callable[..., Iterator[dict[str, Any]]]
     """Trained model, texts -> one JSON-able answer a text."""
-    draw: Callable[[dict[str, Any], PreparedDataset], dict[str, np.ndarray]]
+    draw: Callable[[dict[str, Any], DataFacts], dict[str, np.ndarray]]
     """Metrics of an evaluation -> pictures by tag, `(H, W, 3)` uint8."""
 
 
@@ -150,11 +166,22 @@ def _class_weights(config: ExperimentConfig, prepared: PreparedDataset) -> tuple
     return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())
 
 
-def _serving_spec(config: ExperimentConfig, prepared: PreparedDataset) -> ServingSpec:
-    return ServingSpec(
-        label_names=prepared.label_names,
+def facts_of(prepared: PreparedDataset) -> DataFacts:
+    """Reads the facts off a prepared data set."""
+    return DataFacts(
+        label_names=tuple(prepared.label_names),
         problem_type=prepared.problem_type,
         is_pair=prepared.is_pair,
+        sha256=prepared.sha256,
+        tokenizer_folder=str(prepared.tokenizer_folder),
+    )
+
+
+def _serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
+    return ServingSpec(
+        label_names=facts.label_names,
+        problem_type=facts.problem_type,
+        is_pair=facts.is_pair,
         max_length=config.data.max_length,
         truncation=config.data.truncation,
         label_separator=config.data.label_separator,
@@ -162,17 +189,24 @@ def _serving_spec(config: ExperimentConfig, prepared: PreparedDataset) -> Servin
 
 
 def export_classification(
-    model: keras.Model, config: ExperimentConfig, prepared: PreparedDataset, *, source: dict[str, Any]
+    model: keras.Model,
+    config: ExperimentConfig,
+    facts: DataFacts,
+    *,
+    prepared: PreparedDataset | None,
+    source: dict[str, Any],
 ) -> Export:
-    """Exports a trained classifier; a few examples of the test split, or of the training split, are tried on it."""
-    tokenizer = load_tokenizer(prepared.tokenizer_folder)
-    split = prepared.splits.get("test", prepared.splits["train"])
-    rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
-    samples = [tuple(tokenizer.decode(part) for part in row[: 1 + prepared.is_pair]) for row in rows]
+    """Exports a trained classifier; where its data are at hand, a few of their examples are tried on it."""
+    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    samples: list[tuple[str, ...]] = []
+    if prepared is not None:
+        split = prepared.splits.get("test", prepared.splits["train"])
+        rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
+        samples = [tuple(tokenizer.decode(part) for part in row[: 1 + facts.is_pair]) for row in rows]
     return export_classifier(
         model,
         tokenizer,
-        _serving_spec(config, prepared),
+        _serving_spec(config, facts),
         directory=config.export.directory,
         name=config.name,
         dtype=config.export.dtype,
@@ -182,31 +216,34 @@ def export_classification(
 
 
 def answer_classification(
-    model: keras.Model, config: ExperimentConfig, prepared: PreparedDataset, rows: Iterable[tuple[str, str]]
+    model: keras.Model, config: ExperimentConfig, facts: DataFacts, rows: Iterable[tuple[str, str]]
 ) -> Iterator[dict[str, Any]]:
     """Answers texts, or pairs of texts, with a trained classifier, by the functions that an export publishes."""
-    module = ClassifierModule(model, load_tokenizer(prepared.tokenizer_folder), _serving_spec(config, prepared))
+    module = ClassifierModule(model, load_tokenizer(facts.tokenizer_folder), _serving_spec(config, facts))
     first, second = itertools.tee(rows)
     return predict_texts(
         text_function(module),
         (text for text, _ in first),
-        (text_b for _, text_b in second) if prepared.is_pair else None,
-        label_names=prepared.label_names,
-        problem_type=prepared.problem_type,
+        (text_b for _, text_b in second) if facts.is_pair else None,
+        label_names=facts.label_names,
+        problem_type=facts.problem_type,
         batch_size=config.evaluation.batch_size,
     )
 
 
-def draw_confusions(metrics: dict[str, Any], prepared: PreparedDataset) -> dict[str, np.ndarray]:
+def draw_confusions(metrics: dict[str, Any], facts: DataFacts) -> dict[str, np.ndarray]:
     """Draws the confusion matrix where there is one."""
     if "confusion_matrix" not in metrics:
         return {}
     matrix = np.array(metrics["confusion_matrix"])
-    return {"confusion_matrix": classification.plot_confusion_matrix(matrix, prepared.label_names)}
+    return {"confusion_matrix": classification.plot_confusion_matrix(matrix, facts.label_names)}
 
 
 TASKS: dict[str, TaskDoor] = {
     "classify": TaskDoor(
-        build=classify, export=export_classification, answer=answer_classification, draw=draw_confusions
+        build=classify,
+        export=export_classification,
+        answer=answer_classification,
+        draw=draw_confusions,
     )
 }

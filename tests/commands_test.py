@@ -94,7 +94,16 @@ def predict(capsys, model, **arguments):
 def test_a_run_leaves_what_its_contract_says(trained):
     folder, _ = trained
     names = {path.name for path in (folder / "run").iterdir()}
-    assert {"config.json", "architecture.json", "metrics.jsonl", "logs", "checkpoints", "report.json"} <= names
+    assert {
+        "config.json",
+        "architecture.json",
+        "data.json",
+        "tokenizer",
+        "metrics.jsonl",
+        "logs",
+        "checkpoints",
+        "report.json",
+    } <= names
     report = read_report(folder / "run")
     assert set(report) == set(REPORT_KEYS)
     assert report["steps"] == 60
@@ -219,6 +228,20 @@ def test_a_run_can_be_the_start_of_another(trained, tmp_path):
     second = checkpoints.load_named(str(tmp_path / "again"), "last").weights
     name = next(path for path in first if "token_embedding" in path)
     np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_a_run_answers_and_exports_where_its_data_are_not(trained, tmp_path, capsys):
+    import shutil
+
+    folder, _ = trained
+    shutil.copytree(folder / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["data"]["prepared_dir"] = str(tmp_path / "nowhere")
+    config["export"]["directory"] = str(tmp_path / "saved_models")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert [row["label"] for row in predict(capsys, tmp_path / "run", texts=["a lovely, splendid film"])] == ["good"]
+    commands.export(str(tmp_path / "run"))
+    assert (tmp_path / "saved_models" / "tiny" / "1" / "manifest.json").exists()
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(trained, tmp_path, capsys):

@@ -141,3 +141,25 @@ def test_auto_becomes_what_a_cpu_does_best():
     assert resolve_jit("auto") == "off"
     assert resolve_precision("auto") in ("float32", "bfloat16")
     assert resolve_precision("bfloat16") == "bfloat16"
+
+
+def test_a_run_on_an_object_store_goes_on_where_it_was(tmp_path):
+    import time
+
+    workdir = f"ram://run-{time.monotonic_ns()}"
+
+    def run_there(num_steps):
+        config = tiny_task.training_config(num_steps=num_steps, evaluate_every=0)
+        task = tiny_task.tiny_task(config, dropout=0.1)
+        devices = build_devices("none")
+        state = loop.build_state(task, config, devices)
+        newest, _ = checkpoints.load_newest(workdir)
+        if newest:
+            loop.restore(state, newest)
+        watcher = tiny_task.ListWatcher()
+        loop.train(task, config, workdir, state=state, devices=devices, watcher=watcher)
+        return watcher
+
+    assert len(run_there(10).records) == 10
+    assert run_there(12).started == [10]
+    assert checkpoints.load_named(workdir, "last").step == 12
