@@ -80,6 +80,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """
     with _one_sentence(path):
         if is_remote(path):  # an object appears when it is closed, whole
+            _gfile().makedirs(os.fspath(path).rpartition("/")[0])  # some file systems list no folder without
+            if os.fspath(path).startswith("ram://") and exists(path):
+                _gfile().remove(os.fspath(path))  # TensorFlow's file system in memory would append to it
             with _gfile().GFile(os.fspath(path), "wb") as file:
                 file.write(content)
             if read_bytes(path) != content:

@@ -48,9 +48,14 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 def test_an_error_leaves_the_old_folder(tmp_path):
     with storage.staged_folder(tmp_path / "folder") as staging:
         (staging / "old").write_text("x")
-    with pytest.raises(KeyError), storage.staged_folder(tmp_path / "folder", overwrite=True) as staging:
-        (staging / "new").write_text("x")
-        raise KeyError
+
+    def fail_half_way():
+        with storage.staged_folder(tmp_path / "folder", overwrite=True) as staging:
+            (staging / "new").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
     assert os.listdir(tmp_path / "folder") == ["old"]
     assert os.listdir(tmp_path) == ["folder"]
 
