@@ -35,8 +35,8 @@ def get_config() -> ExperimentConfig:
             learning_rate=5e-5,
             warmup_steps=58,
             schedule="linear",
-            evaluate_every=243,
-            checkpoint_every=243,
+            evaluate_every=324,
+            checkpoint_every=324,
         ),
         evaluation=EvaluationConfig(batch_size=64),
     )

@@ -105,7 +105,7 @@ def _tpu_strategy() -> tf.distribute.Strategy:
     except (ValueError, tf.errors.OpError) as error:
         raise InputError(
             f"training.strategy is 'tpu', but TensorFlow finds no TPU here ({str(error).splitlines()[0]}); "
-            "install aigc_tf[tpu] on a TPU VM, or set training.strategy to 'auto'."
+            "see docs/install.md, or set training.strategy to 'auto'."
         ) from error
 
 
