@@ -58,7 +58,7 @@ def build_devices(strategy: str) -> Devices:
 def _devices(name: str, strategy: tf.distribute.Strategy) -> Devices:
     resolver = strategy.cluster_resolver if name == "multi_worker" else None
     task = (resolver.task_id or 0) if resolver else 0
-    workers = strategy.extended._num_workers if resolver else 1
+    workers = resolver.cluster_spec().num_tasks("worker") if resolver else 1
     local = strategy.num_replicas_in_sync // workers
     return Devices(
         strategy=strategy,
