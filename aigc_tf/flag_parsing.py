@@ -32,7 +32,7 @@ HELP: dict[str, str] = {
     "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
     "text": "Text to answer; give it once for each text.",
     "text_b": "Second text of a pair; once for each --text.",
-    "input": "File of texts: one a line, or JSONL, CSV or TSV with the columns text and text_b.",
+    "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the columns text and text_b.",
     "output": "JSONL file of the answers; the terminal if left out.",
     "debug": "Show the traceback of an error.",
 }
