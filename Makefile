@@ -68,7 +68,7 @@ demo: samples ## Prepare real data, train a classifier, judge it, export it, ask
 		"cp configs/bert_sentiment.py configs/mine.py" "your own data: README.md has five commands"
 
 test: samples ## Run the tests; ARGS="-k resume" picks some
-	$(python) -m pytest --timeout=$(TEST_TIMEOUT) $(ARGS)
+	$(python) -m pytest --numprocesses=2 --dist=loadfile --timeout=$(TEST_TIMEOUT) $(ARGS)
 
 lint: $(installed) ## Check style, types, and that imports point down
 	$(VENV)/bin/ruff check
