@@ -46,10 +46,12 @@ demo_run := runs/demo-short/bert_sentiment
 demo_models := runs/demo-short/saved_models
 demo_flags := --config.training.num_steps=20 --config.training.warmup_steps=2 --config.training.evaluate_every=20 \
 	--config.training.checkpoint_every=10 --config.export.directory=$(demo_models)
+demo_note := Everything works. After 20 steps the answers mean nothing yet; make demo trains to the end. What next:
 else
 demo_run := runs/demo/bert_sentiment
 demo_models := saved_models
 demo_flags :=
+demo_note := What next:
 endif
 demo_config := --config=configs/bert_sentiment.py
 
@@ -61,11 +63,11 @@ demo: samples ## Prepare real data, train a classifier, judge it, export it, ask
 		--text="A joy from start to finish, and the battery lasts for days." \
 		--text="The plot makes no sense and the acting is worse." \
 		--text="I would not call it good."
-	@printf '\n%s\n' "All of it was real. What next:"
-	@printf '  %-62s %s\n' \
-		"$(VENV)/bin/tensorboard --logdir=$(demo_run)/logs" "look at the training" \
-		"$(python) scripts/predict.py --model=$(demo_models)/bert_sentiment --text='...'" "" \
-		"cp configs/bert_sentiment.py configs/mine.py" "your own data: README.md has five commands"
+	@printf '\n%s\n' "$(demo_note)"
+	@printf '  %s\n' \
+		"look at the training   $(VENV)/bin/tensorboard --logdir=$(demo_run)/logs" \
+		"ask the model          $(python) scripts/predict.py --model=$(demo_models)/bert_sentiment --text='...'" \
+		"take your own data     README.md, section \"Your own data\""
 
 test: samples ## Run the tests; ARGS="-k resume" picks some
 	$(python) -m pytest --numprocesses=2 --dist=loadfile --timeout=$(TEST_TIMEOUT) $(ARGS)
