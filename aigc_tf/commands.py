@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from aigc_tf.config import (
     DataConfig,
     ExperimentConfig,
     InputError,
+    RunError,
     flatten,
     from_json,
     suggest,
@@ -69,18 +71,21 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
     newest, complaints = checkpoints.load_newest(workdir)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    if newest and _is_finished(newest, config) and storage.exists(storage.join(workdir, report.REPORT_NAME)):
+    if newest and _is_finished(newest, config) and _reported_step(workdir) == newest.step:
         print(f"This run is finished: {newest.step} steps are done.")
         report.print_report(report.read_report(workdir), workdir=workdir)
         return
     state = loop.build_state(task, config.training, devices)
     if newest:
         loop.restore(state, newest)
+        if devices.is_chief:
+            loop.repair_folder(workdir, state, newest, task)
     facts = facts_of(prepared)
     if devices.is_chief:
         _describe_run(workdir, config, facts, state.model)
     with _Watcher(door, config, workdir, resume_step=state.step, devices=devices, facts=facts) as watcher:
         loop.train(task, config.training, workdir, state=state, devices=devices, watcher=watcher)
+    loop.wait_for_all(devices)
     _finish(config, workdir, task=task, state=state, devices=devices)
 
 
@@ -107,9 +112,19 @@ def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint
     config = config_of_run(workdir, config)
     devices = strategy.build_devices("none")
     prepared = _open_prepared(config)
+    if prepared.sha256 != _read_facts(workdir).sha256:
+        raise InputError(
+            f"The prepared data {prepared.folder} are not those of the run {workdir}, so its report would mix two "
+            "data sets; prepare the data as they were."
+        )
+    last_step = checkpoints.load_named(workdir, "last").step
+    if _reported_step(workdir) != last_step:
+        raise InputError(
+            f"The run {workdir} is not finished: it has {last_step} steps and no report of them. "
+            "The command that trained it goes on with it."
+        )
     task = _door(config).build(config, prepared, devices)
     model, step = load_model(workdir, checkpoint=checkpoint, dtype=_policy(config))
-    report.read_report(workdir)  # a run that is not finished says so before it is judged
     written = report.update_metrics(workdir, _judge(task, model, devices, config, step=step))
     report.print_report(written, workdir=workdir)
 
@@ -119,7 +134,6 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
     config = config_of_run(workdir, config)
     facts = _read_facts(workdir)
     model, step = load_model(workdir, checkpoint=checkpoint, dtype=_policy(config))
-    has_data = storage.exists(storage.join(config.data.prepared_dir, config.name))
     source = {
         "run": os.fspath(workdir),
         "checkpoint": checkpoint,
@@ -127,7 +141,10 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
         "config_sha256": config_module.sha256(config),
         "data_sha256": facts.sha256,
     }
+    has_data = storage.exists(storage.join(config.data.prepared_dir, config.name))
     prepared = _open_prepared(config) if has_data else None
+    if prepared is not None and prepared.sha256 != facts.sha256:
+        prepared = None  # prepared anew since: nothing of this run
     done = _door(config).export(model, config, facts, prepared=prepared, source=source)
     print(done.summary())
     folder = os.path.dirname(done.path)
@@ -208,19 +225,31 @@ def _open_output(path: str) -> Iterator[Callable[[str], Any]]:
     if not path:
         yield sys.stdout.write
         return
-    partial = Path(f"{path}.partial")
+    partial = Path(f"{path}.partial-{uuid.uuid4().hex[:8]}")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            yield file.write
-        os.replace(partial, path)
+        file = open(partial, "w", encoding="utf-8")  # noqa: SIM115 - what opening it says is the user's to mend
     except OSError as error:
         raise InputError(f"--output {path} cannot be written: {error.strerror}.") from error
+
+    def write(line: str) -> None:
+        try:
+            file.write(line)
+        except OSError as error:
+            raise RunError(f"Cannot write {path}: {error.strerror}.") from error
+
+    try:
+        with file:
+            yield write
+        os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: Devices) -> ExperimentConfig:
-    """Returns the config with every `auto` settled: as at the run's first start, else by this machine.
+    """Returns the config with every `auto` settled.
+
+    Precision and number of buckets stay as at the run's first start; where it runs and whether XLA compiles, which are
+    operational, go by this machine.
 
     Raises:
         InputError: If the run began with another config; the fields are named.
@@ -315,6 +344,13 @@ def _open_prepared(config: ExperimentConfig) -> PreparedDataset:
 
 def _is_finished(newest: checkpoints.Checkpoint, config: ExperimentConfig) -> bool:
     return newest.step >= config.training.num_steps or bool(newest.progress.get("stopped_early"))
+
+
+def _reported_step(workdir: str) -> int | None:
+    """Returns the number of steps that report.json is about, or None where there is no report."""
+    if not storage.exists(storage.join(workdir, report.REPORT_NAME)):
+        return None
+    return int(report.read_report(workdir)["steps"])
 
 
 def _judge(

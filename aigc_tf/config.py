@@ -345,6 +345,15 @@ def validate(config: ExperimentConfig) -> None:
     _validate_columns(data)
     _validate_labels(data)
     _validate_numbers(config)
+    if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
+        raise InputError(
+            f"training.class_weights is {training.class_weights}; weights are 0 or more, and at least one is above 0."
+        )
+    if "://" in data.prepared_dir:
+        raise InputError(
+            f"data.prepared_dir is {data.prepared_dir!r}; prepared data are read by memory map, so they lie on a disk "
+            "(NFS and GCSFuse fit too)."
+        )
     if training.class_weights and training.balance_classes:
         raise InputError(
             "training.class_weights and training.balance_classes both weight the classes; set one of them."

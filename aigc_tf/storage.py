@@ -56,6 +56,15 @@ def make_folder(path: str | os.PathLike[str]) -> None:
             os.makedirs(path, exist_ok=True)
 
 
+def remove_file(path: str | os.PathLike[str]) -> None:
+    """Removes a file, if it is there."""
+    if is_remote(path):
+        if _gfile().exists(os.fspath(path)):
+            _gfile().remove(os.fspath(path))
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
 def remove_folder(path: str | os.PathLike[str]) -> None:
     """Removes a folder with all it holds, if it is there."""
     if is_remote(path):
@@ -67,7 +76,7 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     if is_remote(path):
-        with _gfile().GFile(os.fspath(path), "rb") as file:
+        with _remote_errors(), _gfile().GFile(os.fspath(path), "rb") as file:
             return bytes(file.read())
     return Path(path).read_bytes()
 
@@ -80,13 +89,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """
     with _one_sentence(path):
         if is_remote(path):  # an object appears when it is closed, whole
-            _gfile().makedirs(os.fspath(path).rpartition("/")[0])  # some file systems list no folder without
-            if os.fspath(path).startswith("ram://") and exists(path):
-                _gfile().remove(os.fspath(path))  # TensorFlow's file system in memory would append to it
-            with _gfile().GFile(os.fspath(path), "wb") as file:
-                file.write(content)
-            if read_bytes(path) != content:
-                raise OSError("what was read back is not what was written")
+            with _remote_errors():
+                _write_object(os.fspath(path), content)
             return
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         partial = f"{os.fspath(path)}.partial-{uuid.uuid4().hex[:8]}"
@@ -99,6 +103,16 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(partial)
+
+
+def _write_object(path: str, content: bytes) -> None:
+    _gfile().makedirs(path.rpartition("/")[0])  # some file systems list no folder without
+    if path.startswith("ram://") and exists(path):
+        _gfile().remove(path)  # TensorFlow's file system in memory would append to it
+    with _gfile().GFile(path, "wb") as file:
+        file.write(content)
+    if read_bytes(path) != content:
+        raise OSError("what was read back is not what was written")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -137,6 +151,7 @@ def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     staging = final.with_name(f".{final.name}.partial")
     retired = final.with_name(f".{final.name}.retired")
     with _one_sentence(path):
+        _put_back(retired, final)  # of a process that was killed between the two renames below
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         try:
@@ -147,9 +162,15 @@ def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
                 final.rename(retired)
             staging.rename(final)
         except BaseException:
+            _put_back(retired, final)
             shutil.rmtree(staging, ignore_errors=True)
             raise
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def _put_back(retired: Path, final: Path) -> None:
+    if retired.exists() and not final.exists():
+        retired.rename(final)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -185,6 +206,19 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the sha256 of a local file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _remote_errors() -> Iterator[None]:
+    """Turns the errors of TensorFlow's file layer into those that the same trouble on a local disk gives."""
+    import tensorflow as tf  # seconds to import, and only object stores need it
+
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(2, error.message) from error
+    except tf.errors.OpError as error:
+        raise OSError(f"{type(error).__name__}: {error.message}") from error
 
 
 @contextlib.contextmanager

@@ -64,6 +64,7 @@ class TaskDoor:
 
 def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
     """A text classifier: single texts or pairs; classes, several labels, or a number."""
+    _check_sizes(config, prepared, devices)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     packing = _packing(config, tokenizer)
     split = prepared.splits["train"]
@@ -120,6 +121,25 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     )
 
 
+def _check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> None:
+    """Refuses at once what would fail at the first step or evaluation."""
+    sizes = {
+        "training.global_batch_size": config.training.global_batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for name, size in sizes.items():
+        if size % devices.num_replicas:
+            raise InputError(
+                f"{name} is {size}, which cannot be split evenly over {devices.num_replicas} replicas; "
+                f"take a multiple of {devices.num_replicas}."
+            )
+    if config.training.early_stopping_patience and "validation" not in prepared.splits:
+        raise InputError(
+            "training.early_stopping_patience counts evaluations on the validation split, but the data have none; "
+            "set it to 0 or prepare the data with a validation split."
+        )
+
+
 def _packing(config: ExperimentConfig, tokenizer: Tokenizer) -> Packing:
     return Packing(
         start_ids=tokenizer.start_ids,
@@ -138,8 +158,9 @@ def _evaluations(
     bucket_lengths: np.ndarray,
     devices: Devices,
 ) -> dict[str, EvaluationSplit]:
-    if devices.static_shapes:
-        bucket_lengths = bucket_lengths[-1:]  # one shape, one compilation
+    length = config.data.max_length if devices.static_shapes else None  # one shape, one compilation
+    if length:
+        bucket_lengths = np.array([length])
     size = config.evaluation.batch_size
     evaluations = {}
     for name in ("validation", "test"):
@@ -149,7 +170,7 @@ def _evaluations(
         lengths = model_lengths(split.lengths, packing, is_pair=prepared.is_pair)
         batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
         source = BatchSource(split, batches.__getitem__, packing, is_pair=prepared.is_pair, global_batch_size=size)
-        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches))
+        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), length=length)
     return evaluations
 
 

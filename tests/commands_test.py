@@ -178,6 +178,43 @@ def test_evaluate_gives_the_numbers_that_training_gave(trained, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+def test_a_report_of_fewer_steps_is_not_taken_for_that_of_a_longer_run(trained, tmp_path):
+    """A run that was extended and killed in its last evaluation has a checkpoint beyond its report."""
+    import shutil
+
+    folder, config = trained
+    shutil.copytree(folder / "run", tmp_path / "run")
+    stale = json.loads((tmp_path / "run" / "report.json").read_text()) | {"steps": 30}
+    (tmp_path / "run" / "report.json").write_text(json.dumps(stale))
+    with pytest.raises(InputError, match="is not finished: it has 60 steps and no report"):
+        commands.evaluate(str(tmp_path / "run"))
+    commands.train(config, str(tmp_path / "run"))
+    assert read_report(tmp_path / "run")["steps"] == 60
+
+
+def test_data_prepared_anew_are_not_mixed_into_an_old_report(trained, tmp_path):
+    import shutil
+
+    folder, _ = trained
+    shutil.copytree(folder / "run", tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "data.json").read_text()) | {"sha256": "0" * 64}
+    (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="are not those of the run"):
+        commands.evaluate(str(tmp_path / "run"))
+
+
+def test_batches_that_cannot_be_split_are_refused_before_the_first_step(trained, tmp_path):
+    _, config = trained
+    odd = dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, strategy="mirrored"),
+        evaluation=dataclasses.replace(config.evaluation, batch_size=15),
+    )
+    with pytest.raises(InputError, match=r"evaluation\.batch_size is 15, which cannot be split evenly over 2 replicas"):
+        commands.train(odd, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_and_export_answer_alike_and_keep_the_order(trained, capsys):
     folder, _ = trained
     texts = ["a lovely, splendid film", "", "dreadful meal 🍜 horrid", "電影", "x " * 500]

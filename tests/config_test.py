@@ -333,3 +333,17 @@ def test_the_nearest_name_is_suggested_and_all_names_where_none_is_near():
     assert suggest("learning_rte", ["learning_rate", "seed"]) == " Did you mean 'learning_rate'?"
     assert suggest("zzz", ["b", "a"]) == " Known: a, b."
     assert suggest("zzz", []) == ""
+
+
+@pytest.mark.parametrize("weights", [(-1.0, 1.0), (0.0, 0.0)])
+def test_class_weights_that_train_nothing_or_backwards_are_refused(weights):
+    config = ExperimentConfig(name="x", data=DataConfig(sources=("a.csv",)))
+    config.training.class_weights = weights
+    with pytest.raises(InputError, match="weights are 0 or more, and at least one is above 0"):
+        validate(config)
+
+
+def test_prepared_data_on_an_object_store_are_refused():
+    config = ExperimentConfig(name="x", data=DataConfig(sources=("a.csv",), prepared_dir="gs://bucket/prepared"))
+    with pytest.raises(InputError, match="they lie on a disk"):
+        validate(config)

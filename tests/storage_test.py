@@ -127,3 +127,21 @@ def test_an_object_store_holds_files_folders_and_copies(tmp_path):
     assert storage.as_local_folder(tmp_path) == tmp_path
     storage.remove_folder(f"{store}/copy")
     assert storage.list_folder(f"{store}/copy") == []
+
+
+def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path):
+    (tmp_path / ".folder.retired").mkdir()
+    (tmp_path / ".folder.retired" / "old").write_text("x")
+
+    def fail():
+        with storage.staged_folder(tmp_path / "folder", overwrite=True):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert os.listdir(tmp_path / "folder") == ["old"]
+
+
+def test_an_object_that_is_not_there_is_a_missing_file():
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes("ram://nowhere/at/all")

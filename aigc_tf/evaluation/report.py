@@ -67,7 +67,7 @@ def write_report(
         workdir: The run folder, local or an object store.
         task: Key of `tasks.TASKS`.
         config_sha256: Hex digest of the resolved config.
-        weights_sha256: Hex digest of the judged weights.
+        weights_sha256: Hex digest of the weights of the last step.
         steps: Optimizer steps of the run.
         train_seconds: Seconds of training, over all lives of the run.
         examples_per_second: Training examples a second.

@@ -131,6 +131,31 @@ def prune(workdir: str | os.PathLike[str]) -> None:
             storage.remove_folder(folder_of(workdir, name))
 
 
+def repair(workdir: str | os.PathLike[str], newest: Checkpoint, *, best_step: int, metric: str, value: float) -> bool:
+    """Makes the folder say what a run that goes on from `newest` knows; a kill may have come between two writes.
+
+    Newer folders, which are broken or unfinished, are removed, and `last.json` and `best.json` are written anew.
+
+    Args:
+        workdir: The run folder.
+        newest: What the run goes on from.
+        best_step: Step of the best evaluation up to then; 0 for none.
+        metric: Name of the metric that was best.
+        value: Its value.
+    Returns:
+        Whether the best weights are there, or there were none.
+    """
+    for name in _folders(workdir):
+        if _step_of(name) > newest.step:
+            storage.remove_folder(folder_of(workdir, name))
+    storage.write_json(folder_of(workdir, "last.json"), {"folder": f"step-{newest.step:08d}", "step": newest.step})
+    if best_step and f"step-{best_step:08d}" in _folders(workdir):
+        mark_best(workdir, step=best_step, metric=metric, value=value)
+        return True
+    storage.remove_file(folder_of(workdir, "best.json"))
+    return not best_step
+
+
 def load_newest(workdir: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
     """Returns the newest checkpoint that is whole, or None, and a sentence for each newer one that is not.
 
@@ -187,5 +212,11 @@ def load(folder: str) -> Checkpoint:
 
 
 def _folders(workdir: str | os.PathLike[str]) -> list[str]:
-    names = storage.list_folder(folder_of(workdir))
-    return sorted(name for name in names if name.startswith("step-") and name[5:].isdigit())
+    names = [name for name in storage.list_folder(folder_of(workdir)) if name[:5] == "step-" and name[5:].isdigit()]
+    if storage.is_remote(workdir):  # a folder there is complete when its state.json is
+        names = [name for name in names if storage.exists(folder_of(workdir, name, _STATE))]
+    return sorted(names, key=_step_of)
+
+
+def _step_of(folder: str) -> int:
+    return int(folder.removeprefix("step-"))

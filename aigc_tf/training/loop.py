@@ -28,6 +28,8 @@ class EvaluationSplit:
 
     source: BatchSource
     num_batches: int
+    length: int | None = None
+    """The padded length of all batches, where shapes must be known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,28 @@ def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
     checkpoints.assign(state.model.variables, checkpoint.weights, what="weights")
     checkpoints.assign(state.optimizer.variables, checkpoint.slots, what="optimizer slots")
     state.step, state.progress = checkpoint.step, Progress(**progress)
+
+
+def repair_folder(workdir: str, state: TrainState, checkpoint: checkpoints.Checkpoint, task: Task) -> None:
+    """Makes the run folder fit the checkpoint that `state` was restored from; called on the chief."""
+    name, sign = task.best_metric
+    progress = state.progress
+    value = sign * (progress.best_value or 0.0)
+    if not checkpoints.repair(workdir, checkpoint, best_step=progress.best_step, metric=name, value=value):
+        progress.best_value, progress.best_step = None, 0  # its weights are gone: the next evaluation is the best
+
+
+def wait_for_all(devices: Devices) -> None:
+    """Returns when every worker is here: what the chief wrote before can then be read by all."""
+    if devices.num_workers == 1:
+        return
+
+    @tf.function
+    def meet() -> tf.Tensor:
+        here = devices.strategy.run(lambda: tf.ones([]))
+        return devices.strategy.reduce(tf.distribute.ReduceOp.SUM, here, axis=None)
+
+    meet().numpy()
 
 
 def train(
@@ -242,8 +266,8 @@ def _check_finite(records: list[dict[str, float]], workdir: str) -> None:
         if not record["train/finite"]:
             raise RunError(
                 f"Step {record['step']} gave a loss of {record['train/loss']} and a gradient norm of "
-                f"{record['train/gradient_norm']}; training stopped, and the checkpoint in {workdir} is from before. "
-                "Lower training.learning_rate or look at the data of that step."
+                f"{record['train/gradient_norm']}; training stopped, and what {workdir} has of checkpoints is from "
+                "before. Try a lower training.learning_rate in another --workdir, or look at the data of that step."
             )
 
 
@@ -262,7 +286,9 @@ class Evaluator:
     def outputs(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and outputs of all examples of a split, short examples first."""
         chosen = self._task.evaluations[split]
-        iterator = iter(distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches))
+        iterator = iter(
+            distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches, length=chosen.length)
+        )
         columns: list[tuple[np.ndarray, np.ndarray]] = []
         for _ in range(chosen.num_batches):
             results = {name: value.numpy() for name, value in self._evaluate_step(iterator).items()}

@@ -24,6 +24,7 @@ def train(workdir, *, until=None, **changes):
     newest, _ = checkpoints.load_newest(str(workdir))
     if newest:
         loop.restore(state, newest)
+        loop.repair_folder(str(workdir), state, newest, task)
     watcher = tiny_task.ListWatcher()
     if until:
         watcher.on_steps = lambda records: _die_at(until, records)

@@ -163,3 +163,42 @@ def test_a_run_on_an_object_store_goes_on_where_it_was(tmp_path):
     assert len(run_there(10).records) == 10
     assert run_there(12).started == [10]
     assert checkpoints.load_named(workdir, "last").step == 12
+
+
+def test_a_run_killed_between_checkpoint_and_pointers_finds_its_best_and_last(tmp_path):
+    """`best.json` and `last.json` are written after the folder they name; a kill in between must not hide it."""
+    state, _, _ = run(tmp_path, num_steps=12, evaluate_every=6, checkpoint_every=6)
+    best = state.progress.best_step
+    folder = tmp_path / "checkpoints"
+    (folder / "last.json").write_text('{"folder": "step-00000006", "step": 6}')
+    (folder / "best.json").unlink()
+    config = tiny_task.training_config(num_steps=12)
+    again = tiny_task.tiny_task(config)
+    restored = loop.build_state(again, config, build_devices("none"))
+    newest, _ = checkpoints.load_newest(str(tmp_path))
+    loop.restore(restored, newest)
+    loop.repair_folder(str(tmp_path), restored, newest, again)
+    assert checkpoints.load_named(str(tmp_path), "last").step == 12
+    assert checkpoints.load_named(str(tmp_path), "best").step == best
+    assert json.loads((folder / "best.json").read_text())["value"] == pytest.approx(state.progress.best_value)
+
+
+def test_broken_newer_checkpoints_go_and_a_best_one_that_is_gone_is_forgotten(tmp_path):
+    state, _, _ = run(tmp_path, num_steps=12, evaluate_every=0, checkpoint_every=6)
+    newest, _ = checkpoints.load_newest(str(tmp_path))
+    state.progress.best_step, state.progress.best_value = 3, 0.5
+    (tmp_path / "checkpoints" / "step-00000015").mkdir()
+    loop.repair_folder(str(tmp_path), state, newest, tiny_task.tiny_task(tiny_task.training_config()))
+    assert not (tmp_path / "checkpoints" / "step-00000015").exists()
+    assert not (tmp_path / "checkpoints" / "best.json").exists()
+    assert state.progress.best_value is None
+
+
+def test_an_unfinished_upload_to_an_object_store_is_no_checkpoint(tmp_path):
+    import time
+
+    from aigc_tf import storage
+
+    workdir = f"ram://upload-{time.monotonic_ns()}"
+    storage.write_bytes(checkpoints.folder_of(workdir, "step-00000005", "weights.safetensors"), b"half")
+    assert checkpoints.load_newest(workdir) == (None, [])
