@@ -39,7 +39,7 @@ $(installed): setup.py constraints.txt
 	@touch $@
 
 samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (86 MB, once)
-	@$(python) -c 'from aigc_tf.data.samples import SAMPLES, fetch_sample; [fetch_sample(name) for name in SAMPLES]'
+	@$(python) -m aigc_tf.data.samples
 
 ifdef SHORT
 demo_run := runs/demo-short/bert_sentiment

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError, RunError, flatten, validate
+from aigc_tf.config import ExperimentConfig, InputError, RunError, table, validate
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
 from aigc_tf.flag_parsing import HELP, Options, parse
@@ -92,7 +92,7 @@ def prepare(options: Options) -> None:
     sources = find_sources(config.data)
     check_labelled(sources)
     if options.dry_run:
-        print(config_table(config))
+        print(table(config))
         print("\nfiles")
         print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
         return
@@ -109,8 +109,6 @@ def train(options: Options) -> None:
             f"There is no prepared data set {prepared}; "
             f"make it with: python scripts/prepare.py --config={options.config_path}"
         )
-    if options.dry_run:
-        print(config_table(config))
     _heavy_rooms().train(config, workdir, dry_run=options.dry_run)
 
 
@@ -118,7 +116,7 @@ def evaluate(options: Options) -> None:
     """Judges a run's weights on its validation and test data."""
     workdir, config = _run_folder(options)
     if options.dry_run:
-        print(config_table(config or load_config(storage.join(workdir, "config.json"))))
+        print(table(config or load_config(storage.join(workdir, "config.json"))))
         return
     _heavy_rooms().evaluate(workdir, config=config, checkpoint=options.checkpoint)
 
@@ -127,7 +125,7 @@ def export(options: Options) -> None:
     """Publishes a run's weights as a SavedModel."""
     workdir, config = _run_folder(options)
     if options.dry_run:
-        print(config_table(config or load_config(storage.join(workdir, "config.json"))))
+        print(table(config or load_config(storage.join(workdir, "config.json"))))
         return
     _heavy_rooms().export(workdir, config=config, checkpoint=options.checkpoint)
 
@@ -158,25 +156,13 @@ def predict(options: Options) -> None:
         )
 
 
-def config_table(config: ExperimentConfig) -> str:
-    """Returns the config as aligned lines, one field a line, a group a section."""
-    fields = flatten(config)
-    width = max(len(path.rpartition(".")[2]) for path in fields)
-    lines, last_section = [], ""
-    for path, value in fields.items():
-        section, _, name = path.rpartition(".")
-        if section != last_section:
-            lines += ["", section]
-            last_section = section
-        lines.append(f"{'  ' if section else ''}{name:<{width}}  {value!r}".rstrip())
-    return "\n".join(lines)
-
-
 def _checked_config(options: Options) -> ExperimentConfig:
     if options.config is None:
         raise InputError(f"--config is missing: the Python file of an experiment.{_known_configs()}")
     validate(options.config)
     config: ExperimentConfig = options.config
+    _check_no_file("data.prepared_dir", config.data.prepared_dir)
+    _check_no_file("export.directory", config.export.directory)
     return config
 
 
@@ -194,7 +180,13 @@ def _required_path(options: Options, name: str) -> str:
     path = _path(getattr(options, name))
     if not path:
         raise InputError(f"--{name} is missing: {HELP[name]}")
+    _check_no_file(f"--{name}", path)
     return path
+
+
+def _check_no_file(what: str, path: str) -> None:
+    if os.path.isfile(path):
+        raise InputError(f"{what} is {path!r}, which is a file; give a folder.")
 
 
 def _path(path: str | None) -> str:

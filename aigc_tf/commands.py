@@ -59,12 +59,15 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
     devices = strategy.build_devices(config.training.strategy)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    config = resolve(config, _stored_config(workdir), devices)
+    # A run that failed before its first checkpoint binds nobody to its config.
+    stored = _stored_config(workdir) if checkpoints.any_there(workdir) else None
+    config = resolve(config, stored, devices)
     keras.utils.set_random_seed(config.training.seed % 2**32)
     prepared = _open_prepared(config)
     preparation.check_matches(prepared, config)
     task = door.build(config, prepared, devices)
     if dry_run:
+        print(config_module.table(config))
         _print_plan(config, task, devices)
         return
     verify_prepared(prepared.folder)
@@ -166,6 +169,10 @@ def predict(
     if bool(texts) == bool(input_path):
         raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
     answer, columns = _answerer(model, checkpoint)
+    is_pair = bool(columns[1])
+    if texts and is_pair != bool(texts_b):
+        wanted = "pairs: give one --text_b for each --text" if is_pair else "single texts: leave --text_b out"
+        raise InputError(f"The model {model} takes {wanted}.")
     rows, inputs = itertools.tee(
         _read_texts(input_path, columns) if input_path else iter(_pair_up(texts, texts_b or []))
     )
@@ -194,7 +201,13 @@ def _read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]
     data = DataConfig(
         sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
     )
-    for record in sources.read_records(sources.find_sources(data), data, []):
+    files = sources.find_sources(data)
+    if text_b_column and any(file.format == "text" for file in files):
+        raise InputError(
+            f"{path} has single texts, but the model takes pairs; give a table with the columns {text_column!r} "
+            f"and {text_b_column!r}."
+        )
+    for record in sources.read_records(files, data, []):
         yield record.text, record.text_b
 
 
@@ -288,7 +301,12 @@ def _check_same_run(config: ExperimentConfig, stored: ExperimentConfig) -> None:
 
 def _stored_config(workdir: str) -> ExperimentConfig | None:
     path = storage.join(workdir, _CONFIG)
-    return from_json(storage.read_bytes(path).decode()) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    try:
+        return from_json(storage.read_bytes(path).decode())
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def config_of_run(workdir: str, config: ExperimentConfig | None) -> ExperimentConfig:

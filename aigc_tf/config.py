@@ -24,6 +24,7 @@ class RunError(RuntimeError):
     """A run failed for a reason outside its input: disk full, a diverged loss, no network. Exit status 1."""
 
 
+TASK_NAMES = ("classify",)
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
 FORMATS = ("auto", "text", "csv", "tsv", "jsonl", "parquet", "tfrecord")
 SPLITS = ("hash", "files", "given")
@@ -209,7 +210,7 @@ class ExperimentConfig:
     export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
 
 
-# Fields that change how a run is watched, kept or spread over machines, not what it computes (DESIGN 4.7).
+# Fields that change how a run is watched, kept or spread over machines, not what it computes (docs/config.md).
 OPERATIONAL_FIELDS = frozenset(
     {
         "data.prepared_dir",
@@ -238,6 +239,20 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             fields[prefix + field.name] = value
     return fields
+
+
+def table(config: ExperimentConfig) -> str:
+    """Returns the config as aligned lines, one field a line, a group a section."""
+    fields = flatten(config)
+    width = max(len(path.rpartition(".")[2]) for path in fields)
+    lines, last_section = [], ""
+    for path, value in fields.items():
+        section, _, name = path.rpartition(".")
+        if section != last_section:
+            lines += ["", section]
+            last_section = section
+        lines.append(f"{'  ' if section else ''}{name:<{width}}  {value!r}".rstrip())
+    return "\n".join(lines)
 
 
 def to_json(config: Any) -> str:
@@ -330,6 +345,7 @@ def validate(config: ExperimentConfig) -> None:
     _require(plain, "name", config.name, "without spaces, slashes or a leading dot")
     _require(bool(data.sources), "data.sources", data.sources, "at least one file, glob, folder, sample: or tfds: name")
     for name, value, known in (
+        ("task", config.task, TASK_NAMES),
         ("data.format", data.format, FORMATS),
         ("data.problem_type", data.problem_type, PROBLEM_TYPES),
         ("data.split", data.split, SPLITS),

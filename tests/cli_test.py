@@ -13,7 +13,7 @@ import pytest
 
 import aigc_tf
 from aigc_tf import cli, config_files, flag_parsing
-from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, to_json
+from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, flatten, table, to_json
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/bert_sentiment.py"
@@ -220,11 +220,10 @@ def test_dry_run_of_prepare_prints_config_and_files_and_prepares_nothing(run, ca
     assert out.endswith("files\n  a.csv  csv\n  b.csv  csv\n")
 
 
-def test_dry_run_of_train_prints_the_config_and_leaves_the_plan_to_the_rooms(run, calls, tmp_path):
+def test_dry_run_of_train_leaves_the_resolved_config_and_the_plan_to_the_rooms(run, calls, tmp_path):
     _prepared(tmp_path)
-    status, out, _ = run("train", f"--config={CONFIG}", "--workdir=runs/s1", "--dry_run")
+    status, _, _ = run("train", f"--config={CONFIG}", "--workdir=runs/s1", "--dry_run")
     assert status == 0
-    assert "num_steps                972" in out
     assert calls[0][2] == {"dry_run": True}
 
 
@@ -236,10 +235,10 @@ def test_dry_run_on_a_run_prints_its_config(run, calls, tmp_path, name):
 
 
 def test_the_printed_config_has_every_field_once():
-    table = cli.config_table(ExperimentConfig(name="x"))
-    names = [line.split()[0] for line in table.splitlines() if line and line != line.split()[0]]
-    assert len(names) == len(cli.flatten(ExperimentConfig()))
-    assert table.startswith("name                     'x'\n")
+    printed = table(ExperimentConfig(name="x"))
+    names = [line.split()[0] for line in printed.splitlines() if line and line != line.split()[0]]
+    assert len(names) == len(flatten(ExperimentConfig()))
+    assert printed.startswith("name                     'x'\n")
 
 
 # ------------------------------------------------------------------------------------------------------ what is wrong

@@ -287,6 +287,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(trained, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "parameters" in printed
     assert "60 of 16 examples" in printed
+    assert "num_buckets              32" in printed  # resolved, not 0
     assert not (tmp_path / "dry").exists()
 
 
@@ -377,3 +378,30 @@ def test_two_worker_processes_leave_one_run_folder_with_the_run_of_one(trained, 
     assert [line["step"] for line in read_metrics(tmp_path / "two") if "train/loss" in line] == list(range(1, 13))
     assert "Metrics" in outputs[0]
     assert "Metrics" not in outputs[1]  # one worker writes and speaks
+
+
+def test_texts_that_do_not_fit_the_model_are_refused(trained):
+    folder, _ = trained
+    with pytest.raises(InputError, match="takes single texts: leave --text_b out"):
+        commands.predict(str(folder / "run"), texts=["fine"], texts_b=["yes"])
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_takes_another_config(trained, tmp_path):
+    _, config = trained
+    (tmp_path / "run").mkdir()
+    failed = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e30))
+    (tmp_path / "run" / "config.json").write_text(to_json(failed))
+    commands.train(config, str(tmp_path / "run"), dry_run=True)
+
+
+def test_a_broken_config_of_a_run_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: The config is not valid JSON"):
+        commands.evaluate(str(tmp_path))
+
+
+def test_a_mistyped_task_is_refused(tmp_path):
+    config = tiny_config(tmp_path)
+    config.task = "clasify"
+    with pytest.raises(InputError, match=r"task is 'clasify'; it is one of classify\. Did you mean 'classify'"):
+        validate(config)

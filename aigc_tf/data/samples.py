@@ -361,3 +361,17 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Fetches every sample; an error is one sentence, as everywhere."""
+    try:
+        for name in SAMPLES:
+            fetch_sample(name)
+    except RunError as error:
+        _say(f"error: {error}")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

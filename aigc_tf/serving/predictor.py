@@ -43,9 +43,16 @@ def _nearest_model(path: str | os.PathLike[str]) -> str:
     wanted = Path(path)
     if storage.is_remote(path) or not wanted.parent.is_dir():
         return " Export one: python scripts/export.py --workdir=..."
+    inside = sorted(folder for folder in wanted.iterdir() if list_versions(folder)) if wanted.is_dir() else []
+    if inside:
+        return f" Did you mean {os.fspath(inside[0])!r}?"
     names = [folder.name for folder in wanted.parent.iterdir() if list_versions(folder)]
     near = difflib.get_close_matches(wanted.name, names, n=1)
-    return f" Did you mean {os.fspath(wanted.parent / near[0])!r}?" if near else f" Known there: {sorted(names)}."
+    return (
+        f" Did you mean {os.fspath(wanted.parent / near[0])!r}?"
+        if near
+        else " Export one: python scripts/export.py --workdir=..."
+    )
 
 
 class Predictor:

@@ -156,6 +156,11 @@ def repair(workdir: str | os.PathLike[str], newest: Checkpoint, *, best_step: in
     return not best_step
 
 
+def any_there(workdir: str | os.PathLike[str]) -> bool:
+    """Whether the run has written a checkpoint."""
+    return bool(_folders(workdir))
+
+
 def load_newest(workdir: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
     """Returns the newest checkpoint that is whole, or None, and a sentence for each newer one that is not.
 
