@@ -144,10 +144,14 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
         "config_sha256": config_module.sha256(config),
         "data_sha256": facts.sha256,
     }
-    has_data = storage.exists(storage.join(config.data.prepared_dir, config.name))
-    prepared = _open_prepared(config) if has_data else None
+    try:
+        prepared: PreparedDataset | None = _open_prepared(config)
+    except InputError as error:
+        print(f"Without samples of the data: {error}", file=sys.stderr)
+        prepared = None
     if prepared is not None and prepared.sha256 != facts.sha256:
-        prepared = None  # prepared anew since: nothing of this run
+        print("Without samples of the data, which were prepared anew since.", file=sys.stderr)
+        prepared = None
     done = _door(config).export(model, config, facts, prepared=prepared, source=source)
     print(done.summary())
     folder = os.path.dirname(done.path)
@@ -168,6 +172,8 @@ def predict(
     """Answers texts with a run or an exported model: one JSON object a line, in the order of the texts."""
     if bool(texts) == bool(input_path):
         raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
+    if input_path and output_path and os.path.exists(output_path) and os.path.samefile(input_path, output_path):
+        raise InputError(f"--output {output_path} is the file of the texts; give another name.")
     answer, columns = _answerer(model, checkpoint)
     is_pair = bool(columns[1])
     if texts and is_pair != bool(texts_b):

@@ -456,6 +456,14 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     flat = flatten(config)
     for name, lowest in at_least.items():
         _require(flat[name] >= lowest, name, flat[name], f"a number of at least {lowest}")
+    at_most = {
+        "data.max_length": 2**20,
+        "training.num_steps": 2**31 - 1,
+        "training.global_batch_size": 2**20,
+        "evaluation.batch_size": 2**20,
+    }
+    for name, highest in at_most.items():
+        _require(flat[name] <= highest, name, flat[name], f"at most {highest}")
     for name in ("model.dropout", "training.beta_1", "training.beta_2", "training.label_smoothing"):
         _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
     _require(0 <= config.data.max_bad_share <= 1, "data.max_bad_share", config.data.max_bad_share, "a share in [0, 1]")

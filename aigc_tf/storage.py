@@ -37,13 +37,17 @@ def join(path: str | os.PathLike[str], *names: str) -> str:
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    return bool(_gfile().exists(os.fspath(path))) if is_remote(path) else os.path.exists(path)
+    if is_remote(path):
+        with _reached(path):
+            return bool(_gfile().exists(os.fspath(path)))
+    return os.path.exists(path)
 
 
 def list_folder(path: str | os.PathLike[str]) -> list[str]:
     """Returns the sorted names in a folder; empty where there is none."""
     if is_remote(path):
-        names = _gfile().listdir(os.fspath(path)) if _gfile().isdir(os.fspath(path)) else []
+        with _reached(path):
+            names = _gfile().listdir(os.fspath(path)) if _gfile().isdir(os.fspath(path)) else []
         return sorted(name.rstrip("/") for name in names)
     return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
@@ -219,6 +223,16 @@ def _remote_errors() -> Iterator[None]:
         raise FileNotFoundError(2, error.message) from error
     except tf.errors.OpError as error:
         raise OSError(f"{type(error).__name__}: {error.message}") from error
+
+
+@contextlib.contextmanager
+def _reached(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an object store's refusal to be asked, or the lack of a network, into one sentence."""
+    try:
+        with _remote_errors():
+            yield
+    except OSError as error:
+        raise RunError(f"{os.fspath(path)} cannot be reached: {str(error).splitlines()[0][:200]}") from error
 
 
 @contextlib.contextmanager
