@@ -103,7 +103,7 @@ def train(options: Options) -> None:
     """Trains an experiment into its run folder, or goes on with it."""
     config = _checked_config(options)
     workdir = _required_path(options, "workdir")
-    prepared = storage.join(config.data.prepared_dir, config.name)
+    prepared = storage.join(_path(config.data.prepared_dir), config.name)
     if not storage.exists(storage.join(prepared, "dataset.json")):
         raise InputError(
             f"There is no prepared data set {prepared}; "

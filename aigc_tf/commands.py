@@ -363,7 +363,7 @@ def _policy(config: ExperimentConfig) -> str:
 
 
 def _open_prepared(config: ExperimentConfig) -> PreparedDataset:
-    return open_prepared(storage.join(config.data.prepared_dir, config.name))
+    return open_prepared(os.path.join(os.path.expanduser(config.data.prepared_dir), config.name))
 
 
 def _is_finished(newest: checkpoints.Checkpoint, config: ExperimentConfig) -> bool:

@@ -333,11 +333,6 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
         RunError: If the disk is full, or another process prepares the same data set.
     """
     console = console or Console()
-    if storage.is_remote(config.data.prepared_dir):
-        raise InputError(
-            f"data.prepared_dir is {config.data.prepared_dir!r}; prepared data are read by memory map, "
-            "so they lie on a POSIX path: a disk, NFS, or a bucket mounted with gcsfuse."
-        )
     folder = Path(config.data.prepared_dir).expanduser() / config.name
     found = sources.find_sources(config.data)
     sources.check_labelled(found)

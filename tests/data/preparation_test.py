@@ -515,10 +515,6 @@ def test_more_labels_than_classes_can_be_stop_it(tmp_path):
     assert make(tmp_path, *(f"{i}\tgood" for i in range(1000))).label_names[:3] == ("0", "1", "10")
 
 
-def test_a_bucket_is_no_place_for_prepared_data(tmp_path):
-    refuses("data.prepared_dir is 'gs://bucket/x'; .*POSIX path", tmp_path, "x\tgood", prepared_dir="gs://bucket/x")
-
-
 def test_plain_text_has_nothing_to_classify(tmp_path):
     config = make_config(tmp_path, write(tmp_path / "data.txt", "good"))
     with pytest.raises(InputError, match="plain text, which has no labels"):
