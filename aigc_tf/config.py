@@ -24,10 +24,11 @@ class RunError(RuntimeError):
     """A run failed for a reason outside its input: disk full, a diverged loss, no network. Exit status 1."""
 
 
-TASK_NAMES = ("classify",)
+TASK_NAMES = ("classify", "generate")
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
-FORMATS = ("auto", "text", "csv", "tsv", "jsonl", "parquet", "tfrecord")
+FORMATS = ("auto", "text", "document", "csv", "tsv", "jsonl", "parquet", "tfrecord")
 SPLITS = ("hash", "files", "given")
+TOKENIZER_KINDS = ("auto", "wordpiece", "sentencepiece")
 TRUNCATIONS = ("head", "tail", "head_tail")
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -46,7 +47,8 @@ class DataConfig:
     test_sources: tuple[str, ...] = ()
     """With split `given`: the sources of the test split. TFDS data sets bring their own named splits."""
     format: str = "auto"
-    """One of `FORMATS`; `auto` goes by the file's ending (a trailing .gz is looked through)."""
+    """One of `FORMATS`; `auto` goes by the file's ending (a trailing .gz is looked through). `document`: a file is one
+    text, whereas `text` makes each of its lines one."""
     column_names: tuple[str, ...] = ()
     """Names of the columns of CSV and TSV files that have no header line. Empty: the first line is the header."""
     text_column: str = "text"
@@ -67,6 +69,8 @@ class DataConfig:
     """Rows whose number is nearer than this to a threshold are left out, and counted."""
     encoding: str = "utf-8"
     """Encoding of the source files."""
+    drop_duplicates: bool = False
+    """Leave out each text that came before, and every text that has two different labels."""
     max_bad_share: float = 0.01
     """Share of broken rows, in [0, 1], above which preparing stops instead of going on without them."""
     split: str = "hash"
@@ -84,7 +88,8 @@ class DataConfig:
     tfds_download: bool = False
     """Let TFDS download a data set that is not on disk."""
     max_length: int = 128
-    """Tokens of one example, special tokens included; longer ones are truncated when batches are made."""
+    """Tokens of one example, special tokens included; longer ones are truncated when batches are made. For a generator
+    the length of the windows it is trained on, which is how far back it looks."""
     truncation: str = "head"
     """One of `TRUNCATIONS`: which tokens of too long a text are kept."""
     num_buckets: int = 0
@@ -99,10 +104,12 @@ class TokenizerConfig:
 
     source: str = ""
     """`train`, a vocabulary file, a Hugging Face folder, a KerasNLP preset, `sample:NAME`. Empty: the model's own."""
+    kind: str = "auto"
+    """With source `train`, one of `TOKENIZER_KINDS`; `auto` is wordpiece to classify, sentencepiece to generate."""
     vocabulary_size: int = 30522
     """With source `train`: entries of the vocabulary, special tokens included."""
     lowercase: bool = True
-    """With source `train` or a vocabulary file: lower-case and strip accents, as BERT's uncased models do."""
+    """WordPiece with source `train` or a vocabulary file: lower-case and strip accents, as BERT's uncased models do."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -130,7 +137,7 @@ class TrainingConfig:
     num_steps: int = 1000
     """Optimizer steps of the whole run."""
     global_batch_size: int = 32
-    """Examples of one step over all workers and replicas."""
+    """Examples of one step over all workers and replicas; for a generator windows of `data.max_length` tokens."""
     learning_rate: float = 5e-5
     """Peak rate, reached after warm-up."""
     warmup_steps: int = 0
@@ -182,7 +189,34 @@ class EvaluationConfig:
     batch_size: int = 64
     """Examples of one evaluation batch over all workers and replicas."""
     best_metric: str = "auto"
-    """Metric of the validation split that names the best checkpoint; `auto`: accuracy, micro_f1 or -mse by problem."""
+    """Metric of the validation split that names the best checkpoint; `auto`: accuracy, micro_f1 or mse by problem,
+    for a generator loss."""
+    sample_prompts: tuple[str, ...] = ("",)
+    """Generators: what is continued after each evaluation, for people to read. Empty: nothing is."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class GenerationConfig:
+    """How text is generated where nothing else is asked for: in samples, by scripts/generate.py, by a server."""
+
+    max_new_tokens: int = 128
+    """Longest continuation; it ends earlier at an end of text, a stop string, or where the context is full."""
+    temperature: float = 1.0
+    """Divides the logits. 0: always the likeliest token."""
+    top_k: int = 0
+    """Draw from that many likeliest tokens. 0: from all."""
+    top_p: float = 1.0
+    """Draw from the fewest likeliest tokens that have this share of the probability, in (0, 1]."""
+    min_p: float = 0.0
+    """Draw from tokens with at least this share of the likeliest one's probability, in [0, 1]."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that are there already, and multiplies negative ones. 1: none."""
+    stop: tuple[str, ...] = ()
+    """Text before which a continuation ends."""
+    num_beams: int = 1
+    """More than 1: beam search, which draws nothing."""
+    seed: int = 0
+    """Row i of a batch draws by seed + i."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -207,6 +241,7 @@ class ExperimentConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
     export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
 
 
@@ -223,9 +258,11 @@ OPERATIONAL_FIELDS = frozenset(
         "training.checkpoint_every",
         "training.evaluate_every",
         "evaluation.batch_size",
+        "evaluation.sample_prompts",
         "export.directory",
         "export.dtype",
     }
+    | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )
 
 
