@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from absl import app
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError, RunError, table, validate
+from aigc_tf.config import ExperimentConfig, InputError, RunError, table
+from aigc_tf.config_checks import validate
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
 from aigc_tf.flag_parsing import HELP, Options, parse

@@ -13,7 +13,8 @@ import traceback
 import types
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError, check_types, from_json, unknown_field
+from aigc_tf.config import ExperimentConfig, InputError, from_json, unknown_field
+from aigc_tf.config_checks import check_types
 
 _CLASSES = {type(value).__name__: type(value) for value in (ExperimentConfig(), *vars(ExperimentConfig()).values())}
 

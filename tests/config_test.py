@@ -19,8 +19,8 @@ from aigc_tf.config import (
     sha256,
     suggest,
     to_json,
-    validate,
 )
+from aigc_tf.config_checks import validate
 from aigc_tf.config_files import load_config
 
 
@@ -61,7 +61,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ),
         (
             {"data.format": "cvs"},
-            "data.format is 'cvs'; it is one of auto, text, csv, tsv, jsonl, parquet, tfrecord. Did",
+            "data.format is 'cvs'; it is one of auto, text, document, csv, tsv, jsonl, parquet, tfrecord. Did",
         ),
         ({"data.problem_type": "multi"}, "data.problem_type is 'multi'; it is one of single_label, multi_label, regr"),
         ({"data.split": "random"}, "data.split is 'random'; it is one of hash, files, given."),

@@ -7,7 +7,7 @@ import keras_nlp
 import pytest
 
 from aigc_tf import commands
-from aigc_tf.config import validate
+from aigc_tf.config_checks import validate
 from aigc_tf.data.prepared import open_prepared
 from aigc_tf.evaluation.report import read_report
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aigc_tf import cli, flag_parsing
-from aigc_tf.config import ExperimentConfig, check_field, flatten, validate
+from aigc_tf.config import ExperimentConfig, check_field, flatten
+from aigc_tf.config_checks import validate
 from aigc_tf.config_files import load_config
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, TokenizerConfig, validate
+from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, TokenizerConfig
+from aigc_tf.config_checks import validate
 from aigc_tf.data import examples, preparation, prepared_writer
 from aigc_tf.data.examples import hash_bucket, split_of
 from aigc_tf.data.preparation import check_matches, map_in_order, prepare, prepare_sha256

@@ -1,0 +1,270 @@
+"""Whether a config fits: types, ranges, combinations. Standard library only, as config.py."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from aigc_tf.config import (
+    FORMATS,
+    JIT_MODES,
+    PRECISIONS,
+    PROBLEM_TYPES,
+    SCHEDULES,
+    SPLITS,
+    STRATEGIES,
+    TASK_NAMES,
+    TOKENIZER_KINDS,
+    TRUNCATIONS,
+    DataConfig,
+    ExperimentConfig,
+    InputError,
+    flatten,
+    suggest,
+    unknown_field,
+)
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Checks types, ranges and combinations.
+
+    Raises:
+        InputError: One sentence that names the field, its value and what fits.
+    """
+    check_types(config)
+    data, training = config.data, config.training
+    _require(bool(config.name), "name", config.name, "a name without spaces or slashes, such as 'bert_sentiment'")
+    plain = not set(config.name) & set(" /\\") and config.name[:1] != "."
+    _require(plain, "name", config.name, "without spaces, slashes or a leading dot")
+    _require(bool(data.sources), "data.sources", data.sources, "at least one file, glob, folder, sample: or tfds: name")
+    for name, value, known in (
+        ("task", config.task, TASK_NAMES),
+        ("data.format", data.format, FORMATS),
+        ("data.problem_type", data.problem_type, PROBLEM_TYPES),
+        ("data.split", data.split, SPLITS),
+        ("data.truncation", data.truncation, TRUNCATIONS),
+        ("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS),
+        ("training.schedule", training.schedule, SCHEDULES),
+        ("training.precision", training.precision, PRECISIONS),
+        ("training.jit", training.jit, JIT_MODES),
+        ("training.strategy", training.strategy, STRATEGIES),
+        ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
+    ):
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
+    _validate_columns(data)
+    _validate_labels(data)
+    _validate_numbers(config)
+    _validate_generation(config)
+    if config.task == "generate":
+        _validate_generator(config)
+    if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
+        raise InputError(
+            f"training.class_weights is {training.class_weights}; weights are 0 or more, and at least one is above 0."
+        )
+    if "://" in data.prepared_dir:
+        raise InputError(
+            f"data.prepared_dir is {data.prepared_dir!r}; prepared data are read by memory map, so they lie on a disk "
+            "(NFS and GCSFuse fit too)."
+        )
+    if training.class_weights and training.balance_classes:
+        raise InputError(
+            "training.class_weights and training.balance_classes both weight the classes; set one of them."
+        )
+    if (training.class_weights or training.balance_classes) and data.problem_type != "single_label":
+        raise InputError(
+            f"Class weights fit data.problem_type 'single_label', received {data.problem_type!r}; remove them."
+        )
+    if training.label_smoothing and data.problem_type == "regression":
+        raise InputError("training.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.")
+    if data.split == "files" and not data.test_files:
+        raise InputError(
+            "data.split 'files' needs data.test_files, globs on the names of the files held out for testing."
+        )
+    if data.split != "given" and (data.validation_sources or data.test_sources):
+        raise InputError(
+            f"data.validation_sources and data.test_sources need data.split 'given', received {data.split!r}."
+        )
+    if data.split != "files" and (data.validation_files or data.test_files):
+        raise InputError(f"data.validation_files and data.test_files need data.split 'files', received {data.split!r}.")
+
+
+def _validate_columns(data: DataConfig) -> None:
+    for field in ("text_column", "text_b_column", "label_column"):
+        column = getattr(data, field)
+        if column and data.column_names and column not in data.column_names:
+            raise InputError(
+                f"data.{field} is {column!r}, which data.column_names lacks.{suggest(column, data.column_names)}"
+            )
+    _require(bool(data.text_column), "data.text_column", "", "the name of a column")
+    _require(bool(data.label_column), "data.label_column", "", "the name of a column")
+    if len(set(data.column_names)) != len(data.column_names):
+        raise InputError(f"data.column_names repeats a name: {data.column_names}.")
+
+
+def _validate_labels(data: DataConfig) -> None:
+    thresholds = data.label_thresholds
+    if thresholds:
+        if data.problem_type != "single_label":
+            raise InputError(
+                f"data.label_thresholds make classes; data.problem_type {data.problem_type!r} must be 'single_label'."
+            )
+        if list(thresholds) != sorted(set(thresholds)):
+            raise InputError(f"data.label_thresholds must ascend, received {thresholds}.")
+        if len(data.label_names) != len(thresholds) + 1:
+            raise InputError(
+                f"{len(thresholds)} data.label_thresholds make {len(thresholds) + 1} classes, "
+                f"but data.label_names has {len(data.label_names)}; name each range, lowest first."
+            )
+    if len(set(data.label_names)) != len(data.label_names):
+        raise InputError(f"data.label_names repeats a name: {data.label_names}.")
+    if data.label_names and data.problem_type == "regression":
+        raise InputError("data.label_names has no meaning for data.problem_type 'regression'; remove it.")
+    if data.label_margin and not thresholds:
+        raise InputError("data.label_margin is a distance to data.label_thresholds, which is empty.")
+
+
+def _validate_generator(config: ExperimentConfig) -> None:
+    """What belongs to classifiers is at its default, so that nobody believes it does something."""
+    defaults = flatten(ExperimentConfig())
+    for name, value in flatten(config).items():
+        if name in _CLASSIFIER_FIELDS and value != defaults[name]:
+            raise InputError(f"{name} is {value!r}, but task 'generate' has no labels or pairs; leave it out.")
+
+
+_CLASSIFIER_FIELDS = (
+    "data.text_b_column",
+    "data.label_column",
+    "data.problem_type",
+    "data.label_names",
+    "data.label_thresholds",
+    "data.label_margin",
+    "data.truncation",
+    "data.num_buckets",
+    "training.class_weights",
+    "training.balance_classes",
+)
+
+
+def _validate_generation(config: ExperimentConfig) -> None:
+    generation = config.generation
+    for name, lowest in {"max_new_tokens": 1, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}.items():
+        value = getattr(generation, name)
+        _require(value >= lowest, f"generation.{name}", value, f"at least {lowest}")
+    _require(0 < generation.top_p <= 1, "generation.top_p", generation.top_p, "in (0, 1]")
+    _require(0 <= generation.min_p <= 1, "generation.min_p", generation.min_p, "in [0, 1]")
+    penalty = generation.repetition_penalty
+    _require(penalty > 0, "generation.repetition_penalty", penalty, "above 0; 1 is none")
+    _require(generation.seed < 2**62, "generation.seed", generation.seed, "below 2**62")
+    _require(all(generation.stop), "generation.stop", generation.stop, "texts that are not empty")
+
+
+def _validate_numbers(config: ExperimentConfig) -> None:
+    at_least = {
+        "data.max_length": 8,
+        "data.num_buckets": 0,
+        "data.bucket_run_length": 1,
+        "data.label_margin": 0,
+        "tokenizer.vocabulary_size": 100,
+        "model.num_layers": 1,
+        "model.hidden_dim": 1,
+        "model.num_heads": 1,
+        "model.intermediate_dim": 1,
+        "training.num_steps": 1,
+        "training.global_batch_size": 1,
+        "training.learning_rate": 0,
+        "training.warmup_steps": 0,
+        "training.weight_decay": 0,
+        "training.epsilon": 0,
+        "training.clip_norm": 0,
+        "training.seed": 0,
+        "training.steps_per_call": 1,
+        "training.log_every": 1,
+        "training.checkpoint_every": 1,
+        "training.evaluate_every": 0,
+        "training.early_stopping_patience": 0,
+        "evaluation.batch_size": 1,
+    }
+    flat = flatten(config)
+    for name, lowest in at_least.items():
+        _require(flat[name] >= lowest, name, flat[name], f"a number of at least {lowest}")
+    at_most = {
+        "data.max_length": 2**20,
+        "training.num_steps": 2**31 - 1,
+        "training.global_batch_size": 2**20,
+        "evaluation.batch_size": 2**20,
+    }
+    for name, highest in at_most.items():
+        _require(flat[name] <= highest, name, flat[name], f"at most {highest}")
+    for name in ("model.dropout", "training.beta_1", "training.beta_2", "training.label_smoothing"):
+        _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
+    _require(0 <= config.data.max_bad_share <= 1, "data.max_bad_share", config.data.max_bad_share, "a share in [0, 1]")
+    _require(config.training.seed < 2**63, "training.seed", config.training.seed, "below 2**63")
+    model = config.model
+    if model.hidden_dim % model.num_heads:
+        raise InputError(
+            f"model.hidden_dim is {model.hidden_dim}, which is no multiple of model.num_heads, {model.num_heads}."
+        )
+    if config.training.warmup_steps >= config.training.num_steps:
+        raise InputError(
+            f"training.warmup_steps is {config.training.warmup_steps}, so the rate would never reach its peak; "
+            f"it must be below training.num_steps, {config.training.num_steps}."
+        )
+    if config.training.early_stopping_patience and not config.training.evaluate_every:
+        raise InputError("training.early_stopping_patience counts evaluations; set training.evaluate_every too.")
+
+
+def check_types(config: ExperimentConfig) -> None:
+    """Checks that every field is there, with a value of its type: config files can assign anything, flags cannot.
+
+    Raises:
+        InputError: One sentence that names the field.
+    """
+    _check_sections(config, ExperimentConfig(), "")
+    defaults = flatten(ExperimentConfig())
+    for name, value in flatten(config).items():
+        default = defaults[name]
+        fits = isinstance(value, type(default)) and (isinstance(default, bool) or not isinstance(value, bool))
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            fits = True
+        if not fits:
+            hint = f"; write ({value!r},)" if isinstance(default, tuple) and isinstance(value, str) else ""
+            raise InputError(f"{name} must be of type {type(default).__name__}, received {value!r}{hint}.")
+        if isinstance(value, tuple):
+            _check_items(name, value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, received {value!r}.")
+
+
+def _check_sections(config: Any, default: Any, prefix: str) -> None:
+    """Finds sections replaced by something else, and attributes that are no fields, which Python lets anyone set."""
+    if type(config) is not type(default):
+        where = prefix.rstrip(".") or "The config"
+        raise InputError(f"{where} must be of type {type(default).__name__}, received {config!r}.")
+    fields = [field.name for field in dataclasses.fields(default)]
+    for name in vars(config):
+        if name not in fields:
+            raise unknown_field(type(default), name)
+    for name in fields:
+        if dataclasses.is_dataclass(getattr(default, name)):
+            _check_sections(getattr(config, name), getattr(default, name), f"{prefix}{name}.")
+
+
+def _check_items(name: str, value: tuple[Any, ...]) -> None:
+    numbers = name in ("data.label_thresholds", "training.class_weights")
+    kinds: Any = (int, float) if numbers else str
+    for item in value:
+        if not isinstance(item, kinds) or isinstance(item, bool) or (numbers and not math.isfinite(item)):
+            kind = "finite numbers" if numbers else "strings"
+            raise InputError(f"{name} is a tuple of {kind}, received the item {item!r}.")
+
+
+def _require(condition: bool, name: str, value: Any, fits: str) -> None:
+    if not condition:
+        raise InputError(f"{name} is {value!r}; it must be {fits}.")
+
+
+def _near(value: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(value), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
