@@ -91,7 +91,8 @@ def prepare(options: Options) -> None:
     """Makes the prepared data set of an experiment."""
     config = _checked_config(options)
     sources = find_sources(config.data)
-    check_labelled(sources)
+    if config.task == "classify":
+        check_labelled(sources)
     if options.dry_run:
         print(table(config))
         print("\nfiles")

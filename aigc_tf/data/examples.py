@@ -54,24 +54,26 @@ def split_of(texts: tuple[bytes, ...], given: str, *, validation_from_train: boo
     return "test" if bucket == 0 and not given else "train"
 
 
-class LabelledExamples:
+class ExampleReader:
     """Reads records and gives them codes and splits, and counts what does not get through.
 
     Args:
         found: The source files.
         data: The config's section.
-        encoder: Its labels grow while it reads.
+        is_labelled: Whether labels are read. If not, each text is a document; one without a character is left out.
     """
 
-    def __init__(self, found: list[SourceFile], data: DataConfig, encoder: LabelEncoder) -> None:
-        self._sources, self._data, self._encoder = found, data, encoder
+    def __init__(self, found: list[SourceFile], data: DataConfig, *, is_labelled: bool = True) -> None:
+        self._sources, self._data, self._is_labelled = found, data, is_labelled
         self._sizes = [source_size(source) for source in found]
         self.validation_from_train = data.split != "hash" and all(source.split != "validation" for source in found)
+        self.encoder = LabelEncoder(data)
+        """Knows the labels that were read so far."""
         self.reports: list[SourceReport] = []
         self.broken: collections.Counter[str] = collections.Counter()
         """Rows with a broken label, by reason. The reports count them too."""
-        self.left_out = 0
-        """Rows within `data.label_margin` of a threshold."""
+        self.left_out: collections.Counter[str] = collections.Counter()
+        """Rows that are in order but not wanted, by reason."""
         self.kept = 0
 
     def __iter__(self) -> Iterator[Example]:
@@ -98,8 +100,14 @@ class LabelledExamples:
             yield Example(split_of(texts, given, validation_from_train=self.validation_from_train), texts, label)
 
     def _label(self, record: Record) -> Label | None:
+        """Returns the label, 0 where none is read; None: the record is counted and left out."""
+        if not self._is_labelled:
+            if record.text:
+                return 0
+            self.left_out["empty document"] += 1
+            return None
         try:
-            label = self._encoder.encode(record.label)
+            label = self.encoder.encode(record.label)
         except BrokenLabelError as error:
             reason, detail = error.args
             report = self.reports[record.source]
@@ -108,7 +116,7 @@ class LabelledExamples:
             self.broken[reason] += 1
             return None
         if label is None:
-            self.left_out += 1
+            self.left_out[f"within {self._data.label_margin:g} of a threshold"] += 1
         return label
 
     def _check_labels(self, report: SourceReport, num_broken: int) -> None:

@@ -1,7 +1,7 @@
-"""The formats of files: plain text, TSV, CSV, JSONL (each also gzipped), Parquet and TFRecord.
+"""The formats of files: plain text by line or as a whole, TSV, CSV, JSONL (each also gzipped), Parquet and TFRecord.
 
 Every reader is a generator of lists of `Record`, a list being what one block of the file holds; memory stays constant
-however long the file is.
+however long the file is, but for documents, which are as long as their files.
 """
 
 import csv
@@ -13,7 +13,7 @@ from typing import Any
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 from aigc_tf.data.records import BATCH_ROWS, Reading, Record, column_twice, first_line, in_batches, no_such_column
-from aigc_tf.data.text_files import MAX_RECORD_BYTES, is_text, open_file, read_lines, split_lines
+from aigc_tf.data.text_files import MAX_RECORD_BYTES, is_text, open_file, read_lines, read_whole, split_lines
 
 _BROKEN = object()
 
@@ -33,6 +33,12 @@ def _one_text(reading: Reading, line: int, text: str) -> Iterator[Record]:
         yield Record(text, "", "", reading.index, line)
     else:
         reading.report.count_broken(line, f"not valid {reading.data.encoding}")
+
+
+def read_document(reading: Reading) -> Iterator[list[Record]]:
+    """A file as one text, the newlines as they are, an empty file included. There are no labels."""
+    text = read_whole(reading)
+    yield [] if text is None else [Record(text, "", "", reading.index, 1)]
 
 
 class _Table:
@@ -297,6 +303,7 @@ def _sha256(reading: Reading) -> str:
 
 READERS: dict[str, Callable[[Reading], Iterator[list[Record]]]] = {
     "text": read_text,
+    "document": read_document,
     "csv": read_csv,
     "tsv": read_tsv,
     "jsonl": read_jsonl,

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from aigc_tf.data.prepared import SPLIT_NAMES, PreparedDataset
+from aigc_tf.data.prepared import NO_LABELS, SPLIT_NAMES, PreparedDataset
 
 _LABELS_SHOWN = 6
 _BROKEN_SHOWN = 5
@@ -170,11 +170,22 @@ def _stages_table(info: Mapping[str, Any]) -> Table:
 
 
 def _splits_table(prepared: PreparedDataset, *, max_length: int, num_special: int) -> Table:
+    if prepared.problem_type == NO_LABELS:
+        return _documents_table(prepared.info)
     table = _table("split", ">examples", ">tokens", f">over {max_length} tokens", "labels", title="What came out")
     for name, split in prepared.info["splits"].items():
         longer = prepared.splits[name].count_longer(max_length - num_special)
         share = f"{longer / split['examples']:.1%}"
         _add(table, name, f"{split['examples']:,}", f"{split['tokens']:,}", share, _labels(split))
+    return table
+
+
+def _documents_table(info: Mapping[str, Any]) -> Table:
+    table = _table("split", ">documents", ">tokens", ">bytes", ">bytes a token", title="What came out")
+    for name, split in info["splits"].items():
+        num_bytes, tokens = split["utf8_bytes"], split["tokens"]
+        share = f"{num_bytes / tokens:.2f}" if tokens else "-"
+        _add(table, name, f"{split['examples']:,}", f"{tokens:,}", f"{num_bytes:,}", share)
     return table
 
 

@@ -2,6 +2,8 @@
 
     find_sources -> read_records -> codes of the labels -> split_of -> token ids -> PreparedWriter
 
+For a generator an example is a document, and labels are neither read nor written.
+
 The records are read in one thread and tokenised in others, whose results are written in the order of the records;
 so the same config and sources give the same bytes, and memory does not grow with the input. With
 `tokenizer.source` "train" two passes come before it, in which the vocabulary is learnt from the training split.
@@ -12,29 +14,21 @@ so the same config and sources give the same bytes, and memory does not grow wit
 import collections
 import contextlib
 import fcntl
-import hashlib
-import json
-import os
-import platform
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_text
 from rich.console import Console
 
-import aigc_tf
 from aigc_tf import storage
-from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, flatten
-from aigc_tf.data import ledger, samples, sources
-from aigc_tf.data.examples import Example, LabelledExamples, source_size
-from aigc_tf.data.labels import LabelEncoder
+from aigc_tf.config import ExperimentConfig, InputError, RunError
+from aigc_tf.data import ledger, sources
+from aigc_tf.data.examples import ExampleReader, source_size
 from aigc_tf.data.ledger import Counts
 from aigc_tf.data.prepared import (
     INFO_NAME,
+    NO_LABELS,
     SPLIT_NAMES,
     TOKENIZER_FOLDER,
     PreparedDataset,
@@ -42,111 +36,39 @@ from aigc_tf.data.prepared import (
     verify_prepared,
 )
 from aigc_tf.data.prepared_writer import PreparedWriter
-from aigc_tf.data.records import SourceFile, SourceReport
+from aigc_tf.data.provenance import check_matches, data_of, describe, prepare_sha256, relevant_fields
+from aigc_tf.data.records import SourceFile
+from aigc_tf.data.token_batches import TokenBatch, text_batches, token_batches
 from aigc_tf.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 
-# Fields of `data` and `tokenizer` that do not change what is prepared: where things lie, and what batches do.
-_IRRELEVANT_FIELDS = frozenset(
-    {
-        "data.prepared_dir",
-        "data.tfds_data_dir",
-        "data.tfds_download",
-        "data.max_length",
-        "data.truncation",
-        "data.num_buckets",
-        "data.bucket_run_length",
-    }
-)
+__all__ = ["check_matches", "prepare", "prepare_sha256", "relevant_fields", "write_dataset"]
 
 _PREPARING = "preparing"
-_BATCH_RECORDS = 2048  # a batch of texts for the tokenizer ends at this many
-_BATCH_BYTES = 2**20  # or at this many bytes of text
-_MAX_THREADS = 8  # one thread reads the records, and more than this many wait for it
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Progress = Callable[[Counts], None]
-
-
-class _Batch(NamedTuple):
-    examples: list[Example]
-    counts: Counts
-
-
-class _TokenBatch(NamedTuple):
-    """The examples of a batch, token ids end to end."""
-
-    examples: list[Example]
-    token_ids: np.ndarray
-    """`(sum(lengths),)` int32."""
-    lengths: np.ndarray
-    """`(n, parts)` int64: tokens of each part of each example."""
-    counts: Counts
 
 
 # ---------------------------------------------------------------- examples to files
 
 
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
-) -> Generator[Result, None, None]:
-    """Applies a function in threads and yields the results in the order of the items.
-
-    At most `2 * num_threads` items wait or are worked on, so memory stays bounded whatever is slow.
-    """
-    with ThreadPoolExecutor(num_threads) as pool:
-        pending: collections.deque[Future[Result]] = collections.deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 2 * num_threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _batches(labelled: LabelledExamples, *, phase: str) -> Iterator[_Batch]:
-    examples: list[Example] = []
-    num_bytes = 0
-    for example in labelled:
-        examples.append(example)
-        num_bytes += sum(map(len, example.texts))
-        if len(examples) >= _BATCH_RECORDS or num_bytes >= _BATCH_BYTES:
-            yield _Batch(examples, labelled.counts(phase))
-            examples, num_bytes = [], 0
-    if examples:
-        yield _Batch(examples, labelled.counts(phase))
-
-
-def _tokenise(tokenizer: Tokenizer, batch: _Batch) -> _TokenBatch:
-    texts = [text for example in batch.examples for text in example.texts]
-    tokens = tokenizer.tokenize(tf.constant(texts, tf.string))
-    lengths = tokens.row_lengths().numpy().reshape(len(batch.examples), -1)
-    return _TokenBatch(batch.examples, tokens.flat_values.numpy(), lengths, batch.counts)
-
-
-def _write(writer: PreparedWriter, batch: _TokenBatch) -> dict[str, int]:
+def _write(writer: PreparedWriter, batch: TokenBatch) -> dict[str, int]:
     """Writes a batch split by split; returns the UTF-8 bytes of each."""
     is_pair = batch.lengths.shape[1] == 2
     lengths = batch.lengths.sum(axis=1)
     boundaries = batch.lengths[:, 0] if is_pair else np.zeros(len(lengths), np.int64)
     splits = np.array([SPLIT_NAMES.index(example.split) for example in batch.examples])
-    split_of_token = np.repeat(splits, lengths)
     num_bytes = {}
     for code in np.unique(splits):
         rows = np.flatnonzero(splits == code)
-        examples = [batch.examples[row] for row in rows]
+        is_all = len(rows) == len(splits)  # such as a document of its own, whose tokens need not be copied
         writer.add_batch(
             SPLIT_NAMES[code],
-            batch.token_ids[split_of_token == code],
+            batch.token_ids if is_all else batch.token_ids[np.repeat(splits == code, lengths)],
             lengths[rows],
             boundaries=boundaries[rows],
-            labels=[example.label for example in examples],
+            labels=[batch.examples[row].label for row in rows],
         )
-        num_bytes[SPLIT_NAMES[code]] = sum(len(text) for example in examples for text in example.texts)
+        num_bytes[SPLIT_NAMES[code]] = int(batch.num_bytes[rows].sum())
     return num_bytes
 
 
@@ -168,31 +90,28 @@ def write_dataset(
         InputError: If the sources do not give a training split.
     """
     tokenizer, hashes = _build_tokenizer(config, found, progress)
-    encoder = LabelEncoder(config.data)
-    labelled = LabelledExamples(found, config.data, encoder)
+    reader = ExampleReader(found, data_of(config), is_labelled=config.task == "classify")
     num_bytes: collections.Counter[str] = collections.Counter()
     writer = PreparedWriter(
         folder,
         task=config.task,
-        problem_type=config.data.problem_type,
+        problem_type=config.data.problem_type if config.task == "classify" else NO_LABELS,
         is_pair=bool(config.data.text_b_column),
         vocabulary_size=tokenizer.vocabulary_size,
     )
     with writer:
-        threads = min(_MAX_THREADS, os.cpu_count() or 1)
-        batches = _batches(labelled, phase=_PREPARING)
-        tokenised = map_in_order(lambda batch: _tokenise(tokenizer, batch), batches, num_threads=threads)
-        with contextlib.closing(tokenised):
+        batches = text_batches(reader, phase=_PREPARING, cut_documents=config.task == "generate")
+        with contextlib.closing(token_batches(tokenizer, batches)) as tokenised:
             for batch in tokenised:
                 num_bytes.update(_write(writer, batch))
                 progress(batch.counts)
-        progress(labelled.counts(_PREPARING)._replace(bytes_read=labelled.total_bytes))
-        _check_result(labelled, num_bytes, hashes)
+        progress(reader.counts(_PREPARING)._replace(bytes_read=reader.total_bytes))
+        _check_result(reader, num_bytes, hashes)
         tokenizer.save(folder / TOKENIZER_FOLDER)
         return writer.finish(
-            label_names=sorted(encoder.names),
-            positions=encoder.positions(),
-            ledger=_ledger(config, found, labelled, tokenizer=tokenizer)
+            label_names=sorted(reader.encoder.names),
+            positions=reader.encoder.positions(),
+            ledger=describe(config, found, reader, tokenizer_sha256=tokenizer.sha256())
             | {"splits": {split: {"utf8_bytes": count} for split, count in num_bytes.items()}},
         )
 
@@ -201,118 +120,36 @@ def _build_tokenizer(
     config: ExperimentConfig, found: list[SourceFile], progress: Progress
 ) -> tuple[Tokenizer, list[str]]:
     """Returns the tokenizer and, where it was learnt from the sources, their hashes at that time."""
-    labelled: list[LabelledExamples] = []
+    readers: list[ExampleReader] = []
 
     def training_texts() -> Iterator[str]:
         """The texts of the training split alone: what is tested on must be new to the vocabulary as well."""
-        labelled.append(LabelledExamples(found, config.data, LabelEncoder(config.data)))
-        for batch in _batches(labelled[-1], phase=f"learning the vocabulary, pass {len(labelled)}"):
+        readers.append(ExampleReader(found, data_of(config), is_labelled=config.task == "classify"))
+        phase = f"learning the vocabulary, pass {len(readers)}"
+        for batch in text_batches(readers[-1], phase=phase, cut_documents=config.task == "generate"):
             progress(batch.counts)
             for example in batch.examples:
                 if example.split == "train":
                     yield from (text.decode() for text in example.texts)
 
     tokenizer = build_tokenizer(config.tokenizer, config.model.source, training_texts)
-    return tokenizer, [report.sha256 for report in labelled[-1].reports] if labelled else []
+    return tokenizer, [report.sha256 for report in readers[-1].reports] if readers else []
 
 
-def _check_result(labelled: LabelledExamples, num_bytes: Mapping[str, int], hashes: list[str]) -> None:
+def _check_result(reader: ExampleReader, num_bytes: Mapping[str, int], hashes: list[str]) -> None:
     """Refuses a data set without training data, and one whose sources changed between two passes."""
-    for report, before in zip(labelled.reports, hashes, strict=False):
+    for report, before in zip(reader.reports, hashes, strict=False):
         if report.sha256 != before:
             raise InputError(
                 f"{report.uri} changed while it was read; wait until nothing writes to it, and prepare again."
             )
     if "train" not in num_bytes:
+        left_out = "".join(f"{count} are left out ({reason}), " for reason, count in reader.left_out.items())
         raise InputError(
-            f"No example is left for training: of {sum(report.num_rows for report in labelled.reports)} rows, "
-            f"{sum(report.num_bad for report in labelled.reports)} are broken, {labelled.left_out} are within "
-            f"data.label_margin of a threshold, and {labelled.kept} are in the splits "
-            f"{', '.join(num_bytes) or 'validation and test'}; add data or change data.split."
+            f"No example is left for training: of {sum(report.num_rows for report in reader.reports)} rows, "
+            f"{sum(report.num_bad for report in reader.reports)} are broken, {left_out}and {reader.kept} are in the "
+            f"splits {', '.join(num_bytes) or 'validation and test'}; add data or change data.split."
         )
-
-
-# ---------------------------------------------------------------- the ledger
-
-
-def _ledger(
-    config: ExperimentConfig, found: list[SourceFile], labelled: LabelledExamples, *, tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """Returns where the data come from and what each stage did, as entries of dataset.json."""
-    reports, data = labelled.reports, config.data
-    unreadable: collections.Counter[str] = collections.Counter()
-    for report in reports:
-        unreadable.update(report.bad)
-    unreadable -= labelled.broken
-    num_read = sum(report.num_rows for report in reports) - unreadable.total()
-    left_out = {f"within {data.label_margin:g} of a threshold": labelled.left_out} if labelled.left_out else {}
-    notes = []
-    if labelled.validation_from_train:
-        notes.append("no source states a validation split; a tenth of the training split, by hash, is it")
-    return {
-        "licence": data.licence,
-        "sources": [_describe_source(source, report, data) for source, report in zip(found, reports, strict=True)],
-        "stages": [
-            {"name": "read", "kept": num_read, "dropped": dict(unreadable), "notes": []},
-            {"name": "labels", "kept": labelled.kept, "dropped": dict(labelled.broken) | left_out, "notes": []},
-            {"name": "split", "kept": labelled.kept, "dropped": {}, "notes": notes},
-            {"name": "tokenise", "kept": labelled.kept, "dropped": {}, "notes": []},
-        ],
-        "tokenizer_sha256": tokenizer.sha256(),
-        "prepare_sha256": prepare_sha256(config),
-        "config": relevant_fields(config),
-        "created_by": {
-            "aigc_tf": aigc_tf.__version__,
-            "tensorflow": tf.__version__,
-            "tensorflow_text": tensorflow_text.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _describe_source(source: SourceFile, report: SourceReport, data: DataConfig) -> dict[str, Any]:
-    licence = data.licence
-    if not licence and source.uri.startswith(samples.PREFIX):
-        licence = samples.SAMPLES[source.uri.removeprefix(samples.PREFIX).partition("/")[0]].licence
-    facts = report.as_dict()
-    return {"uri": facts.pop("uri"), "format": source.format, "split": source.split, "licence": licence} | facts
-
-
-def relevant_fields(config: ExperimentConfig) -> dict[str, Any]:
-    """Returns the config fields, by dotted name, that decide what is prepared, as JSON values."""
-    fields = flatten(config.data, "data.") | flatten(config.tokenizer, "tokenizer.")
-    fields = {name: value for name, value in fields.items() if name not in _IRRELEVANT_FIELDS}
-    fields["task"] = config.task
-    if not config.tokenizer.source:  # the vocabulary is the model's own
-        fields["model.source"] = config.model.source
-    return json.loads(json.dumps(fields))
-
-
-def prepare_sha256(config: ExperimentConfig) -> str:
-    """Returns the sha256 of the relevant fields as canonical JSON (sorted keys, no spaces)."""
-    canonical = json.dumps(relevant_fields(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def check_matches(prepared: PreparedDataset, config: ExperimentConfig) -> None:
-    """Compares the config with the one the data were prepared with; the sources themselves are not looked at.
-
-    Raises:
-        InputError: If a field differs that decides what is prepared; the fields are named.
-    """
-    differences = _differences(prepared, config)
-    if differences:
-        raise InputError(
-            f"{prepared.folder} was prepared with another config: {differences}. Take another name, "
-            "or make it anew with `python scripts/prepare.py --config=... --overwrite`."
-        )
-
-
-def _differences(prepared: PreparedDataset, config: ExperimentConfig) -> str:
-    now, before = relevant_fields(config), prepared.info.get("config") or {}
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
 
 
 # ---------------------------------------------------------------- the door
@@ -335,7 +172,8 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
     console = console or Console()
     folder = Path(config.data.prepared_dir).expanduser() / config.name
     found = sources.find_sources(config.data)
-    sources.check_labelled(found)
+    if config.task == "classify":
+        sources.check_labelled(found)
     with _only_writer(folder):
         _refuse_foreign(folder)
         if folder.exists() and not overwrite:

@@ -6,7 +6,8 @@
       <split>/tokens-NNNNN.npy       uint16, uint32 for large vocabularies; examples end to end, no special tokens
       <split>/offsets-NNNNN.npy      int64 (n + 1,); example i of the shard is tokens[offsets[i]:offsets[i + 1]]
       <split>/boundaries-NNNNN.npy   int32 (n,); where the second part of a pair starts; 0 for single texts
-      <split>/labels-NNNNN.npy       single_label int32 (n,), multi_label uint8 (n, C), regression float32 (n,)
+      <split>/labels-NNNNN.npy       single_label int32 (n,), multi_label uint8 (n, C), regression float32 (n,); with
+                                     problem type "none", that of a generator's documents, there are none
 
 Example ids count from 0 within a split, through its shards. A split without examples is not there.
 """
@@ -29,6 +30,9 @@ SCHEMA_VERSION = 1
 INFO_NAME = "dataset.json"
 TOKENIZER_FOLDER = "tokenizer"
 SPLIT_NAMES = ("train", "validation", "test")
+
+NO_LABELS = "none"
+"""Problem type of documents, which a generator learns from."""
 
 LABEL_TYPES = {"single_label": np.int32, "multi_label": np.uint8, "regression": np.float32}
 
@@ -87,7 +91,7 @@ class PreparedSplit:
         """
         self._folder, self._is_pair = folder, bool(info["is_pair"])
         self._tokens, self._offsets, self._boundaries, self._labels = [], [], [], []
-        tokens, labels = token_type(info["vocabulary_size"]), LABEL_TYPES[info["problem_type"]]
+        tokens, labels = token_type(info["vocabulary_size"]), LABEL_TYPES.get(info["problem_type"])
         row = (len(info["label_names"]),) if info["problem_type"] == "multi_label" else ()
         shards = info["splits"][folder.name]["shards"]
         for number, shard in enumerate(shards):
@@ -95,11 +99,14 @@ class PreparedSplit:
             self._tokens.append(_load(folder, "tokens", number, tokens, (num_tokens,)))
             self._offsets.append(_load(folder, "offsets", number, np.int64, (count + 1,)))
             self._boundaries.append(_load(folder, "boundaries", number, np.int32, (count,)))
-            self._labels.append(_load(folder, "labels", number, labels, (count, *row)))
+            if labels is not None:
+                self._labels.append(_load(folder, "labels", number, labels, (count, *row)))
             if self._offsets[-1][0] != 0 or self._offsets[-1][-1] != num_tokens:
                 raise InputError(f"{array_path(folder, 'offsets', number)} does not end where its tokens do; {_AGAIN}")
         self._starts = np.cumsum([0] + [shard["examples"] for shard in shards])  # first id of each shard
+        self._token_starts = np.cumsum([0] + [shard["tokens"] for shard in shards])  # of each shard in the stream
         self.num_examples: int = int(self._starts[-1])
+        self.num_tokens: int = int(self._token_starts[-1])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -140,12 +147,42 @@ class PreparedSplit:
             rows.append((self._tokens[shard][start:middle], self._tokens[shard][middle:end]))
         return rows
 
+    @property
+    def document_ends(self) -> np.ndarray:
+        """`(n,)` int64: where each example ends in the stream of all tokens. Computed at each access."""
+        return np.concatenate(
+            [offsets[1:] + start for offsets, start in zip(self._offsets, self._token_starts[:-1], strict=True)]
+        )
+
+    def token_range(self, start: int, stop: int) -> np.ndarray:
+        """Returns the tokens `[start, stop)` of all examples end to end, with nothing between them.
+
+        A read-only view of the file, uint16 or uint32; a copy where the range is in several shards.
+
+        Raises:
+            IndexError: If the range is not within the `num_tokens` of the split.
+        """
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"Tokens are in [0, {self.num_tokens}), received {start} to {stop}.")
+        first = max(0, int(np.searchsorted(self._token_starts, start, side="right")) - 1)
+        first = min(first, len(self._tokens) - 1)
+        parts: list[np.ndarray] = []
+        for shard in range(first, len(self._tokens)):
+            begin = int(self._token_starts[shard])
+            if begin >= stop and parts:
+                break
+            parts.append(self._tokens[shard][max(0, start - begin) : max(0, stop - begin)])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
     def labels(self, example_ids: np.ndarray) -> np.ndarray:
         """Returns `(b,)` int32, `(b, C)` uint8 or `(b,)` float32 by problem type.
 
         Raises:
             IndexError: If there is no such example.
+            ValueError: If the examples are documents, which have no labels.
         """
+        if not self._labels:
+            raise ValueError(f"The examples of {self._folder} are documents, which have no labels.")
         first = self._labels[0]
         labels = np.empty((len(example_ids), *first.shape[1:]), first.dtype)
         for row, (shard, i) in enumerate(zip(*self._places(example_ids), strict=True)):
@@ -153,7 +190,13 @@ class PreparedSplit:
         return labels
 
     def all_labels(self) -> np.ndarray:
-        """Returns the labels of all examples, in order. They are read into memory."""
+        """Returns the labels of all examples, in order. They are read into memory.
+
+        Raises:
+            ValueError: If the examples are documents, which have no labels.
+        """
+        if not self._labels:
+            raise ValueError(f"The examples of {self._folder} are documents, which have no labels.")
         return np.concatenate(self._labels)
 
     def _places(self, example_ids: np.ndarray) -> tuple[list[int], list[int]]:
@@ -179,7 +222,7 @@ class PreparedDataset:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The labels, sorted; empty for regression."""
+        """The labels, sorted; empty for regression and for documents."""
         return tuple(self.info["label_names"])
 
     @property
@@ -189,6 +232,10 @@ class PreparedDataset:
     @property
     def is_pair(self) -> bool:
         return bool(self.info["is_pair"])
+
+    def utf8_bytes(self, split: str) -> int:
+        """Returns the size of a split's texts as UTF-8, by which losses per token become bits per byte."""
+        return int(self.info["splits"][split]["utf8_bytes"])
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -267,7 +314,7 @@ def _parse_info(folder: Path, content: bytes) -> dict[str, Any]:
             raise InputError(f"{path} has no valid {name!r}; {_AGAIN}")
     if not all(isinstance(name, str) for name in info["label_names"]):
         raise InputError(f"{path} has no valid 'label_names'; {_AGAIN}")
-    if info["problem_type"] not in PROBLEM_TYPES:
+    if info["problem_type"] not in (*PROBLEM_TYPES, NO_LABELS):
         raise InputError(f"{path} has the unknown problem_type {info['problem_type']!r}; {_AGAIN}")
     if "train" not in info["splits"] or not set(info["splits"]) <= set(SPLIT_NAMES):
         raise InputError(f"{path} has the splits {sorted(info['splits'])}, not train, validation and test; {_AGAIN}")

@@ -16,6 +16,7 @@ from aigc_tf.config import RunError
 from aigc_tf.data.prepared import (
     INFO_NAME,
     LABEL_TYPES,
+    NO_LABELS,
     SCHEMA_VERSION,
     SPLIT_NAMES,
     array_path,
@@ -81,7 +82,7 @@ class _ShardWriter:
         if self._is_ragged:
             self._arrays["codes"] = _GrowingArray(self.path("codes"), np.int32)
             self._arrays["counts"] = _GrowingArray(self.path("counts"), np.int32)
-        else:
+        elif problem_type != NO_LABELS:
             self._arrays["labels"] = _GrowingArray(self.path("labels"), LABEL_TYPES[problem_type])
         self._arrays["offsets"].append(np.zeros(1))
 
@@ -99,7 +100,7 @@ class _ShardWriter:
         if self._is_ragged:
             self._arrays["codes"].append(np.array([code for codes in labels for code in codes], np.int32))
             self._arrays["counts"].append(np.array([len(codes) for codes in labels]))
-        else:
+        elif "labels" in self._arrays:
             self._arrays["labels"].append(np.asarray(labels))
         self.num_tokens += len(token_ids)
 
@@ -115,6 +116,8 @@ class _ShardWriter:
         """Replaces the codes by the labels' places, and yields the labels a chunk of rows at a time."""
         if self._is_ragged:
             yield from self._finish_ragged(positions, num_labels)
+            return
+        if "labels" not in self._arrays:
             return
         with open(self.path("labels"), "r+b") as file:
             shape, _, dtype = _read_header(file)
@@ -155,7 +158,7 @@ class PreparedWriter:
     Args:
         folder: An empty folder, from `storage.staged_folder`.
         task: A key of `tasks.TASKS`.
-        problem_type: One of `config.PROBLEM_TYPES`.
+        problem_type: One of `config.PROBLEM_TYPES`, or `prepared.NO_LABELS`.
         is_pair: Whether examples have two parts.
         vocabulary_size: Token ids are below it.
         tokens_per_shard: A shard ends before the example that would lift it above this number.
@@ -195,7 +198,7 @@ class PreparedWriter:
         Args:
             split: One of `SPLIT_NAMES`.
             parts: One array of token ids, or two for a pair.
-            label: A code, a tuple of codes (multi_label) or a number (regression).
+            label: A code, a tuple of codes (multi_label) or a number (regression); ignored where there are no labels.
         """
         lengths = np.array([len(part) for part in parts])
         boundary = lengths[0] if len(parts) == 2 else 0
@@ -213,7 +216,7 @@ class PreparedWriter:
             token_ids: `(sum(lengths),)` int, the examples end to end, without special tokens.
             lengths: `(n,)` int.
             boundaries: `(n,)` int, tokens of the first part of a pair; 0 for single texts.
-            labels: n codes, tuples of codes (multi_label) or numbers (regression).
+            labels: n codes, tuples of codes (multi_label) or numbers (regression); ignored where there are no labels.
 
         Raises:
             ValueError: If a token id is outside the vocabulary, or the split is none.
@@ -293,7 +296,7 @@ class PreparedWriter:
             "examples": sum(shard.num_examples for shard in shards),
             "tokens": sum(shard.num_tokens for shard in shards),
             "empty_examples": self._num_empty[split],
-            **_describe_labels(chunks, label_names),
+            **({} if self._facts["problem_type"] == NO_LABELS else _describe_labels(chunks, label_names)),
             "shards": [{"examples": shard.num_examples, "tokens": shard.num_tokens} for shard in shards],
         }
 

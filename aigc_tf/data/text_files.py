@@ -1,7 +1,7 @@
-"""Text files as whole lines: unzipped, hashed in the same pass, decoded, in constant memory.
+"""Text files as whole lines, in constant memory, or as one text: unzipped, hashed in the same pass, decoded.
 
-Text is passed on as it is, since the hash split hashes it: only the line end (\\n or \\r\\n) and a byte order mark at
-the file's start are removed. A line is everything up to \\n; Unicode's other line breaks (U+2028, \\x0b) are text.
+Text is passed on as it is, since the hash split hashes it: only a byte order mark at the file's start and, of lines,
+their end (\\n or \\r\\n) are removed. A line ends with \\n alone; Unicode's other line breaks (U+2028, \\x0b) are text.
 """
 
 import codecs
@@ -16,6 +16,9 @@ from aigc_tf.data.records import Reading, SourceReport
 
 MAX_RECORD_BYTES = 64 << 20
 """A longer line or field is a broken row: without a bound, one missing newline or quote would fill the memory."""
+
+MAX_DOCUMENT_BYTES = 4 << 30
+"""A longer file is no document but a broken row, since a document is held in memory."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -110,6 +113,8 @@ def _blocks(reading: Reading) -> Iterator[bytes]:
 def _refuse_other_kinds(reading: Reading, head: bytes, zipped: bool) -> None:
     uri = reading.source.uri
     if not head:
+        if reading.source.format == "document":
+            return  # the empty text
         raise InputError(f"{uri} is empty; a file with records is needed.")
     if uri.lower().endswith(".gz") and not zipped:
         raise InputError(f"{uri} is not gzip, though its name ends in .gz; name it as what it is.")
@@ -191,6 +196,23 @@ def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:
             text = whole.decode(encoding, "surrogateescape")
             reading.tainted = True
         yield line, text.removeprefix("\ufeff") if line == 1 else text
+
+
+def read_whole(reading: Reading) -> str | None:
+    """Returns the decoded text of a file; one that is none is counted as broken and gives None."""
+    encoding, content, size = check_encoding(reading.data.encoding), bytearray(), 0
+    for block in _blocks(reading):
+        size += len(block)
+        if size <= MAX_DOCUMENT_BYTES:
+            content += block
+    if size > MAX_DOCUMENT_BYTES:
+        reading.report.count_broken(1, f"document over {MAX_DOCUMENT_BYTES >> 30} GB")
+        return None
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        reading.report.count_broken(1, f"not valid {reading.data.encoding}", f"{error.reason} at byte {error.start}")
+        return None
 
 
 def split_lines(text: str) -> list[str]:

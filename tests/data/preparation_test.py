@@ -15,10 +15,11 @@ from rich.console import Console
 
 from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, TokenizerConfig
 from aigc_tf.config_checks import validate
-from aigc_tf.data import examples, preparation, prepared_writer
+from aigc_tf.data import examples, preparation, prepared_writer, token_batches
 from aigc_tf.data.examples import hash_bucket, split_of
-from aigc_tf.data.preparation import check_matches, map_in_order, prepare, prepare_sha256
+from aigc_tf.data.preparation import check_matches, prepare, prepare_sha256
 from aigc_tf.data.prepared import verify_prepared
+from aigc_tf.data.token_batches import map_in_order
 from aigc_tf.data.tokenizers import load_tokenizer
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
@@ -181,12 +182,12 @@ def test_the_ledger_tells_what_went_in_and_came_out(tmp_path):
 def test_the_same_input_gives_the_same_bytes_however_the_work_is_cut(tmp_path, monkeypatch):
     lines = [f"{i % 3}\t{'good bad day '[i % 5 :]}{i}" for i in range(200)]
     first = make(tmp_path, *lines)
-    monkeypatch.setattr(preparation, "_BATCH_RECORDS", 7)
-    monkeypatch.setattr(preparation, "_MAX_THREADS", 1)
+    monkeypatch.setattr(token_batches, "_BATCH_RECORDS", 7)
+    monkeypatch.setattr(token_batches, "_MAX_THREADS", 1)
     config = make_config(tmp_path, str(tmp_path / "data.tsv"), prepared_dir=str(tmp_path / "other"))
     second = run(config)[0]
     assert (second.folder / "dataset.json").read_bytes() == (first.folder / "dataset.json").read_bytes()
-    monkeypatch.setattr(preparation, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(token_batches, "_BATCH_BYTES", 1)
     third = run(config, overwrite=True)[0]
     assert third.sha256 == first.sha256
 
@@ -470,13 +471,14 @@ def test_overwrite_never_replaces_a_folder_that_is_something_else(tmp_path):
 
 def test_a_data_set_without_training_data_is_refused(tmp_path):
     refuses(
-        r"No example is left for training: of 2 rows, 0 are broken, .* and 2 are in the splits validation, test; add",
+        r"No example is left for training: of 2 rows, 0 are broken, and 2 are in the splits validation, test; add",
         tmp_path,
         "x\ta",
         "y\t日本",
     )
     fields = dict(label_thresholds=(0.0,), label_margin=9.0, label_names=("n", "p"))
-    refuses("of 1 rows, 0 are broken, 1 are within data.label_margin of a threshold", tmp_path, "1\tgood", **fields)
+    sentence = r"of 1 rows, 0 are broken, 1 are left out \(within 9 of a threshold\), and 0 are"
+    refuses(sentence, tmp_path, "1\tgood", **fields)
     assert not (tmp_path / "prepared" / "task").exists()
 
 
@@ -499,9 +501,7 @@ def test_broken_labels_stop_it_early_in_a_large_file(tmp_path):
         write(tmp_path / "data.tsv", "label\ttext", *(["?\tgood"] * 50_000)),
         problem_type="regression",
     )
-    labelled = examples.LabelledExamples(
-        preparation.sources.find_sources(config.data), config.data, preparation.LabelEncoder(config.data)
-    )
+    labelled = examples.ExampleReader(preparation.sources.find_sources(config.data), config.data)
     with pytest.raises(InputError, match=r"1000 of the first 1000 labels of .* are broken.*label is no number"):
         next(iter(labelled))
     assert labelled.broken.total() == 1000

@@ -371,8 +371,8 @@ def test_an_unknown_sample_names_the_nearest():
         resolve_sample("sample:../x")
 
 
-def test_a_model_has_no_records():
-    with pytest.raises(InputError, match=r"'minilm' is a model and has no records; samples with records: vader"):
+def test_a_model_has_no_texts():
+    with pytest.raises(InputError, match=r"'minilm' has no texts to learn from; samples with texts: .*vader"):
         sample_data_files("minilm")
 
 
