@@ -9,35 +9,43 @@ those of `token_ids`, `segment_ids` and `padding_mask`, each (B, T) int32, that 
 them from a batch. Shape letters: B rows, T positions, C outputs.
 """
 
-import contextlib
 import inspect
-import json
 import os
-import random
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_nlp
-import numpy as np
-import safetensors
-import safetensors.numpy
 
-from aigc_tf.config import InputError, ModelConfig, RunError, suggest
-from aigc_tf.models.weights import load_weights_by_path, read_safetensors, weights_by_path
+from aigc_tf.config import InputError, ModelConfig, RunError
+from aigc_tf.models.sources import (
+    ARCHITECTURE_FILE,
+    UNREADABLE,
+    dtype_policy,
+    nearest_name,
+    read_json,
+    read_run_weights,
+    seeded,
+    short_reason,
+)
+from aigc_tf.models.weights import load_weights_by_path, weights_by_path
 
-ARCHITECTURE_FILE = "architecture.json"
-"""Name, in a run folder, of what `describe_classifier` returns."""
-DTYPES = ("float32", "mixed_bfloat16")
+__all__ = [
+    "ARCHITECTURE_FILE",
+    "build_classifier",
+    "clone_classifier",
+    "describe_classifier",
+    "model_inputs",
+    "rebuild_classifier",
+]
+
 _HEAD_ARGUMENTS = ("num_classes", "dropout", "hidden_dim")
 
 # Hugging Face model types that KerasNLP converts and that have a classifier. BERT-like encoders compute GELU by its
 # tanh approximation in KerasNLP (2.5e-4 on MiniLM's outputs); any other activation would be another network.
 _HUGGING_FACE_TYPES = ("albert", "bert", "distilbert", "roberta", "xlm-roberta")
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, safetensors.SafetensorError)
 
 
 def build_classifier(
@@ -56,7 +64,7 @@ def build_classifier(
         num_outputs: Classes, labels, or 1 for regression.
         vocabulary_size: Entries of the tokenizer's vocabulary.
         max_length: Positions of the longest row, special tokens included.
-        dtype: One of `DTYPES`. Weights and logits are float32 in both.
+        dtype: One of `sources.DTYPES`. Weights and logits are float32 in both.
         seed: Of the random weights; the head's are always random.
     Returns:
         A model that gives `(B, C)` float32 logits.
@@ -64,8 +72,8 @@ def build_classifier(
         InputError: If the source is no model that can be read, or too small for the vocabulary or the length.
         RunError: If a preset is not on this machine and cannot be fetched.
     """
-    policy = _policy(dtype)
-    with _seeded(seed):
+    policy = dtype_policy(dtype)
+    with seeded(seed):
         if config.source:
             backbone = _load_backbone(config.source, policy)
         else:
@@ -107,21 +115,21 @@ def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32"
 
     Args:
         description: What `describe_classifier` returned.
-        dtype: One of `DTYPES`, whatever it was before.
+        dtype: One of `sources.DTYPES`, whatever it was before.
         seed: Of the random weights.
     Raises:
         InputError: If the description is not one of this program's.
     """
     classes = {cls.__name__: cls for cls in _classifier_classes()}
-    policy = _policy(dtype)
+    policy = dtype_policy(dtype)
     try:
         cls = classes[description["class"]]
-        with _seeded(seed):
+        with seeded(seed):
             backbone = cls.backbone_cls.from_config({**description["backbone"], "dtype": policy})
             return _attach_head(cls, backbone, **description["head"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"The architecture of the model cannot be read ({_reason(error)}); {ARCHITECTURE_FILE} is damaged "
+            f"The architecture of the model cannot be read ({short_reason(error)}); {ARCHITECTURE_FILE} is damaged "
             "or was written by another version of KerasNLP."
         ) from error
 
@@ -131,22 +139,6 @@ def clone_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
     clone = rebuild_classifier(describe_classifier(model), dtype=dtype)
     load_weights_by_path(clone, weights_by_path(model))
     return clone
-
-
-def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the best weights of a run folder, or the last ones where none was judged best.
-
-    Raises:
-        InputError: If the folder has no checkpoint that can be read.
-    """
-    checkpoints = Path(folder) / "checkpoints"
-    for name in ("best.json", "last.json"):
-        if (checkpoints / name).is_file():
-            step_folder = str(_read_json(checkpoints / name).get("folder"))
-            if not re.fullmatch(r"step-\d+", step_folder):
-                raise InputError(f"{checkpoints / name} names the folder {step_folder!r}; it must be step-NNNNNNNN.")
-            return read_safetensors(checkpoints / step_folder / "weights.safetensors")
-    raise InputError(f"{os.fspath(folder)} has no checkpoint yet; model.source must be a run that wrote one.")
 
 
 def _classifier_classes() -> list[Any]:
@@ -175,23 +167,6 @@ def _attach_head(cls: Any, backbone: keras.Model, **arguments: Any) -> keras.Mod
     return model
 
 
-def _policy(dtype: str) -> keras.DTypePolicy:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, received {dtype!r}.")
-    return keras.DTypePolicy(dtype)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Makes initialisers a function of `seed`: Keras draws the seed of each one from Python's generator."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
 def _check_size(backbone: keras.Model, source: str, *, vocabulary_size: int, max_length: int) -> None:
     if vocabulary_size > backbone.vocabulary_size:
         raise InputError(
@@ -215,23 +190,18 @@ def _load_backbone(source: str, policy: keras.DTypePolicy) -> keras.Model:
         raise InputError(f"model.source {source!r} is a file; it must be a folder or the name of a KerasNLP preset.")
     if os.sep in source or source[:1] in ".~":
         parent = Path(source).expanduser().parent
-        near = _near(Path(source).name, os.listdir(parent) if parent.is_dir() else ())
+        near = nearest_name(Path(source).name, os.listdir(parent) if parent.is_dir() else ())
         raise InputError(f"model.source {source!r} is no folder on this machine.{near}")
-    near = _near(source, presets) or " Presets have names like 'bert_base_en_uncased'."
+    near = nearest_name(source, presets) or " Presets have names like 'bert_base_en_uncased'."
     raise InputError(f"model.source {source!r} is neither a folder nor a KerasNLP preset.{near}")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    hint = suggest(name, known)
-    return hint if hint.startswith(" Did you mean") else ""
 
 
 def _load_remote(source: str, policy: keras.DTypePolicy) -> keras.Model:
     try:
         return keras_nlp.models.Backbone.from_preset(source, dtype=policy)
-    except (*_UNREADABLE, ImportError) as error:
+    except (*UNREADABLE, ImportError) as error:
         raise RunError(
-            f"The preset {source!r} is not on this machine and cannot be fetched ({_reason(error)}); "
+            f"The preset {source!r} is not on this machine and cannot be fetched ({short_reason(error)}); "
             "check its name and the network, or give a local folder."
         ) from error
 
@@ -239,7 +209,7 @@ def _load_remote(source: str, policy: keras.DTypePolicy) -> keras.Model:
 def _load_folder(source: str, policy: keras.DTypePolicy) -> keras.Model:
     """A KerasNLP preset, a Hugging Face model or one of our runs; each has a config.json of its own kind."""
     folder = Path(source)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "registered_name" in config:
         _check_preset(folder, config)
     elif "model_type" in config:
@@ -253,9 +223,10 @@ def _load_folder(source: str, policy: keras.DTypePolicy) -> keras.Model:
         )
     try:
         return keras_nlp.models.Backbone.from_preset(str(folder), dtype=policy)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
-            f"The model in {folder} cannot be read ({_reason(error)}); its files are cut off or do not belong together."
+            f"The model in {folder} cannot be read ({short_reason(error)}); its files are cut off or do not belong "
+            "together."
         ) from error
 
 
@@ -264,7 +235,7 @@ def _load_run(folder: Path, policy: keras.DTypePolicy) -> keras.Model:
         raise InputError(
             f"The run folder {folder} has no {ARCHITECTURE_FILE}, which scripts/train.py writes at its start."
         )
-    backbone = rebuild_classifier(_read_json(folder / ARCHITECTURE_FILE), dtype=policy.name).backbone
+    backbone = rebuild_classifier(read_json(folder / ARCHITECTURE_FILE), dtype=policy.name).backbone
     load_weights_by_path(backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
     return backbone
 
@@ -295,23 +266,3 @@ def _check_hugging_face(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder} has no model.safetensors; other weight files can run code and are not read. "
             "Save the model with transformers' save_pretrained(..., safe_serialization=True)."
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"The model folder {path.parent} has no {path.name}.") from error
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({_reason(error)}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object.")
-    return content
-
-
-def _reason(error: BaseException) -> str:
-    """What a library said, short enough for a part of one sentence."""
-    if isinstance(error, OSError) and not error.strerror:  # the network: a page of nested reasons
-        return type(error).__name__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:150].rstrip(". ")

@@ -1,0 +1,217 @@
+"""The decoder of GPT-2: blocks of causal self-attention whose one code trains, reads packs and decodes.
+
+A layer casts its float32 weights to its compute dtype itself and leaves its inputs as they are.
+Shape letters: B rows, T positions of this call, S positions of the keys, D width, H heads, E = D / H.
+
+Source: Radford et al. 2019, section 2.3, and the initialisation of https://github.com/openai/gpt-2.
+"""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+EPSILON = 1e-5
+"""Of every layer norm."""
+_HIDDEN = -1e9
+"""Added to a score that must not count: exp of it is 0 exactly, and unlike -inf it makes no NaN in any dtype."""
+
+LayerCache = tuple[tf.Tensor, tf.Tensor]
+"""Keys and values of one block, each (B, H, S, E) in the compute dtype."""
+
+
+def layer_norm(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Normalises the last axis, in float32.
+
+    Args:
+        x: `(..., D)` any float.
+        scale: `(D,)` float32.
+        offset: `(D,)` float32.
+    Returns:
+        `(..., D)` float32.
+    Source: Ba et al. 2016, equation 4.
+    """
+    x = tf.cast(x, tf.float32)
+    centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+    return centered * tf.math.rsqrt(variance + EPSILON) * scale + offset
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """Returns GELU by its tanh approximation, which is GPT-2's: 0.5 (1 + tanh u) is sigmoid(2 u).
+
+    Source: Hendrycks and Gimpel 2016, section 2.
+    """
+    return x * tf.sigmoid(x * (2.0 * math.sqrt(2.0 / math.pi)) * (1.0 + 0.044715 * x * x))
+
+
+def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Returns `x @ kernel + bias` in the dtype of `x`, by one product of two matrices."""
+    inputs, outputs = kernel.shape
+    product = tf.matmul(tf.reshape(x, [-1, inputs]), tf.cast(kernel, x.dtype))
+    flat = tf.nn.bias_add(product, tf.cast(bias, x.dtype))
+    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [outputs]], axis=0))
+
+
+def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor, dropout: Any) -> tf.Tensor:
+    """Scaled dot-product attention; the softmax is computed in float32.
+
+    Args:
+        queries: `(B, H, T, E)`.
+        keys: `(B, H, S, E)`.
+        values: `(B, H, S, E)`.
+        bias: `(1 or B, 1, T, S)` float32, added to the scores.
+        dropout: Applied to the attention weights.
+    Returns:
+        `(B, H, T, E)`.
+    Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    queries *= tf.cast(1.0 / math.sqrt(queries.shape[-1]), queries.dtype)
+    scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
+    weights = tf.cast(tf.nn.softmax(scores + bias), values.dtype)
+    return tf.matmul(dropout(weights), values)
+
+
+def visibility_bias(visible: tf.Tensor) -> tf.Tensor:
+    """Returns `(B, 1, T, S)` float32 of `(B, T, S)` bool: 0 where a position sees a key."""
+    return tf.where(visible, 0.0, _HIDDEN)[:, None]
+
+
+def write_cache(cache: LayerCache, keys: tf.Tensor, values: tf.Tensor, positions: tf.Tensor) -> LayerCache:
+    """Returns the cache with new keys and values at the positions of each row.
+
+    Args:
+        cache: Keys and values, `(B, H, S, E)` each.
+        keys: `(B, H, T, E)`.
+        values: `(B, H, T, E)`.
+        positions: `(B, T)` int32 in [0, S).
+    """
+    batch, heads, length = (tf.shape(keys)[axis] for axis in range(3))
+    shape = [batch, heads, length]
+    rows = tf.broadcast_to(tf.range(batch)[:, None, None], shape)
+    columns = tf.broadcast_to(tf.range(heads)[None, :, None], shape)
+    places = tf.stack([rows, columns, tf.broadcast_to(positions[:, None], shape)], axis=-1)  # (B, H, T, 3)
+    return tf.tensor_scatter_nd_update(cache[0], places, keys), tf.tensor_scatter_nd_update(cache[1], places, values)
+
+
+class Embeddings(keras.layers.Layer):
+    """Token and learned position embeddings; the tokens' table is also the output matrix."""
+
+    def __init__(
+        self, *, vocabulary_size: int, num_positions: int, hidden_dim: int, dropout: float, dtype: Any, name: str
+    ):
+        super().__init__(dtype=dtype, autocast=False, name=name)
+        self.num_positions, self.rate = num_positions, dropout
+        self.seed_generator = keras.random.SeedGenerator()
+        self.tokens = _weight(self, "tokens", [vocabulary_size, hidden_dim], 0.02)
+        self.positions = _weight(self, "positions", [num_positions, hidden_dim], 0.02)
+        self.built = True
+
+    def call(self, token_ids: tf.Tensor, positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
+        """Returns `(B, T, D)` of `(B, T)` ids, at `(B, T)` positions or from 0 on."""
+        if positions is None:
+            at = self.positions[: tf.shape(token_ids)[1]]
+        else:
+            at = tf.gather(self.positions, positions)
+        x = tf.cast(tf.gather(self.tokens, token_ids) + at, self.compute_dtype)
+        return _dropout(self, x, training)
+
+    def logits(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns `(N, V)` float32 of `(N, D)`."""
+        x = tf.cast(x, self.compute_dtype)
+        return tf.cast(tf.matmul(x, tf.cast(self.tokens, x.dtype), transpose_b=True), tf.float32)
+
+
+class DecoderBlock(keras.layers.Layer):
+    """Self-attention and a feed-forward layer, each on a normalised input and added to the stream."""
+
+    def __init__(
+        self,
+        *,
+        hidden_dim: int,
+        num_heads: int,
+        intermediate_dim: int,
+        dropout: float,
+        output_stddev: float,
+        dtype: Any,
+        name: str,
+    ):
+        super().__init__(dtype=dtype, autocast=False, name=name)
+        self.num_heads, self.rate = num_heads, dropout
+        self.seed_generator = keras.random.SeedGenerator()
+        self.attention_norm = _norm_weights(self, "attention_norm", hidden_dim)
+        self.attention_inputs = _dense_weights(self, "attention_inputs", hidden_dim, 3 * hidden_dim, 0.02)
+        self.attention_output = _dense_weights(self, "attention_output", hidden_dim, hidden_dim, output_stddev)
+        self.feed_forward_norm = _norm_weights(self, "feed_forward_norm", hidden_dim)
+        self.feed_forward_input = _dense_weights(self, "feed_forward_input", hidden_dim, intermediate_dim, 0.02)
+        self.feed_forward_output = _dense_weights(
+            self, "feed_forward_output", intermediate_dim, hidden_dim, output_stddev
+        )
+        self.built = True
+
+    def call(
+        self,
+        x: tf.Tensor,
+        bias: tf.Tensor,
+        cache: LayerCache | None = None,
+        positions: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, LayerCache | None]:
+        """Returns the stream, and the cache with this call's keys and values where there is one.
+
+        Args:
+            x: `(B, T, D)`.
+            bias: `(1 or B, 1, T, S)` float32: 0 where a position sees a key.
+            cache: Keys and values of S positions. None: those of this call, S = T.
+            positions: `(B, T)` int32, with a cache: where in it this call's go.
+            training: Whether to drop out.
+        """
+        normed = tf.cast(layer_norm(x, *self.attention_norm), self.compute_dtype)
+        queries, keys, values = self._split_heads(dense(normed, *self.attention_inputs))
+        if cache is not None:
+            cache = write_cache(cache, keys, values, positions)
+            keys, values = cache
+        attended = attend(queries, keys, values, bias, lambda weights: _dropout(self, weights, training))
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(x))
+        x += _dropout(self, dense(attended, *self.attention_output), training)
+        normed = tf.cast(layer_norm(x, *self.feed_forward_norm), self.compute_dtype)
+        hidden = gelu(dense(normed, *self.feed_forward_input))
+        return x + _dropout(self, dense(hidden, *self.feed_forward_output), training), cache
+
+    def _split_heads(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """Queries, keys and values, `(B, H, T, E)` each, of `(B, T, 3 D)`."""
+        shape = tf.shape(x)
+        heads = tf.reshape(x, [shape[0], shape[1], 3, self.num_heads, x.shape[-1] // (3 * self.num_heads)])
+        return tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+
+
+class FinalNorm(keras.layers.Layer):
+    """The layer norm before the output matrix."""
+
+    def __init__(self, *, hidden_dim: int, dtype: Any, name: str):
+        super().__init__(dtype=dtype, autocast=False, name=name)
+        self.norm = _norm_weights(self, "norm", hidden_dim)
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns `(..., D)` float32."""
+        return layer_norm(x, *self.norm)
+
+
+def _weight(layer: keras.layers.Layer, name: str, shape: list[int], stddev: float) -> keras.Variable:
+    initializer = keras.initializers.RandomNormal(stddev=stddev) if stddev else "zeros"
+    return layer.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32", autocast=False)
+
+
+def _dense_weights(layer: keras.layers.Layer, name: str, inputs: int, outputs: int, stddev: float) -> tuple[Any, Any]:
+    return _weight(layer, f"{name}_kernel", [inputs, outputs], stddev), _weight(layer, f"{name}_bias", [outputs], 0)
+
+
+def _norm_weights(layer: keras.layers.Layer, name: str, width: int) -> tuple[Any, Any]:
+    scale = layer.add_weight(name=f"{name}_scale", shape=[width], initializer="ones", dtype="float32", autocast=False)
+    return scale, _weight(layer, f"{name}_offset", [width], 0)
+
+
+def _dropout(layer: Any, x: tf.Tensor, training: bool) -> tf.Tensor:
+    return keras.random.dropout(x, layer.rate, seed=layer.seed_generator) if training and layer.rate else x
