@@ -1,0 +1,226 @@
+"""Continues prompts token by token. Ids in, ids out; the model is a function.
+
+`generate` is `start` and one `advance`; a caller that wants to show text as it comes calls `advance` again and again.
+Either way a row gets the same tokens. Everything runs in a graph and in an exported one.
+
+Shape letters: B rows, P prompt positions, V vocabulary, N new tokens at most, C positions of the cache.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from aigc_tf.generation.sampling import Settings, sample
+from aigc_tf.generation.stopping import StopTable, follow
+
+Cache = Any  # tensors in any nesting, rows first
+Step = Callable[[tf.Tensor, Cache, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Cache]]
+"""`step(token_ids (B, T), cache, index (B,), num_tokens (B,)) -> (logits (B, V) float32, cache)`: reads the first
+`num_tokens` of each row as its positions from `index` on, and returns the logits after the last of them. All int32."""
+
+RUNNING, END_OF_TEXT, STOP_STRING, LENGTH = 0, 1, 2, 3
+"""Values of `finish_reason`."""
+
+
+class State(NamedTuple):
+    """Rows that are being continued; the tensors of a loop, and what goes from one call to the next."""
+
+    cache: Cache
+    token: tf.Tensor
+    """`(B,)` int32, the last token of each row, which the model has not read yet."""
+    index: tf.Tensor
+    """`(B,)` int32, the position of that token."""
+    token_ids: tf.Tensor
+    """`(B, N)` int32, the continuations, filled up with the end of text."""
+    lengths: tf.Tensor
+    """`(B,)` int32, tokens of each continuation."""
+    limits: tf.Tensor
+    """`(B,)` int32, the most tokens a row gets: its `max_new_tokens`, or what the cache has room for."""
+    finish_reason: tf.Tensor
+    """`(B,)` int32, `RUNNING` or why the row has ended."""
+    cut_bytes: tf.Tensor
+    """`(B,)` int32, bytes at the end of the text from a stop string's first byte on; 0 for other ends."""
+    log_probability: tf.Tensor
+    """`(B,)` float32, sum over the tokens of the continuation, and the end of text where it was chosen."""
+    seen: tf.Tensor
+    """`(B, V)` bool, tokens of prompt and continuation; kept up only while a repetition penalty is in use."""
+    stop_state: tf.Tensor
+    """`(B,)` int32, state of the automaton of stop strings."""
+
+
+class Generated(NamedTuple):
+    """Continuations; the end-of-text token is not part of them."""
+
+    token_ids: tf.Tensor
+    """`(B, N)` int32, filled up with the end of text."""
+    lengths: tf.Tensor
+    """`(B,)` int32."""
+    finish_reason: tf.Tensor
+    """`(B,)` int32: `END_OF_TEXT`, `STOP_STRING` or `LENGTH`."""
+    cut_bytes: tf.Tensor
+    """`(B,)` int32, bytes to cut off the end of the text, which are a stop string and what came with its last token."""
+    log_probability: tf.Tensor
+    """`(B,)` float32, natural logarithm of the continuation's probability under the model, penalty, temperature and
+    cuts left aside: the sum over its tokens, and over the end of text where the row ended by it."""
+
+
+def generate(
+    step: Step,
+    prompt_ids: tf.Tensor,
+    prompt_lengths: tf.Tensor,
+    cache: Cache,
+    settings: Settings,
+    *,
+    capacity: int | tf.Tensor,
+    end_id: int,
+    stop: StopTable | None = None,
+) -> Generated:
+    """Continues each prompt to its end. The arguments are those of `start`."""
+    state = start(step, prompt_ids, prompt_lengths, cache, settings, capacity=capacity, end_id=end_id, stop=stop)
+    num_steps = tf.shape(state.token_ids)[1]  # one token is there already, unless none is wanted
+    return collect(advance(step, state, settings, num_steps, end_id=end_id, stop=stop))
+
+
+def start(
+    step: Step,
+    prompt_ids: tf.Tensor,
+    prompt_lengths: tf.Tensor,
+    cache: Cache,
+    settings: Settings,
+    *,
+    capacity: int | tf.Tensor,
+    end_id: int,
+    stop: StopTable | None = None,
+) -> State:
+    """Reads the prompts and chooses the first new token of each row.
+
+    Args:
+        step: The model.
+        prompt_ids: `(B, P)` int32, each row padded on the right with any ids of the vocabulary.
+        prompt_lengths: `(B,)` int32, from 1 to the lesser of P and C.
+        cache: Empty, for B rows of C positions.
+        settings: Of B rows.
+        capacity: C. Prompt and continuation together are no longer.
+        end_id: The end of text.
+        stop: Stop strings.
+    """
+    batch_size = tf.shape(prompt_lengths)[0]
+    # No rows may come without a column.
+    prompt_ids = tf.pad(prompt_ids[:, :capacity], [[0, 0], [0, tf.maximum(0, 1 - tf.shape(prompt_ids)[1])]])
+    logits, cache = step(prompt_ids, cache, tf.zeros([batch_size], tf.int32), prompt_lengths)
+    limits = tf.maximum(0, tf.minimum(settings.max_new_tokens, capacity - prompt_lengths))
+    longest = tf.maximum(0, tf.reduce_max(limits))  # of no rows the maximum is negative
+    zeros = tf.zeros([batch_size], tf.int32)
+    state = State(
+        cache=cache,
+        # A row that gets no token keeps reading the last of its prompt where it stands, which changes nothing.
+        token=tf.gather(prompt_ids, prompt_lengths - 1, axis=1, batch_dims=1),
+        index=prompt_lengths - 1,
+        token_ids=tf.fill([batch_size, longest], tf.constant(end_id, tf.int32)),
+        lengths=zeros,
+        limits=limits,
+        finish_reason=tf.where(limits > 0, RUNNING, LENGTH),
+        cut_bytes=zeros,
+        log_probability=tf.zeros([batch_size], tf.float32),
+        seen=_seen_in_prompt(prompt_ids, prompt_lengths, settings, logits.shape[1]),
+        stop_state=zeros,
+    )
+    return _extend(state, logits, settings, end_id=end_id, stop=stop)
+
+
+def advance(
+    step: Step,
+    state: State,
+    settings: Settings,
+    num_steps: int | tf.Tensor,
+    *,
+    end_id: int,
+    stop: StopTable | None = None,
+) -> State:
+    """Gives each row that has not ended up to `num_steps` more tokens; returns sooner when all rows have ended.
+
+    The other arguments are those of `start`. A row that has ended stays as it is.
+    """
+
+    def is_running(state: State) -> tf.Tensor:
+        return tf.reduce_any(state.finish_reason == RUNNING)
+
+    def one_more(state: State) -> tuple[State]:
+        logits, cache = step(state.token[:, tf.newaxis], state.cache, state.index, tf.ones_like(state.index))
+        cache = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), cache, state.cache)
+        return (_extend(state._replace(cache=cache), logits, settings, end_id=end_id, stop=stop),)
+
+    shapes = tf.nest.map_structure(lambda tensor: tensor.shape, state)
+    (state,) = tf.while_loop(
+        is_running, one_more, (state,), shape_invariants=(shapes,), maximum_iterations=tf.cast(num_steps, tf.int32)
+    )
+    return state
+
+
+def collect(state: State) -> Generated:
+    """Returns what there is of the continuations."""
+    return Generated(**{name: getattr(state, name) for name in Generated._fields})
+
+
+def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int, stop: StopTable | None) -> State:
+    """Chooses a token for each running row and notes it."""
+    token, log_probability = sample(logits, settings, state.lengths, state.seen)
+    is_running = state.finish_reason == RUNNING
+    is_end = token == end_id
+    is_added = is_running & ~is_end
+    columns = tf.range(tf.shape(state.token_ids)[1])
+    is_here = is_added[:, tf.newaxis] & (columns == state.lengths[:, tf.newaxis])  # (B, N)
+    lengths = state.lengths + tf.cast(is_added, tf.int32)
+
+    stop_state, cut_bytes = state.stop_state, state.cut_bytes
+    if stop is not None:
+        next_state, cut = follow(stop, stop_state, token)
+        stop_state = tf.where(is_added, next_state, stop_state)
+        cut_bytes = tf.where(is_added, cut, cut_bytes)
+
+    reason = tf.where(lengths == state.limits, LENGTH, RUNNING)
+    reason = tf.where(cut_bytes > 0, STOP_STRING, reason)
+    reason = tf.where(is_end, END_OF_TEXT, reason)
+    return State(
+        cache=state.cache,
+        token=tf.where(is_added, token, state.token),
+        index=state.index + tf.cast(is_added, tf.int32),
+        token_ids=tf.where(is_here, token[:, tf.newaxis], state.token_ids),
+        lengths=lengths,
+        limits=state.limits,
+        finish_reason=tf.where(is_running, reason, state.finish_reason),
+        cut_bytes=cut_bytes,
+        log_probability=state.log_probability + tf.where(is_running, log_probability, 0.0),
+        seen=_note(state.seen, token, settings),
+        stop_state=stop_state,
+    )
+
+
+def _uses_penalty(settings: Settings) -> tf.Tensor:
+    return tf.reduce_any(settings.repetition_penalty != 1.0)
+
+
+def _note(seen: tf.Tensor, token: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """Marks a token of each row as seen. What a row that has ended draws meanwhile is never asked for."""
+    return tf.cond(
+        _uses_penalty(settings),
+        lambda: seen | tf.one_hot(token, seen.shape[1], on_value=True, off_value=False),
+        lambda: seen,
+    )
+
+
+def _seen_in_prompt(
+    prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings, vocabulary_size: int
+) -> tf.Tensor:
+    """Returns `(B, V)` bool: which tokens the prompts hold."""
+    shape = tf.stack([tf.shape(prompt_ids)[0], vocabulary_size])
+
+    def mark() -> tf.Tensor:
+        is_real = tf.sequence_mask(prompt_lengths, tf.shape(prompt_ids)[1], dtype=tf.float32)  # (B, P)
+        rows = tf.range(shape[0])[:, tf.newaxis] + tf.zeros_like(prompt_ids)
+        return tf.scatter_nd(tf.stack([rows, prompt_ids], axis=-1), is_real, shape) > 0.0
+
+    return tf.ensure_shape(
+        tf.cond(_uses_penalty(settings), mark, lambda: tf.zeros(shape, tf.bool)), [None, vocabulary_size]
+    )

@@ -1,0 +1,254 @@
+"""The next token of each row: logits and the row's own settings in, a token out.
+
+What a row draws is a function of its logits, its settings, its seed and how many tokens it has, of nothing else: not of
+its neighbours in the batch, nor of what was drawn before. The random number is a hash, so that no state is carried and
+every process draws the same. Probabilities are whole numbers in the arithmetic (`_ONE` stands for that of the likeliest
+token); their sums are exact, whatever the order in which a device adds.
+
+Shape letters: B rows, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import InputError
+
+# Weights are whole numbers up to 2**32 held as float64, whose sums are exact up to 2**53: for 2**21 tokens.
+_ONE = 2.0**32
+# exp differs in the last bit between full vectors and what is left at the end of an array, and where a row stands in
+# the array depends on its neighbours. Rows of a multiple of this leave nothing at the end.
+_LANES = 64
+_COLDEST = 1e-30  # lower temperatures mean the same, and numbers below 1.2e-38 are 0 to some devices
+_FARTHEST = 0x7F800000  # bits of infinity, the greatest of the non-negative floats
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15).view(np.int64)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9).view(np.int64)
+_MIX_2 = np.uint64(0x94D049BB133111EB).view(np.int64)
+
+
+class Settings(NamedTuple):
+    """How each row is continued; all tensors `(B,)`. docs/generate.md has the definitions."""
+
+    max_new_tokens: tf.Tensor
+    """int32, at least 0."""
+    temperature: tf.Tensor
+    """float32, divides the logits. 0: always the likeliest token."""
+    top_k: tf.Tensor
+    """int32. 0: off."""
+    top_p: tf.Tensor
+    """float32 in (0, 1]. 1: off."""
+    min_p: tf.Tensor
+    """float32 in [0, 1]. 0: off."""
+    repetition_penalty: tf.Tensor
+    """float32, greater than 0. 1: off."""
+    seed: tf.Tensor
+    """int64, any."""
+
+
+_DTYPES = Settings(tf.int32, tf.float32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int64)
+# Written so that NaN fits nowhere.
+_RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "max_new_tokens": (lambda value: value >= 0, "0 or more"),
+    "temperature": (lambda value: (value >= 0) & (value <= 1000), "from 0 (always the likeliest token) to 1000"),
+    "top_k": (lambda value: value >= 0, "0 (off) or more"),
+    "top_p": (lambda value: (value > 0) & (value <= 1), "greater than 0 and at most 1 (off)"),
+    "min_p": (lambda value: (value >= 0) & (value <= 1), "from 0 (off) to 1"),
+    "repetition_penalty": (lambda value: (value >= 0.01) & (value <= 100), "from 0.01 to 100, where 1 is off"),
+}
+
+
+def make_settings(
+    batch_size: int | tf.Tensor,
+    *,
+    max_new_tokens: Any,
+    temperature: Any = 1.0,
+    top_k: Any = 0,
+    top_p: Any = 1.0,
+    min_p: Any = 0.0,
+    repetition_penalty: Any = 1.0,
+    seed: Any = 0,
+) -> Settings:
+    """Makes settings of one value for all rows, or of `(B,)` values, one a row.
+
+    One seed gives row i the seed `seed + i`, so that rows with the same prompt differ.
+
+    Args:
+        batch_size: B.
+        max_new_tokens: And the others: a number, an array or a tensor. Tensors of a graph are not checked here;
+            `check_settings` does it.
+    Raises:
+        InputError: If a value does not fit.
+    """
+    given = Settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    tensors = {}
+    for name, value, dtype in zip(Settings._fields, given, _DTYPES, strict=True):
+        if name in _RULES and not tf.is_symbolic_tensor(value):
+            fits, text = _RULES[name]
+            values = np.asarray(value)
+            if not np.all(fits(values)):
+                wrong = values[~fits(values)].flat[0]
+                raise InputError(f"{name} is {wrong}; it must be {text}.")
+        tensor = tf.cast(tf.convert_to_tensor(value), dtype)
+        if name == "seed" and tensor.shape.rank == 0:
+            tensor += tf.range(tf.cast(batch_size, tf.int64), dtype=tf.int64)
+        tensors[name] = tf.broadcast_to(tensor, tf.reshape(tf.cast(batch_size, tf.int32), [1]))
+    return Settings(**tensors)
+
+
+def check_settings(settings: Settings) -> list[tf.Operation]:
+    """Returns assertions for a graph, where values are known only when it runs; for `tf.control_dependencies`.
+
+    Run eagerly it raises `tf.errors.InvalidArgumentError` at once.
+    """
+    checks = []
+    for name, (fits, text) in _RULES.items():
+        value = getattr(settings, name)
+        message = f"{name} must be {text}; received"
+        checks.append(tf.debugging.Assert(tf.reduce_all(fits(value)), [message, value], summarize=8))
+    return checks
+
+
+def sample(
+    logits: tf.Tensor, settings: Settings, num_generated: tf.Tensor, seen: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Chooses the next token of each row.
+
+    In this order: repetition penalty on the logits; temperature; top-k; top-p of what is left; min-p of what is left;
+    one draw. With temperature 0: repetition penalty, then the likeliest token, the lowest id of several. NaN and
+    minus infinity are never chosen, plus infinity is always; a row without any other logit gets token 0.
+
+    Args:
+        logits: `(B, V)` float32, V static and at most 2**21.
+        settings: Of B rows, in the ranges of `check_settings`.
+        num_generated: `(B,)` int32, tokens that the row has been given already: which of its random numbers is next.
+        seen: `(B, V)` bool, tokens of the prompt and the continuation, for the repetition penalty.
+    Returns:
+        `(B,)` int32 token, and `(B,)` float32 natural logarithm of its probability under the model, that is before
+        penalty, temperature and cuts. It is NaN where the row's logits have NaN or plus infinity, or nothing else
+        than minus infinity.
+    """
+    penalised = tf.cond(
+        tf.reduce_any(settings.repetition_penalty != 1.0),
+        lambda: _penalise(logits, settings.repetition_penalty, seen),
+        lambda: logits,
+    )
+    finite = tf.where(tf.math.is_nan(penalised), -np.inf, penalised)
+    finite = tf.clip_by_value(finite, tf.float32.min, tf.float32.max)
+    likeliest = tf.argmax(finite, axis=-1, output_type=tf.int32)  # of equal ones the first
+    is_drawn = settings.temperature > 0.0
+    token = tf.cond(
+        tf.reduce_any(is_drawn),
+        lambda: tf.where(is_drawn, _draw(finite, settings, num_generated), likeliest),
+        lambda: likeliest,
+    )
+    return token, log_probability(logits, token)
+
+
+def log_probability(logits: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
+    """Returns the `(B,)` float32 natural logarithm of the softmax of `(B, V)` logits at a `(B,)` token."""
+    shifted = _pad(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
+    total = tf.reduce_sum(tf.cast(tf.exp(shifted), tf.float64), axis=-1)
+    chosen = tf.gather(shifted, token, axis=1, batch_dims=1)
+    return chosen - tf.cast(tf.math.log(total), tf.float32)
+
+
+def uniform(seed: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Returns the random number of each (seed, index): float64 in [0, 1), a multiple of 2**-53.
+
+    SplitMix64's output function (Steele, Lea and Flood 2014, figure 17), applied to the seed and then to its result
+    xor the index. Integers wrap around.
+
+    Args:
+        seed: int64.
+        index: int32 or int64, of the same shape.
+    """
+    bits = _split_mix(tf.bitwise.bitwise_xor(_split_mix(seed), tf.cast(index, tf.int64)))
+    return tf.cast(_shift_right(bits, 11), tf.float64) * 2.0**-53
+
+
+def _split_mix(value: tf.Tensor) -> tf.Tensor:
+    z = value + _GAMMA
+    z = tf.bitwise.bitwise_xor(z, _shift_right(z, 30)) * _MIX_1
+    z = tf.bitwise.bitwise_xor(z, _shift_right(z, 27)) * _MIX_2
+    return tf.bitwise.bitwise_xor(z, _shift_right(z, 31))
+
+
+def _shift_right(value: tf.Tensor, bits: int) -> tf.Tensor:
+    """Shifts zeros in, though int64 is signed; unsigned integers have fewer kernels."""
+    return tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, tf.cast(bits, tf.int64)), 2 ** (64 - bits) - 1)
+
+
+def _penalise(logits: tf.Tensor, penalty: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+    penalty = penalty[:, tf.newaxis]
+    return tf.where(seen, tf.where(logits < 0.0, logits * penalty, logits / penalty), logits)
+
+
+def _pad(logits: tf.Tensor) -> tf.Tensor:
+    """Fills `(B, V)` up with tokens of probability 0 (see `_LANES`)."""
+    return tf.pad(logits, [[0, 0], [0, -logits.shape[1] % _LANES]], constant_values=-np.inf)
+
+
+def _draw(logits: tf.Tensor, settings: Settings, num_generated: tf.Tensor) -> tf.Tensor:
+    """Draws a `(B,)` token from `(B, V)` finite logits; what stands for minus infinity has no weight."""
+    temperature = tf.maximum(settings.temperature, _COLDEST)[:, tf.newaxis]
+    likeliest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    # At most 0, so that no temperature makes an infinity that would win.
+    scaled = tf.where(logits > tf.float32.min, (logits - likeliest) / temperature, -np.inf)
+    distance = tf.abs(_pad(scaled))  # from the likeliest token, 0 to infinity
+    ratio = tf.exp(-distance)  # of its probability
+    weights = tf.round(tf.cast(ratio, tf.float64) * _ONE)
+
+    is_cut = settings.top_k > 0
+    weights = tf.cond(tf.reduce_any(is_cut), lambda: _keep_top_k(weights, distance, settings.top_k), lambda: weights)
+    is_cut = settings.top_p < 1.0
+    weights = tf.cond(tf.reduce_any(is_cut), lambda: _keep_top_p(weights, distance, settings.top_p), lambda: weights)
+    weights = tf.where(ratio >= settings.min_p[:, tf.newaxis], weights, 0.0)
+
+    cumulative = tf.cumsum(weights, axis=-1)
+    total = cumulative[:, -1]
+    # A token is drawn where cumulative passes `place`, which only a positive weight makes it do.
+    place = tf.minimum(tf.floor(uniform(settings.seed, num_generated) * total), total - 1.0)
+    passed = tf.cast(cumulative <= place[:, tf.newaxis], tf.float32)  # counts of int32 are not made on a GPU
+    return tf.cast(tf.reduce_sum(passed, axis=-1), tf.int32)
+
+
+def _keep_top_k(weights: tf.Tensor, distance: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
+    """Sets the weights of all but the k likeliest tokens to 0; those equal to the last kept one stay."""
+    wanted = tf.cast(tf.minimum(top_k, distance.shape[1]), tf.float32)
+    limit = _nearest(
+        lambda limit: tf.reduce_sum(tf.cast(distance <= limit[:, tf.newaxis], tf.float32), axis=-1) >= wanted,
+        tf.shape(top_k),
+    )
+    limit = tf.where(top_k > 0, limit, np.inf)
+    return tf.where(distance <= limit[:, tf.newaxis], weights, 0.0)
+
+
+def _keep_top_p(weights: tf.Tensor, distance: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
+    """Sets all weights to 0 but those of the fewest likeliest tokens that have a share `top_p`, and of their equals."""
+    wanted = tf.cast(top_p, tf.float64) * tf.reduce_sum(weights, axis=-1)
+    limit = _nearest(
+        lambda limit: tf.reduce_sum(tf.where(distance <= limit[:, tf.newaxis], weights, 0.0), axis=-1) >= wanted,
+        tf.shape(top_p),
+    )
+    limit = tf.where(top_p < 1.0, limit, np.inf)
+    return tf.where(distance <= limit[:, tf.newaxis], weights, 0.0)
+
+
+def _nearest(is_enough: Callable[[tf.Tensor], tf.Tensor], shape: tf.Tensor) -> tf.Tensor:
+    """Returns the least distance of each row that is enough; infinity has to be.
+
+    Bisection over the bits of non-negative floats, which are in the order of their values: exact after 31 halvings,
+    several times cheaper than sorting a vocabulary, and blind to the order of equal tokens.
+    """
+
+    def halve(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        middle = low + tf.bitwise.right_shift(high - low, tf.ones_like(low))
+        enough = is_enough(tf.bitcast(tf.cast(middle, tf.int32), tf.float32))
+        return tf.where(enough, low, middle), tf.where(enough, middle, high)
+
+    low, high = tf.fill(shape, tf.constant(-1, tf.int64)), tf.fill(shape, tf.constant(_FARTHEST, tf.int64))
+    _, high = tf.while_loop(lambda low, high: True, halve, (low, high), maximum_iterations=31)
+    return tf.bitcast(tf.cast(high, tf.int32), tf.float32)
