@@ -1,58 +1,20 @@
 """Answers for texts, in batches: from an exported model, or from any callable with the same outputs."""
 
-import difflib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text  # noqa: F401  registers the ops of the tokenizers
 
 from aigc_tf import storage
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import InputError
+from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, load_exported, read_manifest
 
 TextFunction = Callable[[Sequence[str | bytes], Sequence[str | bytes] | None], dict[str, np.ndarray]]
 """`call(texts, texts_b or None)` -> outputs of the text signature, each with one row per text."""
-MANIFEST_FILE = "manifest.json"
 _WINDOW_BATCHES = 64
-
-
-def list_versions(path: str | os.PathLike[str]) -> list[int]:
-    """Returns the version numbers in a model's folder, ascending; empty where there is none."""
-    return sorted(int(name) for name in storage.list_folder(path) if name.isdecimal() and name.isascii())
-
-
-def latest_version(path: str | os.PathLike[str]) -> str:
-    """Returns the folder of one version: of `saved_models/NAME/3` itself, of `saved_models/NAME` the newest one.
-
-    Raises:
-        InputError: If there is no exported model.
-    """
-    if storage.exists(storage.join(path, "saved_model.pb")):
-        return os.fspath(path)
-    versions = list_versions(path)
-    if not versions:
-        raise InputError(f"{os.fspath(path)} holds no exported model.{_nearest_model(path)}")
-    return storage.join(path, str(versions[-1]))
-
-
-def _nearest_model(path: str | os.PathLike[str]) -> str:
-    wanted = Path(path)
-    if storage.is_remote(path) or not wanted.parent.is_dir():
-        return " Export one: python scripts/export.py --workdir=..."
-    inside = sorted(folder for folder in wanted.iterdir() if list_versions(folder)) if wanted.is_dir() else []
-    if inside:
-        return f" Did you mean {os.fspath(inside[0])!r}?"
-    names = [folder.name for folder in wanted.parent.iterdir() if list_versions(folder)]
-    near = difflib.get_close_matches(wanted.name, names, n=1)
-    return (
-        f" Did you mean {os.fspath(wanted.parent / near[0])!r}?"
-        if near
-        else " Export one: python scripts/export.py --workdir=..."
-    )
 
 
 class Predictor:
@@ -66,7 +28,7 @@ class Predictor:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = latest_version(path)
-        manifest = storage.read_json(storage.join(self.path, MANIFEST_FILE))
+        manifest = read_manifest(self.path, task="classify")
         try:
             self.problem_type = manifest["problem_type"]
             self.label_names = tuple(manifest["label_names"])
@@ -75,11 +37,7 @@ class Predictor:
             raise InputError(
                 f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
             ) from error
-        try:
-            self._model = tf.saved_model.load(self.path)
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise RunError(f"The exported model {self.path} cannot be loaded: {reason}") from error
+        self._model = load_exported(self.path)
         self._serve = self._model.signatures["serving_default"]
 
     def __call__(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from aigc_tf.config import InputError
-from aigc_tf.serving.predictor import Predictor, latest_version, list_versions, predict_texts, to_bytes
+from aigc_tf.serving.predictor import Predictor, predict_texts, to_bytes
+from aigc_tf.serving.versions import latest_version, list_versions
 
 
 class Lengths:
@@ -113,5 +114,5 @@ def test_a_model_of_another_program_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no file .*manifest.json"):
         Predictor(tmp_path / "toy")
     (tmp_path / "toy" / "1" / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="lacks 'problem_type'"):
+    with pytest.raises(InputError, match="lacks 'task'"):
         Predictor(tmp_path / "toy")

@@ -12,11 +12,11 @@ from aigc_tf import storage
 from aigc_tf.config import InputError, ModelConfig, RunError, TokenizerConfig
 from aigc_tf.data.tokenizers import build_tokenizer
 from aigc_tf.models.classifier import build_classifier
-from aigc_tf.serving import export
-from aigc_tf.serving.export import export_classifier
-from aigc_tf.serving.parity import Parity, check_parity
+from aigc_tf.serving import classifier_export, publishing
+from aigc_tf.serving.classifier_export import export_classifier
+from aigc_tf.serving.classifier_parity import Parity, check_parity
+from aigc_tf.serving.classifier_signatures import ServingSpec
 from aigc_tf.serving.predictor import Predictor
-from aigc_tf.serving.signatures import ServingSpec
 from tests.tiny_classifier import build_model, load_tokenizer, logits_of, make_batch
 
 SPEC = ServingSpec(
@@ -51,7 +51,7 @@ def untried(monkeypatch):
         first_request_seconds=0.0,
         second_request_seconds=0.0,
     )
-    monkeypatch.setattr(export, "check_parity", lambda *args, **kwargs: parity)
+    monkeypatch.setattr(classifier_export, "check_parity", lambda *args, **kwargs: parity)
 
 
 def names(folder):
@@ -174,7 +174,7 @@ def test_a_failed_parity_publishes_nothing(monkeypatch, tokenizer, tmp_path):
     def fail(*args, **kwargs):
         raise RunError("The exported model is not the trained one: logits by 1.00e+00 (bound 1e-05).")
 
-    monkeypatch.setattr(export, "check_parity", fail)
+    monkeypatch.setattr(classifier_export, "check_parity", fail)
     with pytest.raises(RunError, match="is not the trained one"):
         export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
     assert names(tmp_path / "toy") == []
@@ -200,12 +200,14 @@ def test_an_object_store_gets_the_manifest_last_and_reuses_the_number_of_a_kille
     assert (again.version, again.created) == (1, False)
     assert again.summary() == f"{base}/1 is this very model already; nothing was written."
     assert "label" in next(Predictor(base).predict(["abc"]))
-    written = [export._upload_order(storage.Path(name)) for name in ("manifest.json", "saved_model.pb", "variables/x")]
+    written = [
+        publishing.upload_order(storage.Path(name)) for name in ("manifest.json", "saved_model.pb", "variables/x")
+    ]
     assert sorted(written, reverse=True) == written
 
 
 def test_two_exports_of_one_name_do_not_run_at_once(untried, tokenizer, tmp_path):
-    with export._alone(tmp_path, "toy"):
+    with publishing.alone(tmp_path, "toy"):
         with pytest.raises(RunError, match="Another process is exporting 'toy'"):
             export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
         assert export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="other").created

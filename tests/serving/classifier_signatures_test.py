@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.data.batches import Packing, pack_rows
-from aigc_tf.serving.signatures import ClassifierModule, ServingSpec, answer, pack_tokens, text_function
+from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, answer, pack_tokens, text_function
 from tests.tiny_classifier import build_model, load_tokenizer
 
 SINGLE = ServingSpec(

@@ -1,7 +1,7 @@
-"""Publishes a trained classifier as a SavedModel that TensorFlow Serving takes as it is.
+"""Publishes a model as the next numbered version that TensorFlow Serving takes as it is; the same for every task.
 
     <directory>/<name>/<version>/            saved_model.pb, variables/, assets/, manifest.json
-    <directory>/<name>-formats/<version>/    keras_nlp/ and, for BERT, hugging_face/
+    <directory>/<name>-formats/<version>/    the same model in other people's formats
 
 The formats lie beside the model's folder, so that the server, which looks for numbered folders in it, sees versions
 only. A version is written under a hidden name, tried in another process, and renamed when all is well; on an object
@@ -17,35 +17,52 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import keras
-import keras_nlp
 import tensorflow as tf
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
-from aigc_tf.data.tokenizers import Tokenizer
-from aigc_tf.models.classifier import clone_classifier, describe_classifier
-from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
-from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.op_gate import check_ops
-from aigc_tf.serving.parity import HOSTILE_TEXTS, Parity, check_parity, logits_difference, pack_texts
-from aigc_tf.serving.predictor import MANIFEST_FILE, list_versions
-from aigc_tf.serving.signatures import ClassifierModule, ServingSpec, packed_length
+from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
-_FORMAT = 1
+_FORMAT = 2
 """Raise it when the same model would export to another graph or manifest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a task brings to be published."""
+
+    settings: Mapping[str, Any]
+    """All that decides the answers but the architecture: meaning of input and output, dtype, hashes. For JSON."""
+    architecture: Mapping[str, Any]
+    """What the model can be rebuilt from. For JSON."""
+    num_parameters: int
+    build_module: Callable[[], Any]
+    """Gives the tf.Module to save, whose `signatures()` are the functions by their names."""
+    save_assets: Callable[[Path], None]
+    """Fills a folder with the files that become the SavedModel's assets."""
+    measure: Callable[[Path, Any], dict[str, Any]]
+    """Tries the written SavedModel (folder, module) in another process; returns what it measured, for JSON.
+
+    Raises RunError where the answers are others.
+    """
+    write_formats: Callable[[Path], list[str]]
+    """Fills a folder with other formats and returns the names of their folders."""
+    conclude: Callable[[dict[str, Any]], str]
+    """Says in half a sentence what `measure` found: `in a new process it ...`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """What `export_classifier` did."""
+    """What `publish` did."""
 
     path: str
     """Folder of the version."""
@@ -53,106 +70,90 @@ class Export:
     created: bool
     """False where the newest version was this very model already, and nothing was written."""
     manifest: dict[str, Any]
+    conclusion: str
+    """What the other process showed, in half a sentence."""
 
     def summary(self) -> str:
         """Returns one line for the user."""
         if not self.created:
             return f"{self.path} is this very model already; nothing was written."
-        parity = self.manifest["parity"]
-        worst = max(parity["max_difference"].values())
-        return (
-            f"Exported {self.path}: in a new process it differs by at most {worst:.1e} "
-            f"on {parity['num_texts']} texts (bound {parity['bound']:.0e}), token ids identical."
-        )
+        return f"Exported {self.path}: {self.conclusion}."
 
 
-def export_classifier(
-    model: keras.Model,
-    tokenizer: Tokenizer,
-    spec: ServingSpec,
-    *,
-    directory: str | os.PathLike[str],
-    name: str,
-    dtype: str = "float32",
-    samples: Sequence[tuple[str, ...]] = (),
-    source: Mapping[str, Any] | None = None,
+def publish(
+    publication: Publication, *, directory: str | os.PathLike[str], name: str, source: Mapping[str, Any] | None = None
 ) -> Export:
-    """Exports a classifier as the next version of a model, unless the newest version is the same already.
+    """Writes the next version of a model, unless the newest version is the same already.
 
     Args:
-        model: What `build_classifier` returned, with the weights to publish, in the dtype it was trained in.
-        tokenizer: The tokenizer of the prepared data.
-        spec: Meaning of input and output.
+        publication: What the task brings.
         directory: Folder of exported models, local or `gs://`.
         name: Name of the model.
-        dtype: What the exported model computes in: float32 or bfloat16.
-        samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
         InputError: If the name does not fit.
         RunError: If the exported model answers otherwise than the trained one, or the disk is full; then no version
             was added.
     """
+    check_name(name)
+    with alone(directory, name):
+        return _publish(publication, storage.join(directory, name), name, source or {})
+
+
+def check_name(name: str) -> None:
+    """Checks that a model's name is a folder of its own.
+
+    Raises:
+        InputError: If it is not.
+    """
     if not name or set(name) & set("/\\ ") or name[0] == "." or name.endswith("-formats"):
         raise InputError(f"The model's name is {name!r}; it must have no spaces or slashes and not end in -formats.")
-    with _alone(directory, name):
-        return _export(model, tokenizer, spec, directory, name, dtype=dtype, samples=samples, source=source or {})
 
 
-def _export(
-    model: keras.Model,
-    tokenizer: Tokenizer,
-    spec: ServingSpec,
-    directory: str | os.PathLike[str],
-    name: str,
-    *,
-    dtype: str,
-    samples: Sequence[tuple[str, ...]],
-    source: Mapping[str, Any],
-) -> Export:
-    with tf.device("CPU:0"):  # see serving.parity
-        served = clone_classifier(model, dtype=_POLICIES[dtype])
-    hashes = {"weights_sha256": weights_sha256(weights_by_path(served)), "tokenizer_sha256": tokenizer.sha256()}
-    settings = {"format": _FORMAT, **dataclasses.asdict(spec), "dtype": dtype, **hashes}
-    identity = _sha256_json({**settings, "architecture": describe_classifier(served)})
-    base = storage.join(directory, name)
+def _publish(publication: Publication, base: str, name: str, source: Mapping[str, Any]) -> Export:
+    settings = {"format": _FORMAT, **publication.settings}
+    identity = _sha256_json({**settings, "architecture": publication.architecture})
     versions = _published_versions(base)
     if versions:
-        newest = _read_whole(storage.join(base, str(versions[-1])))
+        path = storage.join(base, str(versions[-1]))
+        newest = _read_whole(path)
         if newest and newest.get("identity") == identity:
-            return Export(
-                path=storage.join(base, str(versions[-1])), version=versions[-1], created=False, manifest=newest
-            )
+            conclusion = publication.conclude(newest["parity"])
+            return Export(path=path, version=versions[-1], created=False, manifest=newest, conclusion=conclusion)
     version = max(versions, default=0) + 1
     facts = {
         "name": name,
         "version": version,
         "identity": identity,
         **settings,
-        "architecture": describe_classifier(served),
-        "num_parameters": int(served.count_params()),
+        "architecture": publication.architecture,
+        "num_parameters": publication.num_parameters,
         "source": dict(source),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **_package_versions()},
     }
     with _published(base, version) as folder:
-        facts |= _write_saved_model(served, tokenizer, spec, folder)
-        facts["parity"] = _measure(folder, model, served, tokenizer, spec, samples=samples, dtype=dtype)
+        module = publication.build_module()
+        facts |= _write_saved_model(module, publication.save_assets, folder)
+        facts["parity"] = publication.measure(folder, module)
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
-            facts["formats"] = _write_formats(served, tokenizer, spec, formats)
+            facts["formats"] = publication.write_formats(formats)
         facts["files"] = _file_hashes(folder)
         storage.write_json(folder / MANIFEST_FILE, facts)
-    return Export(path=storage.join(base, str(version)), version=version, created=True, manifest=facts)
+    return Export(
+        path=storage.join(base, str(version)),
+        version=version,
+        created=True,
+        manifest=facts,
+        conclusion=publication.conclude(facts["parity"]),
+    )
 
 
-def _write_saved_model(served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec, folder: Path) -> dict[str, Any]:
+def _write_saved_model(module: Any, save_assets: Callable[[Path], None], folder: Path) -> dict[str, Any]:
     """Writes the SavedModel and returns its signatures and ops."""
-    module = ClassifierModule(served, tokenizer, spec)
     with tempfile.TemporaryDirectory(prefix="aigc_tf-assets-") as scratch:
-        tokenizer.save(Path(scratch))
-        labels = json.dumps(list(spec.label_names), ensure_ascii=False, indent=2) + "\n"
-        (Path(scratch) / "label_names.json").write_text(labels, encoding="utf-8")
+        save_assets(Path(scratch))
         files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
         module.assets = [tf.saved_model.Asset(os.fspath(file)) for file in files]
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains it further
@@ -175,63 +176,13 @@ def _signature(function: Any) -> dict[str, Any]:
     }
 
 
-def _measure(
-    folder: Path,
-    model: keras.Model,
-    served: keras.Model,
-    tokenizer: Tokenizer,
-    spec: ServingSpec,
-    *,
-    samples: Sequence[tuple[str, ...]],
-    dtype: str,
-) -> dict[str, Any]:
-    texts: list[tuple[str | bytes, ...]] = [tuple(sample) for sample in samples]
-    if spec.is_pair:
-        texts += list(zip(HOSTILE_TEXTS, reversed(HOSTILE_TEXTS), strict=True))
-    else:
-        texts += [(text,) for text in HOSTILE_TEXTS]
-    with tf.device("CPU:0"):
-        parity: Parity = check_parity(folder, served, tokenizer, spec, texts=texts, dtype=dtype)
-        batch = pack_texts(texts, tokenizer, spec, length=packed_length(served, spec))
-        trained = clone_classifier(model, dtype=model.backbone.dtype_policy.name)
-        difference = logits_difference(served, trained, batch)
-    return {
-        **dataclasses.asdict(parity),
-        "training_dtype": model.backbone.dtype_policy.name,
-        "logits_difference_to_training_dtype": difference,
-    }
-
-
-def _write_formats(served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec, folder: Path) -> list[str]:
-    """Writes the other formats and returns the names of their folders."""
-    with tempfile.TemporaryDirectory(prefix="aigc_tf-tokenizer-") as tokenizer_folder:
-        tokenizer.save(tokenizer_folder)
-        if tokenizer.kind == "wordpiece":
-            layer = build_word_piece(served, tokenizer_folder)
-        else:
-            layer = tokenizer.splitter.layer
-        (folder / "keras_nlp").mkdir()
-        save_keras_preset(
-            served, folder / "keras_nlp", tokenizer=layer, max_length=spec.max_length, label_names=spec.label_names
-        )
-        if tokenizer.kind != "wordpiece" or not isinstance(served.backbone, keras_nlp.models.BertBackbone):
-            return ["keras_nlp"]
-        (folder / "hugging_face").mkdir()
-        save_hugging_face(
-            served,
-            folder / "hugging_face",
-            tokenizer_folder=tokenizer_folder,
-            label_names=spec.label_names,
-            problem_type=spec.problem_type,
-            max_length=spec.max_length,
-            truncation=spec.truncation,
-        )
-        return ["keras_nlp", "hugging_face"]
-
-
 @contextlib.contextmanager
-def _alone(directory: str | os.PathLike[str], name: str) -> Iterator[None]:
-    """Holds a lock on a model's name: two exports at once would write into one staged folder."""
+def alone(directory: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Holds a lock on a model's name: two exports at once would write into one staged folder.
+
+    Raises:
+        RunError: If another process holds it.
+    """
     if storage.is_remote(directory):
         yield
         return
@@ -270,14 +221,14 @@ def _published(base: str, version: int, *, overwrite: bool = False) -> Iterator[
     with tempfile.TemporaryDirectory(prefix="aigc_tf-export-") as scratch:
         yield Path(scratch)
         storage.remove_folder(final)
-        for file in sorted(Path(scratch).rglob("*"), key=_upload_order):
+        for file in sorted(Path(scratch).rglob("*"), key=upload_order):
             target = storage.join(final, *file.relative_to(scratch).parts)
             if file.is_file():
                 storage.make_folder(target.rpartition("/")[0])
                 storage.write_bytes(target, file.read_bytes())
 
 
-def _upload_order(file: Path) -> tuple[int, str]:
+def upload_order(file: Path) -> tuple[int, str]:
     """The file that makes a folder a SavedModel comes after all it refers to, the manifest comes last."""
     return {"saved_model.pb": 1, MANIFEST_FILE: 2}.get(file.name, 0), os.fspath(file)
 

@@ -1,19 +1,11 @@
-"""Whether a SavedModel answers in another process as the model does in this one.
+"""Whether an exported classifier answers in another process as the model does in this one.
 
-The other process knows TensorFlow and tensorflow-text and nothing of ours, and has XLA switched off as TensorFlow
-Serving has it. It gets texts and token ids; compared are the packed token ids (exact) and every output. Both
-processes compute on the CPU: another device would answer differently by more than the bound.
+The other process gets texts and token ids; compared are the packed token ids (exact) and every output.
 """
 
-import base64
 import dataclasses
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -23,56 +15,12 @@ from aigc_tf.config import RunError
 from aigc_tf.data.batches import pack_rows
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
+from aigc_tf.serving.classifier_signatures import ServingSpec, answer, build_packing, packed_length
+from aigc_tf.serving.other_process import Call, bytes_array, call_elsewhere
 from aigc_tf.serving.predictor import to_bytes
-from aigc_tf.serving.signatures import ServingSpec, answer, build_packing, packed_length
 
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
 """Largest difference of a logit or probability, by the dtype both processes compute in."""
-HOSTILE_TEXTS: tuple[str | bytes, ...] = (
-    "",
-    " \t\n",
-    "😀👩‍👩‍👧 emoji",
-    "自然言語処理 与 中文",
-    "ÀÉÎ naïve ﬁ ı İ",
-    "a\x00b\u200b\ufeff",
-    b"\xff\xfe not \xc3 UTF-8",
-    "[CLS] [SEP] ##ing",
-    "long " * 2000,
-)
-"""Texts that every export is tried on, besides those of the caller."""
-_WORKER_SECONDS = 900
-
-# Runs alone (-I: no environment, no working directory). Reads one JSON line, writes arrays into an .npz file.
-_WORKER = r"""
-import base64, ctypes, glob, json, os, sys, time
-request = json.loads(sys.stdin.readline())
-import numpy as np, tensorflow as tf, tensorflow_text
-xla = "on"
-for library in glob.glob(os.path.join(os.path.dirname(tf.__file__), "libtensorflow_*.so*")):
-    disable = getattr(ctypes.CDLL(library), "_ZN10tensorflow21DisableXlaCompilationEv", None)
-    if disable is not None:
-        disable()
-        xla = "off"
-started = time.monotonic()
-model = tf.saved_model.load(request["folder"])
-loaded = time.monotonic()
-columns = [[base64.b64decode(text) for text in column] for column in request["columns"]]
-text = {name: tf.constant(column, tf.string, shape=[len(column)]) for name, column in zip(["text", "text_b"], columns)}
-serve, ids = model.signatures["serving_default"], model.signatures["token_ids"]
-arrays = {"text/" + name: value.numpy() for name, value in serve(**text).items()}
-answered = time.monotonic()
-serve(**text)
-again = time.monotonic()
-arrays.update({"pack/" + name: value.numpy() for name, value in model.pack(*text.values()).items()})
-rows = dict(np.load(request["rows"]))
-arrays.update({"ids/" + k: v.numpy() for k, v in ids(**{k: tf.constant(v) for k, v in rows.items()}).items()})
-empty = serve(**{name: value[:0] for name, value in text.items()})
-arrays.update({"empty/" + name: value.numpy() for name, value in empty.items()})
-arrays = {k: np.array([base64.b64encode(t) for t in v], "S") if v.dtype == object else v for k, v in arrays.items()}
-np.savez(request["answers"], **arrays)
-print(json.dumps({"xla": xla, "load_seconds": loaded - started,
-    "first_request_seconds": answered - loaded, "second_request_seconds": again - answered}))
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +61,6 @@ def check_parity(
     Raises:
         RunError: If the process fails or an answer differs by more than the bound; the numbers are named.
     """
-    columns = [list(column) for column in zip(*texts, strict=True)]
     length = packed_length(model, spec)
     batch = pack_texts(texts, tokenizer, spec, length=length)
     full = pack_texts(texts, tokenizer, spec, length=spec.max_length)
@@ -123,7 +70,21 @@ def check_parity(
         **{f"ids/{name}": value for name, value in _answers(model, full, spec, length=spec.max_length).items()},
     }
     expected |= {f"empty/{name[5:]}": value[:0] for name, value in expected.items() if name.startswith("text/")}
-    found, facts = _ask_other_process(folder, columns, model_inputs(model, full))
+    columns = dict(zip(("text", "text_b"), map(bytes_array, zip(*texts, strict=True)), strict=False))
+    calls = {
+        "text": Call(function="serving_default", inputs=columns),
+        "again": Call(function="serving_default", inputs=columns),
+        "pack": Call(function="pack", inputs=columns),
+        "ids": Call(function="token_ids", inputs=model_inputs(model, full)),
+        "empty": Call(function="serving_default", inputs={name: value[:0] for name, value in columns.items()}),
+    }
+    answers = call_elsewhere(folder, list(calls.values()))
+    found = {
+        f"{kind}/{name}": value
+        for kind, outputs in zip(calls, answers.outputs, strict=True)
+        for name, value in outputs.items()
+        if kind != "again"
+    }
     differences = _compare(expected, found, bound=BOUNDS[dtype])
     _check_labels(found, spec)
     return Parity(
@@ -131,8 +92,10 @@ def check_parity(
         token_ids="identical",
         max_difference=differences,
         bound=BOUNDS[dtype],
-        xla=facts["xla"],
-        **{name: round(facts[name], 4) for name in facts if name.endswith("_seconds")},
+        xla=answers.xla,
+        load_seconds=round(answers.load_seconds, 4),
+        first_request_seconds=round(answers.seconds[0], 4),
+        second_request_seconds=round(answers.seconds[1], 4),
     )
 
 
@@ -165,47 +128,6 @@ def _answers(
     shapes = {name: tf.TensorSpec([None, length], tf.int32) for name in inputs}
     forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[shapes])
     return {name: value.numpy() for name, value in answer(forward(inputs), spec).items()}
-
-
-def _ask_other_process(
-    folder: str | os.PathLike[str], columns: Sequence[Sequence[str | bytes]], rows: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    encoded = [[base64.b64encode(text).decode() for text in to_bytes(column).numpy()] for column in columns]
-    with tempfile.TemporaryDirectory(prefix="aigc_tf-parity-") as scratch:
-        rows_file, answers_file = (os.path.join(scratch, name) for name in ("rows.npz", "answers.npz"))
-        with open(rows_file, "wb") as file:
-            np.savez(file, allow_pickle=False, **rows)
-        files = {"folder": os.path.abspath(folder), "rows": rows_file, "answers": answers_file}
-        done = _run_worker(json.dumps({**files, "columns": encoded}))
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-            raise RunError(f"The exported model fails in a new process (exit {done.returncode}): {lines[-1][:300]}.")
-        with np.load(answers_file) as answers:
-            found = {name: _decoded(answers[name]) for name in answers.files}
-    return found, json.loads(done.stdout.splitlines()[-1])
-
-
-def _run_worker(request: str) -> subprocess.CompletedProcess[str]:
-    # Not the GPU: this process holds its memory, and the comparison is one of CPU with CPU.
-    environment = {k: v for k, v in os.environ.items() if k not in ("TF_XLA_FLAGS", "XLA_FLAGS", "TF_CONFIG")}
-    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, "-I", "-c", _WORKER]
-    try:
-        return subprocess.run(
-            command,
-            input=request + "\n",
-            capture_output=True,
-            text=True,
-            timeout=_WORKER_SECONDS,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RunError(f"The process that tries the exported model gave no answer in {_WORKER_SECONDS} s.") from error
-
-
-def _decoded(values: np.ndarray) -> np.ndarray:
-    return np.array([base64.b64decode(text) for text in values], object) if values.dtype.kind == "S" else values
 
 
 def _compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], *, bound: float) -> dict[str, float]:
