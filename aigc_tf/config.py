@@ -2,8 +2,8 @@
 
 Standard library only, so that a wrong config is reported before TensorFlow is imported.
 
-A config file builds an `ExperimentConfig`, flags override single fields, `config_checks.validate` checks the whole; after
-that nobody writes to it. Fields are str, int, float, bool or tuples of those, which is what dotted flags can
+A config file builds an `ExperimentConfig`, flags override single fields, `config_checks.validate` checks the whole;
+after that nobody writes to it. Fields are str, int, float, bool or tuples of those, which is what dotted flags can
 override. On resume only operational fields may differ.
 """
 

@@ -4,9 +4,10 @@ import functools
 
 import keras_nlp
 import numpy as np
+import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
-from aigc_tf.data.batches import BatchSource, Packing, model_lengths
+from aigc_tf.data.batches import ExampleSource, Packing, model_lengths
 from aigc_tf.data.order import TrainingOrder, evaluation_batches
 from aigc_tf.training import losses
 from aigc_tf.training.loop import EvaluationSplit, Task
@@ -51,14 +52,24 @@ def build_model(dropout=0.0, dtype="float32", seed=0):
     return keras_nlp.models.BertTextClassifier(backbone, num_classes=2, dropout=dropout, dtype=dtype)
 
 
-def tiny_losses(model, batch, training, class_weights=()):
+def tiny_logits(model, batch, training):
     inputs = {name: batch[name] for name in ("token_ids", "segment_ids", "padding_mask")}
-    logits = model(inputs, training=training)
+    return model(inputs, training=training)
+
+
+def tiny_losses(model, batch, class_weights=()):
+    logits = tiny_logits(model, batch, training=True)
     values = losses.classification_losses(batch["labels"], logits, problem_type="single_label")
-    return values, batch["weights"] * losses.class_weights(batch["labels"], class_weights), logits
+    return values, batch["weights"] * losses.class_weights(batch["labels"], class_weights)
 
 
-def accuracy(labels, outputs):
+def tiny_observe(model, batch):
+    logits = tiny_logits(model, batch, training=False)
+    return {"outputs": tf.cast(logits, tf.float32), "labels": batch["labels"], "weights": batch["weights"]}
+
+
+def accuracy(rows):
+    labels, outputs = rows["labels"], rows["outputs"]
     return {"accuracy": float((outputs.argmax(axis=1) == labels).mean()), "count": len(labels)}
 
 
@@ -79,7 +90,7 @@ def training_config(**changes):
     return TrainingConfig(**(defaults | changes))
 
 
-def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING, num_buckets=3):
+def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING, num_buckets=3, score=accuracy):
     split, held_out = MemorySplit(), MemorySplit(count=13, seed=1)
     lengths = model_lengths(split.lengths, packing, is_pair=False)
     order = TrainingOrder(
@@ -91,15 +102,16 @@ def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING, num_buc
     return Task(
         build_model=functools.partial(build_model, dropout=dropout),
         losses=functools.partial(tiny_losses, class_weights=class_weights),
+        observe=tiny_observe,
         order=order,
-        train=BatchSource(split, order.batch, packing, is_pair=False, global_batch_size=config.global_batch_size),
+        train=ExampleSource(split, order.batch, packing, is_pair=False, global_batch_size=config.global_batch_size),
         evaluations={
             "validation": EvaluationSplit(
-                source=BatchSource(held_out, batches.__getitem__, packing, is_pair=False, global_batch_size=4),
+                source=ExampleSource(held_out, batches.__getitem__, packing, is_pair=False, global_batch_size=4),
                 num_batches=len(batches),
+                score=score,
             )
         },
-        score=accuracy,
         best_metric=("accuracy", 1),
         data_sha256="tiny",
     )

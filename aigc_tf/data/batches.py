@@ -98,42 +98,32 @@ def pack_rows(
 
 
 class BatchSource:
-    """Makes the rows of any replica at any step of one split.
+    """Makes the rows of any replica at any step of one split. What a row is, is a subclass's part.
 
     Args:
-        split: The prepared examples.
         batch_at: Step -> the global batch of that step.
-        packing: Special tokens and truncation.
-        is_pair: Whether examples have two parts.
         global_batch_size: Rows of a global batch.
     """
 
-    def __init__(
-        self,
-        split: PreparedSplit,
-        batch_at: Callable[[int], StepBatch],
-        packing: Packing,
-        *,
-        is_pair: bool,
-        global_batch_size: int,
-    ):
-        self._split, self._batch_at, self._packing, self._is_pair = split, batch_at, packing, is_pair
+    def __init__(self, batch_at: Callable[[int], StepBatch], *, global_batch_size: int):
+        self._batch_at = batch_at
         self.global_batch_size = global_batch_size
         self._lock = threading.Lock()  # the order's caches are shared by the threads of tf.data
-        labels = split.labels(np.arange(min(1, split.num_examples)))
-        self._label_dtype = np.int32 if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.float32
-        self._label_shape = labels.shape[1:]
+
+    def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
+        """Returns the arrays of some rows of a global batch."""
+        raise NotImplementedError
+
+    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
+        """Returns shapes and types of what `_rows` gives; `length` None: it varies."""
+        raise NotImplementedError
 
     def rows(self, step: int, *, shard: int, num_shards: int) -> dict[str, np.ndarray]:
-        """Returns shard `shard` of `num_shards` of the global batch of a step, as the module's docstring says."""
+        """Returns shard `shard` of `num_shards` of the global batch of a step."""
         with self._lock:
             batch = self._batch_at(step)
         size = self.global_batch_size // num_shards
-        mine = slice(shard * size, (shard + 1) * size)
-        ids = batch.example_ids[mine]
-        packed = pack_rows(self._split.rows(ids), self._packing, length=batch.length, is_pair=self._is_pair)
-        labels = self._split.labels(ids).astype(self._label_dtype)
-        return {**packed, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
+        return self._rows(batch, slice(shard * size, (shard + 1) * size))
 
     def dataset(
         self,
@@ -182,6 +172,39 @@ class BatchSource:
             .map(gather, num_parallel_calls=2, deterministic=True)
             .prefetch(4 * local_shards)
         )
+
+
+class ExampleSource(BatchSource):
+    """Rows of examples with labels, as the module's docstring says.
+
+    Args:
+        split: The prepared examples.
+        batch_at: Step -> the global batch of that step.
+        packing: Special tokens and truncation.
+        is_pair: Whether examples have two parts.
+        global_batch_size: Rows of a global batch.
+    """
+
+    def __init__(
+        self,
+        split: PreparedSplit,
+        batch_at: Callable[[int], StepBatch],
+        packing: Packing,
+        *,
+        is_pair: bool,
+        global_batch_size: int,
+    ):
+        super().__init__(batch_at, global_batch_size=global_batch_size)
+        self._split, self._packing, self._is_pair = split, packing, is_pair
+        labels = split.labels(np.arange(min(1, split.num_examples)))
+        self._label_dtype = np.int32 if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.float32
+        self._label_shape = labels.shape[1:]
+
+    def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
+        ids = batch.example_ids[mine]
+        packed = pack_rows(self._split.rows(ids), self._packing, length=batch.length, is_pair=self._is_pair)
+        labels = self._split.labels(ids).astype(self._label_dtype)
+        return {**packed, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
 
     def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
         matrix = tf.TensorSpec([rows, length], tf.int32)

@@ -17,8 +17,9 @@ import tensorflow as tf
 from aigc_tf.config import InputError, RunError, TrainingConfig
 from aigc_tf.data.batches import BatchSource
 from aigc_tf.data.order import TrainingOrder
+from aigc_tf.data.windows import WindowOrder
 from aigc_tf.training import checkpoints, optimizers
-from aigc_tf.training.step import Losses, build_evaluate_step, build_run_steps
+from aigc_tf.training.step import Losses, Observe, build_evaluate_step, build_run_steps
 from aigc_tf.training.strategy import Devices
 
 
@@ -28,6 +29,8 @@ class EvaluationSplit:
 
     source: BatchSource
     num_batches: int
+    score: Callable[[dict[str, np.ndarray]], dict[str, Any]]
+    """What was observed of all its rows -> its metrics, nested."""
     length: int | None = None
     """The padded length of all batches, where shapes must be known."""
 
@@ -38,15 +41,16 @@ class Task:
 
     build_model: Callable[[], keras.Model]
     losses: Losses
-    order: TrainingOrder
+    observe: Observe
+    order: TrainingOrder | WindowOrder
     train: BatchSource
     evaluations: dict[str, EvaluationSplit]
-    score: Callable[[np.ndarray, np.ndarray], dict[str, Any]]
-    """Labels and outputs of a whole split -> its metrics, nested."""
     best_metric: tuple[str, int]
     """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
     data_sha256: str
     """Hash of the prepared data set; a run refuses to go on with another."""
+    sample: Callable[[keras.Model], dict[str, str]] | None = None
+    """Texts that the model generates, by a name, to be looked at after an evaluation."""
 
 
 class Watcher(Protocol):
@@ -61,6 +65,9 @@ class Watcher(Protocol):
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         """After an evaluation."""
 
+    def on_samples(self, step: int, texts: dict[str, str]) -> None:
+        """After an evaluation, where the task generates something."""
+
     def before_checkpoint(self, step: int) -> None:
         """What was recorded up to `step` must be on disk now: a resumed run starts from there."""
 
@@ -74,6 +81,8 @@ class Progress:
 
     train_seconds: float = 0.0
     """Wall seconds inside training calls, waiting for input included, over all restarts."""
+    train_tokens: float = 0.0
+    """Tokens trained on, padding not counted, over all restarts."""
     best_value: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
@@ -182,9 +191,14 @@ def train(
         seconds = time.perf_counter() - started
         state.progress.train_seconds += seconds
         state.step += num_steps
-        rate = num_steps * task.train.global_batch_size / seconds
+        tokens = sum(record["train/tokens"] for record in records)
+        state.progress.train_tokens += tokens
         if devices.is_chief:
-            watcher.on_steps([record | {"time/examples_per_second": rate} for record in records])
+            rates = {
+                "time/examples_per_second": num_steps * task.train.global_batch_size / seconds,
+                "time/tokens_per_second": tokens / seconds,
+            }
+            watcher.on_steps([record | rates for record in records])
         _check_finite(records, workdir)
         _at_boundary(task, config, workdir, state=state, evaluator=evaluator, devices=devices, watcher=watcher)
 
@@ -216,6 +230,8 @@ def _at_boundary(
         improved = _note_evaluation(state, metrics, task.best_metric, config.early_stopping_patience)
         if devices.is_chief:
             watcher.on_evaluation(state.step, "validation", metrics, time.perf_counter() - started)
+            if task.sample:
+                watcher.on_samples(state.step, task.sample(state.model))
     due = last or improved or state.progress.stopped_early or not state.step % config.checkpoint_every
     if not due or not devices.is_chief:
         return
@@ -276,26 +292,24 @@ class Evaluator:
 
     def __init__(self, model: keras.Model, task: Task, *, devices: Devices, jit: bool):
         self._task, self._devices = task, devices
-        self._evaluate_step = build_evaluate_step(model, task.losses, strategy=devices.strategy, jit=jit)
+        self._evaluate_step = build_evaluate_step(model, task.observe, strategy=devices.strategy, jit=jit)
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """Returns the task's metrics of a split, the same on every worker."""
-        labels, outputs = self.outputs(split)
-        return self._task.score(labels, outputs)
+        return self._task.evaluations[split].score(self.observe(split))
 
-    def outputs(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns labels and outputs of all examples of a split, short examples first."""
+    def observe(self, split: str) -> dict[str, np.ndarray]:
+        """Returns what the task observes of all rows of a split, in the order of its batches."""
         chosen = self._task.evaluations[split]
         iterator = iter(
             distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches, length=chosen.length)
         )
-        columns: list[tuple[np.ndarray, np.ndarray]] = []
+        batches: list[dict[str, np.ndarray]] = []
         for _ in range(chosen.num_batches):
             results = {name: value.numpy() for name, value in self._evaluate_step(iterator).items()}
             real = results["weights"] > 0
-            columns.append((results["labels"][real], results["outputs"][real]))
-        labels, outputs = zip(*columns, strict=True)
-        return np.concatenate(labels), np.concatenate(outputs)
+            batches.append({name: values[real] for name, values in results.items()})
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def distribute(

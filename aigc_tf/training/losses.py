@@ -1,6 +1,6 @@
-"""Per-example losses in float32; the step weights, sums and divides them.
+"""Per-example and per-token losses in float32; the step weights, sums and divides them.
 
-Shape letters: B rows, C classes or labels.
+Shape letters: B rows, C classes or labels, T positions, V vocabulary.
 """
 
 import tensorflow as tf
@@ -38,3 +38,22 @@ def class_weights(labels: tf.Tensor, table: tuple[float, ...]) -> tf.Tensor:
     if not table:
         return tf.ones(tf.shape(labels)[:1], tf.float32)
     return tf.gather(tf.constant(table, tf.float32), labels)
+
+
+def token_losses(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
+    """Returns the cross-entropy of every token in nats.
+
+    Args:
+        labels: `(B, T)` int32, the tokens to come.
+        logits: `(B, T, V)` any float.
+        label_smoothing: Share of the target spread evenly over the vocabulary, in [0, 1).
+    Returns:
+        `(B, T)` float32.
+    """
+    logits = tf.cast(logits, tf.float32)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if not label_smoothing:
+        return losses
+    # Mean of -log p over the vocabulary, without a one-hot matrix: logsumexp minus the mean logit.
+    spread = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+    return (1.0 - label_smoothing) * losses + label_smoothing * spread

@@ -15,8 +15,10 @@ import keras
 import tensorflow as tf
 
 Batch = dict[str, tf.Tensor]
-Losses = Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
-"""`losses(model, batch, training=...)` -> per-example losses (B,) float32, weights (B,) float32, outputs (B, ...)."""
+Losses = Callable[[keras.Model, Batch], tuple[tf.Tensor, tf.Tensor]]
+"""`losses(model, batch)` -> losses and their weights, float32 of one shape: (B,) for examples, (B, T) for tokens."""
+Observe = Callable[[keras.Model, Batch], dict[str, tf.Tensor]]
+"""`observe(model, batch)` -> what an evaluation keeps of each row, `(B, ...)` each; `weights` (B,) is 0 for no row."""
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
@@ -137,7 +139,7 @@ def _build_train_step(
 
     def forward_backward(batch: Batch, key: tf.Tensor) -> list[tf.Tensor]:
         with stateless_seeds(generators, key), tf.GradientTape() as tape:
-            values, weights, _ = losses(model, batch, training=True)
+            values, weights = losses(model, batch)
             total = tf.reduce_sum(values * weights)
         gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         # Rows of an embedding met twice must add up before they count in the norm: dense from here on.
@@ -170,21 +172,19 @@ def _build_train_step(
 
 
 def build_evaluate_step(
-    model: keras.Model, losses: Losses, *, strategy: tf.distribute.Strategy, jit: bool
+    model: keras.Model, observe: Observe, *, strategy: tf.distribute.Strategy, jit: bool
 ) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """Returns `evaluate_step(iterator)` -> `labels`, `outputs` and `weights` of one global batch, on every worker."""
+    """Returns `evaluate_step(iterator)`: what `observe` gives for one global batch, on every worker."""
 
-    def forward(batch: Batch) -> tf.Tensor:
-        return tf.cast(losses(model, batch, training=False)[2], tf.float32)
+    def forward(batch: Batch) -> dict[str, tf.Tensor]:
+        return observe(model, batch)
 
     compute = tf.function(forward, jit_compile=True) if jit else forward
 
-    def replica_step(batch: Batch) -> dict[str, tf.Tensor]:
-        return {"labels": batch["labels"], "outputs": compute(batch), "weights": batch["weights"]}
-
     @tf.function(reduce_retracing=True)
     def evaluate_step(iterator: Any) -> dict[str, tf.Tensor]:
-        results = strategy.run(replica_step, args=(next(iterator),))
+        # Not `compute` itself: what a strategy runs must not be a compiled function.
+        results = strategy.run(lambda batch: compute(batch), args=(next(iterator),))
         return {name: strategy.gather(value, axis=0) for name, value in results.items()}
 
     return evaluate_step

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aigc_tf.config import InputError
-from aigc_tf.data.batches import BatchSource, Packing, kept_lengths, model_lengths, pack_rows, truncate
+from aigc_tf.data.batches import ExampleSource, Packing, kept_lengths, model_lengths, pack_rows, truncate
 from aigc_tf.data.order import StepBatch
 
 PACKING = Packing(start_ids=(101,), between_ids=(102,), end_ids=(102,), padding_id=0, max_length=8, truncation="head")
@@ -92,7 +92,7 @@ def _source(batch_size=4):
         ids = (np.arange(batch_size) + step) % 8
         return StepBatch(ids, np.ones(batch_size, np.float32), 8)
 
-    return BatchSource(_Split(), batch_at, PACKING, is_pair=False, global_batch_size=batch_size)
+    return ExampleSource(_Split(), batch_at, PACKING, is_pair=False, global_batch_size=batch_size)
 
 
 def _ids(dataset, count):

@@ -50,9 +50,8 @@ def test_best_and_last_are_kept_and_the_rest_removed(tmp_path):
 
 def test_it_stops_early_and_stays_stopped(tmp_path):
     config = tiny_task.training_config(num_steps=100, evaluate_every=2, early_stopping_patience=3)
-    task = tiny_task.tiny_task(config)
     scores = iter([0.5, 0.7, 0.7, 0.6, 0.7, 0.9])
-    task = loop.dataclasses.replace(task, score=lambda labels, outputs: {"accuracy": next(scores)})
+    task = tiny_task.tiny_task(config, score=lambda rows: {"accuracy": next(scores)})
     state, watcher, _ = run(tmp_path, task, num_steps=100, evaluate_every=2, early_stopping_patience=3)
     assert state.step == 10
     assert state.progress.best_step == 4
@@ -63,7 +62,7 @@ def test_it_stops_early_and_stays_stopped(tmp_path):
 
 def test_an_undefined_metric_is_never_the_best(tmp_path):
     config = tiny_task.training_config()
-    task = loop.dataclasses.replace(tiny_task.tiny_task(config), score=lambda labels, outputs: {"accuracy": None})
+    task = tiny_task.tiny_task(config, score=lambda rows: {"accuracy": None})
     state, _, _ = run(tmp_path, task)
     assert state.progress.best_value is None
     assert not (tmp_path / "checkpoints" / "best.json").exists()
@@ -82,7 +81,7 @@ def test_class_weights_weight_the_mean(tmp_path):
     task = tiny_task.tiny_task(config, class_weights=(0.0, 2.0))
     state, watcher, _ = run(tmp_path, task, num_steps=1, learning_rate=0.0, evaluate_every=0)
     batch = task.train.rows(0, shard=0, num_shards=1)
-    values, _, _ = tiny_task.tiny_losses(state.model, batch, training=False)
+    values, _ = tiny_task.tiny_losses(state.model, batch)
     ones = batch["labels"] == 1
     assert watcher.records[0]["train/loss"] == pytest.approx(float(values.numpy()[ones].mean()), rel=1e-5)
     assert watcher.records[0]["train/weight"] == 2.0 * ones.sum()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.training.losses import class_weights, classification_losses
+from aigc_tf.training.losses import class_weights, classification_losses, token_losses
 
 
 def _loss(labels, logits, **kwargs):
@@ -40,3 +40,16 @@ def test_regression_is_the_squared_error_of_bfloat16_outputs_in_float32():
 @pytest.mark.parametrize(("table", "expected"), [((), [1, 1, 1]), ((0.5, 3.0), [0.5, 3.0, 0.5])])
 def test_class_weights_are_looked_up_by_label(table, expected):
     assert class_weights(tf.constant([0, 1, 0]), table).numpy().tolist() == expected
+
+
+def test_token_losses_are_cross_entropy_of_each_token():
+    logits = tf.math.log(tf.constant([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]]))
+    found = token_losses(tf.constant([[1, 1]]), logits).numpy()
+    np.testing.assert_allclose(found, [[np.log(4), -np.log(0.8)]], rtol=1e-6)
+
+
+def test_token_losses_spread_their_target_over_the_vocabulary():
+    logits = tf.math.log(tf.constant([[[0.5, 0.25, 0.25]]]))
+    found = token_losses(tf.constant([[0]]), logits, label_smoothing=0.3).numpy()
+    mean = (np.log(2) + 2 * np.log(4)) / 3
+    np.testing.assert_allclose(found, [[0.7 * np.log(2) + 0.3 * mean]], rtol=1e-6)

@@ -1,0 +1,91 @@
+"""What every task has: the functions by which it enters the commands, and what a run keeps of its data."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from aigc_tf.config import ExperimentConfig, InputError
+from aigc_tf.data.prepared import PreparedDataset
+from aigc_tf.serving.publishing import Export
+from aigc_tf.training.loop import Task
+from aigc_tf.training.strategy import Devices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a trained model has to know of the data it was trained on. A run folder keeps it, so it needs no data."""
+
+    label_names: tuple[str, ...]
+    """Sorted; empty for regression and for generators."""
+    problem_type: str
+    """One of config.PROBLEM_TYPES; `none` for generators."""
+    is_pair: bool
+    """Whether an example has two texts."""
+    sha256: str
+    """Hash of the prepared data set."""
+    tokenizer_folder: str
+    """Where `load_tokenizer` finds the tokenizer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskDoor:
+    """The functions by which a task enters the commands."""
+
+    build: Callable[[ExperimentConfig, PreparedDataset, Devices], Task]
+    """What the training loop needs."""
+    describe: Callable[[keras.Model], dict[str, Any]]
+    """The architecture of a model, ready for JSON."""
+    rebuild: Callable[..., keras.Model]
+    """`rebuild(description, dtype=...)`: the architecture again, with random weights."""
+    export: Callable[..., Export]
+    """Trained model -> SavedModel."""
+    answer: Callable[..., Iterator[dict[str, Any]]] | None
+    """Trained model, texts -> one JSON-able answer a text; None where texts are continued, not answered."""
+    draw: Callable[[dict[str, Any], DataFacts], dict[str, np.ndarray]]
+    """Metrics of an evaluation -> pictures by tag, `(H, W, 3)` uint8."""
+    ask_script: str
+    """The script that asks the model, with its flag for a text, for the line that says what comes next."""
+    rate: str
+    """Which speed people look at: `examples_per_second` or `tokens_per_second`."""
+
+
+def facts_of(prepared: PreparedDataset) -> DataFacts:
+    """Reads the facts off a prepared data set."""
+    return DataFacts(
+        label_names=tuple(prepared.label_names),
+        problem_type=prepared.problem_type,
+        is_pair=prepared.is_pair,
+        sha256=prepared.sha256,
+        tokenizer_folder=str(prepared.tokenizer_folder),
+    )
+
+
+def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> None:
+    """Refuses at once what would fail at the first step or evaluation.
+
+    Raises:
+        InputError: If a batch cannot be split over the replicas, or early stopping has nothing to look at.
+    """
+    sizes = {
+        "training.global_batch_size": config.training.global_batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for name, size in sizes.items():
+        if size % devices.num_replicas:
+            raise InputError(
+                f"{name} is {size}, which cannot be split evenly over {devices.num_replicas} replicas; "
+                f"take a multiple of {devices.num_replicas}."
+            )
+    if config.training.early_stopping_patience and "validation" not in prepared.splits:
+        raise InputError(
+            "training.early_stopping_patience counts evaluations on the validation split, but the data have none; "
+            "set it to 0 or prepare the data with a validation split."
+        )
+
+
+def policy_of(precision: str) -> str:
+    """Returns the Keras dtype policy of a resolved `training.precision`."""
+    return "mixed_bfloat16" if precision == "bfloat16" else "float32"
