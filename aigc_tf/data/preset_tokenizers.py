@@ -38,6 +38,7 @@ class PresetTokenizer(tf.Module):
     """
 
     kind = "keras_nlp"
+    in_graph = True
 
     def __init__(self, layer: Any, source: str):
         super().__init__(name="preset_tokenizer")
@@ -50,6 +51,7 @@ class PresetTokenizer(tf.Module):
             tuple(int(index) for index in ids) for ids in (packer.start_value, packer.sep_value, packer.end_value)
         )
         self.padding_id = int(packer.pad_value)
+        self.end_of_text_id: int | None = getattr(layer, "end_token_id", None)
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Splits `(B,)` strings into `(B, None)` int32 ids, without special tokens. For graphs only."""

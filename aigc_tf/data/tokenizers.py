@@ -10,21 +10,25 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from aigc_tf import storage
-from aigc_tf.config import InputError, TokenizerConfig
+from aigc_tf.config import InputError, RunError, TokenizerConfig
 from aigc_tf.data import vocabularies
 from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load_layer, load_preset, unknown_preset
 from aigc_tf.data.samples import resolve_sample
+from aigc_tf.data.sentence_piece import MODEL_FILE, SentencePiece, read_model, train_model
 from aigc_tf.data.vocabularies import VOCABULARY_FILE, Vocabulary
 from aigc_tf.data.wordpiece import WordPiece, batched, train_vocabulary
 
 INFO_FILE = "aigc_tf_tokenizer.json"
 _VERSION = 1
 """Of the way text is split; a change that gives other ids makes it 2, so that `sha256` tells the two apart."""
+
+Splitter = WordPiece | SentencePiece | PresetTokenizer
 
 
 class Tokenizer(tf.Module):
@@ -33,16 +37,18 @@ class Tokenizer(tf.Module):
     A tf.Module, so that a SavedModel keeps what it needs when it is held by the module that is saved.
 
     Attributes:
-        kind: `wordpiece` or `keras_nlp`.
+        kind: `wordpiece`, `sentencepiece` or `keras_nlp`.
         vocabulary_size: Number of ids.
         start_ids: Before the first text.
         between_ids: Between the texts of a pair.
         end_ids: After the last text.
         padding_id: Fills rows up.
         uses_segments: Whether the second text of a pair has segment id 1.
+        end_of_text_id: Between documents, and where generation ends; None for kind `wordpiece`.
+        in_graph: Whether `tokenize` can run in an exported graph.
     """
 
-    def __init__(self, splitter: WordPiece | PresetTokenizer):
+    def __init__(self, splitter: Splitter):
         super().__init__(name="tokenizer")
         self.splitter = splitter
         self.kind: str = splitter.kind
@@ -52,8 +58,14 @@ class Tokenizer(tf.Module):
         self.end_ids: tuple[int, ...] = splitter.end_ids
         self.padding_id: int = splitter.padding_id
         self.uses_segments: bool = splitter.uses_segments
-        traced = tf.function(splitter.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
-        self._run = lambda texts: traced(texts)  # hidden from SavedModels, which would save the function as well
+        self.end_of_text_id: int | None = splitter.end_of_text_id
+        self.in_graph: bool = splitter.in_graph
+        tokenize = tf.function(splitter.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+        rows = tf.RaggedTensorSpec([None, None], tf.int32)
+        detokenize = tf.function(self._join_pieces, input_signature=[rows])
+        # Hidden from SavedModels, which would save the functions as well.
+        self._tokenize = lambda texts: tokenize(texts)
+        self._detokenize = lambda token_ids: detokenize(token_ids)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -78,7 +90,35 @@ class Tokenizer(tf.Module):
         Returns:
             `(B, None)` int32, without special tokens. No text gives the id of [CLS], [SEP], [PAD] or [MASK].
         """
-        return self.splitter.tokenize(texts) if tf.inside_function() else self._run(texts)
+        return self.splitter.tokenize(texts) if tf.inside_function() else self._tokenize(texts)
+
+    def detokenize(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
+        """Joins the bytes of pieces, eagerly or in a graph; for the kinds that have `piece_bytes`.
+
+        Args:
+            token_ids: `(B, None)` int32. Special tokens vanish.
+        Returns:
+            `(B,)` strings: the very bytes that were split, and no UTF-8 where the ids end within a character.
+        """
+        return self._join_pieces(token_ids) if tf.inside_function() else self._detokenize(token_ids)
+
+    def _join_pieces(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
+        pieces = tf.constant(self.piece_bytes())
+        return tf.strings.reduce_join(tf.ragged.map_flat_values(tf.gather, pieces, token_ids), axis=-1)
+
+    def piece_bytes(self) -> list[bytes]:
+        """Returns the bytes of each id, b"" for special tokens: the text of ids is what they make, joined.
+
+        Raises:
+            RunError: For kind `wordpiece`, whose pieces do not say where spaces were.
+        """
+        pieces: list[bytes] = getattr(self.splitter, "pieces", [])
+        if not pieces:
+            raise RunError(
+                f"A {self.kind} tokenizer does not keep all of a text, so that it cannot write any; set "
+                "tokenizer.kind to 'sentencepiece', or tokenizer.source to another one."
+            )
+        return pieces
 
     def encode(self, texts: Iterable[str]) -> list[np.ndarray]:
         """Splits texts into one int32 array each. Threads may call it at once; the work is done outside of Python."""
@@ -90,16 +130,31 @@ class Tokenizer(tf.Module):
         return rows
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
-        """Returns a text that the ids spell, to be read by people: it need not be the one they came from.
+        """Returns the text that the ids spell.
+
+        It is the one they came from for the kinds that have `piece_bytes`, with U+FFFD for bytes that are no UTF-8;
+        for the others it is to be read by people.
 
         Raises:
             ValueError: If an id is not in the vocabulary.
         """
+        return self.splitter.decode(self._checked(token_ids))
+
+    def decode_bytes(self, token_ids: Sequence[int] | np.ndarray) -> bytes:
+        """Returns the bytes that the ids spell, for the kinds that have `piece_bytes`.
+
+        Raises:
+            ValueError: If an id is not in the vocabulary.
+        """
+        pieces = self.piece_bytes()
+        return b"".join(pieces[index] for index in self._checked(token_ids))
+
+    def _checked(self, token_ids: Sequence[int] | np.ndarray) -> list[int]:
         ids = [int(index) for index in token_ids]
         wrong = [index for index in ids if not 0 <= index < self.vocabulary_size]
         if wrong:
             raise ValueError(f"Token ids are in [0, {self.vocabulary_size}), received {wrong[0]}.")
-        return self.splitter.decode(ids)
+        return ids
 
     def sha256(self) -> str:
         """Returns a hash of all that decides the ids; that of a saved and loaded tokenizer is the same."""
@@ -133,15 +188,9 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     if not path.is_file():
         raise InputError(f"{os.fspath(folder)} holds no tokenizer: {INFO_FILE} is missing; prepare the data again.")
     info = storage.read_json(path)
-    if not isinstance(info, dict) or info.get("kind") not in ("wordpiece", "keras_nlp"):
+    if not isinstance(info, dict) or info.get("kind") not in _LOADERS:
         raise InputError(f"{path} does not describe a tokenizer; prepare the data again.")
-    if info["kind"] == "wordpiece":
-        vocabulary = vocabularies.read_tokens(Path(folder) / VOCABULARY_FILE)
-        flags = {name: bool(info.get(name)) for name in ("lowercase", "strip_accents")}
-        source = os.fspath(Path(folder) / VOCABULARY_FILE)
-        tokenizer = Tokenizer(WordPiece(vocabularies.build_vocabulary(vocabulary, source, **flags)))
-    else:
-        tokenizer = Tokenizer(PresetTokenizer(load_layer(folder, info), os.fspath(folder)))
+    tokenizer = Tokenizer(_LOADERS[info["kind"]](os.fspath(folder), info))
     if tokenizer.sha256() != info.get("sha256"):
         raise InputError(
             f"The tokenizer in {os.fspath(folder)} was changed since it was saved; prepare the data again."
@@ -149,13 +198,42 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     return tokenizer
 
 
-def build_tokenizer(config: TokenizerConfig, model_source: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+def _load_word_piece(folder: str, info: dict[str, Any]) -> WordPiece:
+    path = Path(folder) / VOCABULARY_FILE
+    flags = {name: bool(info.get(name)) for name in ("lowercase", "strip_accents")}
+    return WordPiece(vocabularies.build_vocabulary(vocabularies.read_tokens(path), os.fspath(path), **flags))
+
+
+def _load_sentence_piece(folder: str, _: dict[str, Any]) -> SentencePiece:
+    return read_model(Path(folder) / MODEL_FILE)
+
+
+def _load_preset_tokenizer(folder: str, info: dict[str, Any]) -> PresetTokenizer:
+    return PresetTokenizer(load_layer(folder, info), folder)
+
+
+_LOADERS: dict[str, Callable[[str, dict[str, Any]], Splitter]] = {
+    "wordpiece": _load_word_piece,
+    "sentencepiece": _load_sentence_piece,
+    "keras_nlp": _load_preset_tokenizer,
+}
+
+
+def resolve_kind(kind: str, task: str) -> str:
+    """Returns what `tokenizer.kind` means for a task: `auto` is WordPiece to classify, SentencePiece to generate."""
+    return {"classify": "wordpiece", "generate": "sentencepiece"}[task] if kind == "auto" else kind
+
+
+def build_tokenizer(
+    config: TokenizerConfig, model_source: str, texts: Callable[[], Iterable[str]], *, kind: str = "wordpiece"
+) -> Tokenizer:
     """Finds or trains the tokenizer of an experiment.
 
     Args:
         config: Where it comes from; an empty source means that of the model.
         model_source: `model.source` of the experiment.
-        texts: Gives the texts anew each time; called for source `train` only, twice.
+        texts: Gives the texts anew each time; called for source `train` only, once or twice.
+        kind: `wordpiece` or `sentencepiece`, for source `train`; see `resolve_kind`.
     Raises:
         InputError: If the source is nothing that can be read as a tokenizer.
         RunError: If a preset or a sample is not on this machine and cannot be fetched.
@@ -166,6 +244,8 @@ def build_tokenizer(config: TokenizerConfig, model_source: str, texts: Callable[
             "tokenizer.source and model.source are both empty; set tokenizer.source to 'train' to learn a vocabulary "
             "from the texts, or to a vocabulary file, a Hugging Face folder or a KerasNLP preset."
         )
+    if source == "train" and kind == "sentencepiece":
+        return Tokenizer(SentencePiece(train_model(texts(), size=config.vocabulary_size), "The trained model"))
     if source == "train":
         return Tokenizer(WordPiece(train_vocabulary(texts, size=config.vocabulary_size, lowercase=config.lowercase)))
     return _load_source(resolve_sample(source), config)
@@ -176,14 +256,20 @@ def _load_source(source: str, config: TokenizerConfig) -> Tokenizer:
     if path.is_dir():
         return _load_folder(path, config)
     if path.is_file():
-        return _of(vocabularies.read_vocabulary_file(path, lowercase=config.lowercase))
-    if storage.is_remote(source) and source.endswith(".txt"):
-        return _of(vocabularies.read_vocabulary_file(source, lowercase=config.lowercase))
+        return _load_file(os.fspath(path), config)
+    if storage.is_remote(source) and source.endswith((".txt", ".model")):
+        return _load_file(source, config)
     if is_preset_name(source):
         return _of(load_preset(source))
-    if os.sep in source or source.endswith((".txt", ".json")):
+    if os.sep in source or source.endswith((".txt", ".json", ".model")):
         raise vocabularies.missing_path(source)
     raise unknown_preset(source)
+
+
+def _load_file(path: str, config: TokenizerConfig) -> Tokenizer:
+    if path.endswith(".model"):
+        return Tokenizer(read_model(path))
+    return _of(vocabularies.read_vocabulary_file(path, lowercase=config.lowercase))
 
 
 def _load_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:

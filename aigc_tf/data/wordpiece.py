@@ -67,6 +67,8 @@ class WordPiece(tf.Module):
 
     kind = "wordpiece"
     uses_segments = True
+    end_of_text_id = None
+    in_graph = True
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__(name="wordpiece")
