@@ -20,11 +20,12 @@ CORE = [
     "rich",  # progress and tables
     "safetensors",  # Hugging Face weights; KerasHub imports it and does not ask for it
     "scikit-learn",  # metrics
+    "sentencepiece",  # learns vocabularies of text that must come back as it was
     "tensorboard",  # not every tensorflow package brings it
     "tensorflow>=2.20,<2.22",
     "tensorflow-datasets",
     "tensorflow-text",  # the tokenizer, in the same C++ op when data is prepared and when texts are served
-    "tokenizers",  # learns vocabularies
+    "tokenizers",  # learns WordPiece vocabularies; GPT-2's byte pairs
 ]
 
 EXTRAS = {
