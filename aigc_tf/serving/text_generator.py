@@ -1,0 +1,231 @@
+"""Text from a live model: what scripts/generate.py and the samples of a training run use.
+
+`TextGenerator` runs what an export publishes (`generator_signatures.Continuer`), so a text is the same in every place.
+Beside it only what the published functions do not have: stop strings, beam search, text as it comes.
+"""
+
+import codecs
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import GenerationConfig, InputError
+from aigc_tf.data.tokenizers import Tokenizer
+from aigc_tf.generation.sampling import Settings, make_settings
+from aigc_tf.generation.stopping import build_stop_table
+from aigc_tf.models.generator import computing_in
+from aigc_tf.serving.generator_signatures import SETTINGS, Continuer
+
+_STREAM_TOKENS = 4
+"""Tokens between two pieces of a stream: one call into the graph costs as much as a token of a small model."""
+_KEPT_FUNCTIONS = 8
+"""Sets of stop strings and numbers of beams whose graphs are kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What follows a prompt."""
+
+    text: str
+    """Before a stop string; U+FFFD for bytes that are no UTF-8."""
+    token_ids: tuple[int, ...]
+    """All that were generated, those of a stop string too; without the end of text."""
+    finish_reason: str
+    """`end` of the text, a `stop` string, or `length`: nothing more was wanted or fits the context."""
+    log_probability: float
+    """Of the tokens, and of the end of text where it was chosen, under the model as it is."""
+    prompt_cut: int
+    """Tokens cut off the beginning of a prompt that is too long."""
+
+
+class TextGenerator:
+    """Generates text with a live model, whatever weights it has at the time.
+
+    Functions are traced once for all prompts, batch sizes and settings; only other stop strings or another number of
+    beams are traced anew.
+
+    Args:
+        model: What `build_generator` returned.
+        tokenizer: The tokenizer of the prepared data.
+        max_length: Positions of prompt and continuation together; of a longer prompt the end is kept.
+        dtype: What is computed in, whatever the model is trained in.
+    Raises:
+        InputError: If the tokenizer has no end of text.
+    """
+
+    def __init__(self, model: keras.Model, tokenizer: Tokenizer, *, max_length: int, dtype: str = "float32"):
+        self._model, self._tokenizer, self._dtype = model, tokenizer, dtype
+        self._max_length = max_length
+        self._functions: dict[tuple[str, ...], _Functions] = {}
+        self._functions_of(())  # what does not fit is said at once
+
+    def generate(
+        self, prompts: Sequence[str], *, settings: GenerationConfig, batch_size: int = 8
+    ) -> Iterator[Continuation]:
+        """Yields a continuation for each prompt, in their order. Row i draws by seed `settings.seed + i`.
+
+        Args:
+            prompts: Of any lengths. An empty one begins a text.
+            settings: How they are continued.
+            batch_size: Prompts of one call; it changes no text.
+        Raises:
+            InputError: If a setting or a prompt does not fit.
+        """
+        check_prompts(prompts)
+        rows_settings = settings_of(settings, len(prompts))
+        functions = self._functions_of(settings.stop)
+        return self._generate(functions, prompts, rows_settings, batch_size)
+
+    def _generate(
+        self, functions: "_Functions", prompts: Sequence[str], settings: Settings, batch_size: int
+    ) -> Iterator[Continuation]:
+        for first in range(0, len(prompts), batch_size):
+            rows = slice(first, first + batch_size)
+            ids, lengths = pad_rows(self._tokenizer.encode([clean(prompt) for prompt in prompts[rows]]))
+            outputs = functions.generate(ids, lengths, Settings(*[value[rows] for value in settings]))
+            yield from continuations({name: value.numpy() for name, value in outputs.items()})
+
+    def stream(self, prompt: str, *, settings: GenerationConfig) -> Iterator[str]:
+        """Yields the text of `generate([prompt])` piece by piece, as it is generated.
+
+        What may still become part of a character or of a stop string is held back until it is certain.
+
+        Raises:
+            InputError: If a setting or the prompt does not fit.
+        """
+        check_prompts([prompt])
+        return self._stream(self._functions_of(settings.stop), prompt, settings)
+
+    def _stream(self, functions: "_Functions", prompt: str, config: GenerationConfig) -> Iterator[str]:
+        settings = settings_of(config, 1)
+        ids, lengths = pad_rows(self._tokenizer.encode([clean(prompt)]))
+        state = functions.start(ids, lengths, settings)
+        pieces = _PieceStream([stop.encode() for stop in config.stop])
+        done = 0
+        while True:
+            count = int(state.lengths[0])
+            new = self._tokenizer.decode_bytes(state.token_ids[0, done:count].numpy())
+            has_ended, done = bool(state.finish_reason[0]), count
+            piece = pieces.add(new, cut_bytes=int(state.cut_bytes[0]), is_last=has_ended)
+            if piece:
+                yield piece
+            if has_ended:
+                return
+            state = functions.advance(state, settings)
+
+    def _functions_of(self, stop: tuple[str, ...]) -> "_Functions":
+        if stop not in self._functions:
+            table = build_stop_table([text.encode() for text in stop], self._tokenizer.piece_bytes())
+            continuer = Continuer(self._model, self._tokenizer, max_length=self._max_length, stop=table)
+            if len(self._functions) == _KEPT_FUNCTIONS:
+                del self._functions[next(iter(self._functions))]
+            self._functions[stop] = _Functions(continuer, self._model, self._dtype)
+        return self._functions[stop]
+
+
+class _Functions:
+    """The graph functions for one set of stop strings, each traced once, when it is first called."""
+
+    def __init__(self, continuer: Continuer, model: keras.Model, dtype: str):
+        self._continuer, self._model, self._dtype = continuer, model, dtype
+        settings = Settings(*[tf.TensorSpec([None], kind) for kind in SETTINGS.values()])
+        prompt = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
+        self._settings_spec = settings
+        self.generate = tf.function(self._traced(continuer.generate), input_signature=[*prompt, settings])
+        self.start = tf.function(self._traced(continuer.start), input_signature=[*prompt, settings])
+        self._advance: Any = None
+
+    def advance(self, state: Any, settings: Settings) -> Any:
+        """Gives a started row a few more tokens."""
+        if self._advance is None:
+            known = self.start.get_concrete_function().structured_outputs
+            spec = tf.nest.map_structure(lambda value: tf.TensorSpec([None, *value.shape[1:]], value.dtype), known)
+            body = self._traced(lambda state, settings: self._continuer.advance(state, settings, _STREAM_TOKENS))
+            self._advance = tf.function(body, input_signature=[spec, self._settings_spec])
+        return self._advance(state, settings)
+
+    def _traced(self, body: Any) -> Any:
+        def traced(*arguments: Any) -> Any:
+            with computing_in(self._model, self._dtype):
+                return body(*arguments)
+
+        return traced
+
+
+class _PieceStream:
+    """Cuts a growing text into pieces that stay true whatever comes next."""
+
+    def __init__(self, stops: Sequence[bytes]):
+        self._stops = stops
+        self._held = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, new: bytes, *, cut_bytes: int, is_last: bool) -> str:
+        """Returns what is certain after `new` bytes, of which and of those before the last `cut_bytes` are cut off."""
+        held = self._held + new
+        held = held[: len(held) - cut_bytes]
+        certain = len(held) if is_last else len(held) - self._possible_beginning(held)
+        self._held = held[certain:]
+        return self._decoder.decode(held[:certain], final=is_last)
+
+    def _possible_beginning(self, held: bytes) -> int:
+        """Returns how many bytes at the end may be the beginning of a stop string."""
+        longest = max(map(len, self._stops), default=1) - 1
+        for size in range(min(longest, len(held)), 0, -1):
+            if any(len(stop) > size and stop.startswith(held[-size:]) for stop in self._stops):
+                return size
+        return 0
+
+
+def settings_of(config: GenerationConfig, num_rows: int) -> Settings:
+    """Returns `(B,)` settings in which row i draws by seed `config.seed + i`.
+
+    Raises:
+        InputError: If a value does not fit.
+    """
+    seeds = [(config.seed + row + 2**63) % 2**64 - 2**63 for row in range(num_rows)]  # goes round, as int64 does
+    values = {name: getattr(config, name) for name in SETTINGS if name != "seed"}
+    return make_settings(num_rows, **values, seed=np.array(seeds, np.int64))
+
+
+def pad_rows(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows of ids as `(B, P)` int32, padded on the right, and their `(B,)` int32 lengths."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.zeros((len(rows), max(lengths, default=0)), np.int32)
+    for row, target in zip(rows, ids, strict=True):
+        target[: len(row)] = row
+    return ids, lengths
+
+
+def clean(prompt: str) -> str:
+    """Returns the prompt with `?` for what UTF-8 cannot hold: half a surrogate pair."""
+    return prompt.encode("utf-8", "replace").decode()
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Checks that prompts are a list of strings.
+
+    Raises:
+        InputError: If they are not.
+    """
+    if isinstance(prompts, str | bytes):
+        raise InputError("The prompts are one string; give a list of strings.")
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise InputError(f"Prompt {number} (counted from 0) is a {type(prompt).__name__}, not a string.")
+
+
+def continuations(outputs: dict[str, np.ndarray]) -> Iterator[Continuation]:
+    """Yields the rows of what a signature answered."""
+    for row, count in enumerate(outputs["num_tokens"]):
+        yield Continuation(
+            text=outputs["text"][row].decode(),
+            token_ids=tuple(outputs["token_ids"][row, :count].tolist()),
+            finish_reason=outputs["finish_reason"][row].decode(),
+            log_probability=float(outputs["log_probability"][row]),
+            prompt_cut=int(outputs["prompt_cut"][row]),
+        )
