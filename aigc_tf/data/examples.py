@@ -6,12 +6,15 @@ so that equal texts are in the same split whatever file they are in and whatever
 
 import collections
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from aigc_tf.config import DataConfig, InputError
 from aigc_tf.data import sources
+from aigc_tf.data.cleaning import KEPT, REASONS, DuplicateFinder
 from aigc_tf.data.labels import BrokenLabelError, Label, LabelEncoder
 from aigc_tf.data.ledger import Counts
 from aigc_tf.data.records import CHECK_AFTER_ROWS, Record, SourceFile, SourceReport
@@ -61,12 +64,20 @@ class ExampleReader:
         found: The source files.
         data: The config's section.
         is_labelled: Whether labels are read. If not, each text is a document; one without a character is left out.
+        verdicts: `(n,)` uint8, what `find_duplicates` says of the same sources; those it does not keep are left out.
     """
 
-    def __init__(self, found: list[SourceFile], data: DataConfig, *, is_labelled: bool = True) -> None:
-        self._sources, self._data, self._is_labelled = found, data, is_labelled
+    def __init__(
+        self,
+        found: list[SourceFile],
+        data: DataConfig,
+        *,
+        is_labelled: bool = True,
+        verdicts: np.ndarray | None = None,
+    ) -> None:
+        self._sources, self._data, self._is_labelled, self._verdicts = found, data, is_labelled, verdicts
         self._sizes = [source_size(source) for source in found]
-        self.validation_from_train = data.split != "hash" and all(source.split != "validation" for source in found)
+        self.validation_from_train = data.split != "hash" and _lacks_validation(found)
         self.encoder = LabelEncoder(data)
         """Knows the labels that were read so far."""
         self.reports: list[SourceReport] = []
@@ -74,7 +85,10 @@ class ExampleReader:
         """Rows with a broken label, by reason. The reports count them too."""
         self.left_out: collections.Counter[str] = collections.Counter()
         """Rows that are in order but not wanted, by reason."""
+        self.duplicates: collections.Counter[str] = collections.Counter()
+        """Examples left out for what others are, by reason."""
         self.kept = 0
+        """Examples before duplicates are left out."""
 
     def __iter__(self) -> Iterator[Example]:
         """Yields the examples in the order of the sources.
@@ -92,12 +106,23 @@ class ExampleReader:
                 self._check_labels(self.reports[source], self.broken.total() - broken_before)
             if label is None:
                 continue
+            verdict = self._verdict()
             self.kept += 1
+            if verdict != KEPT:
+                self.duplicates[REASONS[verdict]] += 1
+                continue
             texts: tuple[bytes, ...] = (record.text.encode(),)
             if self._data.text_b_column:
                 texts += (record.text_b.encode(),)
             given = self._sources[source].split
             yield Example(split_of(texts, given, validation_from_train=self.validation_from_train), texts, label)
+
+    def _verdict(self) -> int:
+        if self._verdicts is None:
+            return KEPT
+        if self.kept >= len(self._verdicts):
+            raise sources.changed(self.reports[-1].uri)
+        return int(self._verdicts[self.kept])
 
     def _label(self, record: Record) -> Label | None:
         """Returns the label, 0 where none is read; None: the record is counted and left out."""
@@ -137,6 +162,21 @@ class ExampleReader:
     @property
     def total_bytes(self) -> int:
         return sum(self._sizes)
+
+
+def _lacks_validation(found: list[SourceFile]) -> bool:
+    """Whether validation data must come from the training data; the only document there is stays there."""
+    training = [source for source in found if source.split == "train"]
+    only = len(training) == 1 and training[0].format == "document"
+    return not only and all(source.split != "validation" for source in found)
+
+
+def find_duplicates(examples: Iterable[Example]) -> np.ndarray:
+    """Reads all examples and returns `(n,)` uint8, what `cleaning.judge` says of each."""
+    finder = DuplicateFinder()
+    for example in examples:
+        finder.add(example.texts, example.label, example.split)
+    return finder.verdicts()
 
 
 def source_size(source: SourceFile) -> int:

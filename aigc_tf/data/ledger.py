@@ -22,6 +22,7 @@ from aigc_tf.data.prepared import NO_LABELS, SPLIT_NAMES, PreparedDataset
 
 _LABELS_SHOWN = 6
 _BROKEN_SHOWN = 5
+_SOURCES_SHOWN = 20
 
 
 class Counts(NamedTuple):
@@ -98,7 +99,7 @@ class ProgressBar:
         seconds, done = self._clock() - self._began, counts.bytes_read
         share = f"{100 * done // max(1, self._total)} %"
         facts = [f"{counts.phase}: {_size(done)} of {_size(self._total)} ({share})", f"{counts.records:,} records"]
-        if seconds > 0 and done:
+        if seconds >= 1 and done:  # what has just begun has no speed yet
             left = round(seconds / done * max(0, self._total - done))
             facts += [f"{_size(round(done / seconds))}/s", f"{left // 60}:{left % 60:02} left"]
         return ", ".join(facts)
@@ -154,10 +155,18 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
 
 def _sources_table(info: Mapping[str, Any]) -> Table:
     table = _table("source", "format", ">records", ">broken", title="What went in")
-    for source in info.get("sources", []):
-        broken = sum(source["bad"].values())
-        _add(table, source["uri"], source["format"], f"{source['records']:,}", f"{broken:,}")
+    sources = info.get("sources", [])
+    num_shown = len(sources) if len(sources) <= _SOURCES_SHOWN else _SOURCES_SHOWN // 2
+    for source in sources[:num_shown]:
+        _add(table, source["uri"], source["format"], f"{source['records']:,}", f"{_num_broken([source]):,}")
+    if rest := sources[num_shown:]:
+        records = sum(source["records"] for source in rest)
+        _add(table, f"and {len(rest):,} more", "", f"{records:,}", f"{_num_broken(rest):,}")
     return table
+
+
+def _num_broken(sources: list[Mapping[str, Any]]) -> int:
+    return sum(sum(source["bad"].values()) for source in sources)
 
 
 def _stages_table(info: Mapping[str, Any]) -> Table:
@@ -203,8 +212,7 @@ def _notes(info: Mapping[str, Any]) -> list[str]:
     notes = [f"Stage {stage['name']}: {note}." for stage in info.get("stages", []) for note in stage["notes"]]
     broken = [example for source in info.get("sources", []) for example in source["examples"]]
     if broken:
-        count = sum(sum(source["bad"].values()) for source in info["sources"])
-        notes.append(f"Broken rows, {min(len(broken), _BROKEN_SHOWN)} of {count:,}:")
+        notes.append(f"Broken rows, {min(len(broken), _BROKEN_SHOWN)} of {_num_broken(info['sources']):,}:")
         notes += [f"  {example}" for example in broken[:_BROKEN_SHOWN]]
     return notes
 

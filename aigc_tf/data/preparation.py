@@ -6,7 +6,8 @@ For a generator an example is a document, and labels are neither read nor writte
 
 The records are read in one thread and tokenised in others, whose results are written in the order of the records;
 so the same config and sources give the same bytes, and memory does not grow with the input. With
-`tokenizer.source` "train" two passes come before it, in which the vocabulary is learnt from the training split.
+`tokenizer.source` "train" passes come before it, in which the vocabulary is learnt from the training split, and with
+`data.drop_duplicates` one before all.
 
 `prepare` shows what happens; `write_dataset` is the part without a terminal.
 """
@@ -14,6 +15,7 @@ so the same config and sources give the same bytes, and memory does not grow wit
 import collections
 import contextlib
 import fcntl
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from rich.console import Console
 from aigc_tf import storage
 from aigc_tf.config import ExperimentConfig, InputError, RunError
 from aigc_tf.data import ledger, sources
-from aigc_tf.data.examples import ExampleReader, source_size
+from aigc_tf.data.examples import Example, ExampleReader, find_duplicates, source_size
 from aigc_tf.data.ledger import Counts
 from aigc_tf.data.prepared import (
     INFO_NAME,
@@ -38,8 +40,8 @@ from aigc_tf.data.prepared import (
 from aigc_tf.data.prepared_writer import PreparedWriter
 from aigc_tf.data.provenance import check_matches, data_of, describe, prepare_sha256, relevant_fields
 from aigc_tf.data.records import SourceFile
-from aigc_tf.data.token_batches import TokenBatch, text_batches, token_batches
-from aigc_tf.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
+from aigc_tf.data.token_batches import TextBatch, TokenBatch, text_batches, token_batches
+from aigc_tf.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, resolve_kind
 
 __all__ = ["check_matches", "prepare", "prepare_sha256", "relevant_fields", "write_dataset"]
 
@@ -89,8 +91,11 @@ def write_dataset(
     Raises:
         InputError: If the sources do not give a training split.
     """
-    tokenizer, hashes = _build_tokenizer(config, found, progress)
-    reader = ExampleReader(found, data_of(config), is_labelled=config.task == "classify")
+    passes = _Passes(config, found)
+    if config.data.drop_duplicates:
+        passes.find_duplicates(progress)
+    tokenizer = _learn_tokenizer(config, passes, progress)
+    reader = passes.reader()
     num_bytes: collections.Counter[str] = collections.Counter()
     writer = PreparedWriter(
         folder,
@@ -100,13 +105,14 @@ def write_dataset(
         vocabulary_size=tokenizer.vocabulary_size,
     )
     with writer:
-        batches = text_batches(reader, phase=_PREPARING, cut_documents=config.task == "generate")
+        batches = passes.batches(reader, _PREPARING)
         with contextlib.closing(token_batches(tokenizer, batches)) as tokenised:
             for batch in tokenised:
                 num_bytes.update(_write(writer, batch))
                 progress(batch.counts)
         progress(reader.counts(_PREPARING)._replace(bytes_read=reader.total_bytes))
-        _check_result(reader, num_bytes, hashes)
+        passes.check_same_files()
+        _check_result(reader, num_bytes)
         tokenizer.save(folder / TOKENIZER_FOLDER)
         return writer.finish(
             label_names=sorted(reader.encoder.names),
@@ -116,39 +122,70 @@ def write_dataset(
         )
 
 
-def _build_tokenizer(
-    config: ExperimentConfig, found: list[SourceFile], progress: Progress
-) -> tuple[Tokenizer, list[str]]:
-    """Returns the tokenizer and, where it was learnt from the sources, their hashes at that time."""
-    readers: list[ExampleReader] = []
+class _Passes:
+    """The times that the sources are read: for duplicates, for the vocabulary, and to write what they hold."""
+
+    def __init__(self, config: ExperimentConfig, found: list[SourceFile]) -> None:
+        self._data, self._found, self._is_labelled = data_of(config), found, config.task == "classify"
+        self._verdicts: np.ndarray | None = None
+        self._readers: list[ExampleReader] = []
+
+    def reader(self) -> ExampleReader:
+        """Returns the reader of one more pass."""
+        reader = ExampleReader(self._found, self._data, is_labelled=self._is_labelled, verdicts=self._verdicts)
+        self._readers.append(reader)
+        return reader
+
+    def batches(self, reader: ExampleReader, phase: str) -> Iterator[TextBatch]:
+        """Yields what a reader gives in batches; documents, whose tokens hold all of their text, may be cut."""
+        return text_batches(reader, phase=phase, cut_documents=not self._is_labelled)
+
+    def find_duplicates(self, progress: Progress) -> None:
+        """Reads all once; the readers of later passes leave duplicates out."""
+        reader = self.reader()
+
+        def examples() -> Iterator[Example]:
+            for batch in text_batches(reader, phase="looking for duplicates"):
+                progress(batch.counts)
+                yield from batch.examples
+
+        self._verdicts = find_duplicates(examples())
+
+    def check_same_files(self) -> None:
+        """Compares the files of the last pass with those of the passes before it."""
+        last = self._readers[-1].reports
+        for reader in self._readers[:-1]:
+            for report, before in zip(last, reader.reports, strict=False):
+                if before.sha256 and report.sha256 != before.sha256:  # a pass may have stopped before a file's end
+                    raise sources.changed(report.uri)
+
+
+def _learn_tokenizer(config: ExperimentConfig, passes: _Passes, progress: Progress) -> Tokenizer:
+    """Returns the tokenizer that the config names; with source `train` it is learnt from the training split alone."""
+    numbers = itertools.count(1)
 
     def training_texts() -> Iterator[str]:
-        """The texts of the training split alone: what is tested on must be new to the vocabulary as well."""
-        readers.append(ExampleReader(found, data_of(config), is_labelled=config.task == "classify"))
-        phase = f"learning the vocabulary, pass {len(readers)}"
-        for batch in text_batches(readers[-1], phase=phase, cut_documents=config.task == "generate"):
+        """Not the other splits: what is tested on must be new to the vocabulary as well."""
+        for batch in passes.batches(passes.reader(), f"learning the vocabulary, pass {next(numbers)}"):
             progress(batch.counts)
             for example in batch.examples:
                 if example.split == "train":
                     yield from (text.decode() for text in example.texts)
 
-    tokenizer = build_tokenizer(config.tokenizer, config.model.source, training_texts)
-    return tokenizer, [report.sha256 for report in readers[-1].reports] if readers else []
+    kind = resolve_kind(config.tokenizer.kind, config.task)
+    return build_tokenizer(config.tokenizer, config.model.source, training_texts, kind=kind)
 
 
-def _check_result(reader: ExampleReader, num_bytes: Mapping[str, int], hashes: list[str]) -> None:
-    """Refuses a data set without training data, and one whose sources changed between two passes."""
-    for report, before in zip(reader.reports, hashes, strict=False):
-        if report.sha256 != before:
-            raise InputError(
-                f"{report.uri} changed while it was read; wait until nothing writes to it, and prepare again."
-            )
+def _check_result(reader: ExampleReader, num_bytes: Mapping[str, int]) -> None:
+    """Refuses a data set without training data."""
     if "train" not in num_bytes:
-        left_out = "".join(f"{count} are left out ({reason}), " for reason, count in reader.left_out.items())
+        left_out = reader.left_out + reader.duplicates
+        why = "".join(f"{count} are left out ({reason}), " for reason, count in left_out.items())
         raise InputError(
             f"No example is left for training: of {sum(report.num_rows for report in reader.reports)} rows, "
-            f"{sum(report.num_bad for report in reader.reports)} are broken, {left_out}and {reader.kept} are in the "
-            f"splits {', '.join(num_bytes) or 'validation and test'}; add data or change data.split."
+            f"{sum(report.num_bad for report in reader.reports)} are broken, {why}and "
+            f"{reader.kept - reader.duplicates.total()} are in the splits "
+            f"{', '.join(num_bytes) or 'validation and test'}; add data or change data.split."
         )
 
 

@@ -77,11 +77,16 @@ def _stages(config: ExperimentConfig, reader: ExampleReader) -> list[dict[str, A
     if reader.validation_from_train:
         notes.append("no source states a validation split; a tenth of the training split, by hash, is it")
     name = "labels" if config.task == "classify" else "documents"
+    duplicates = []
+    kept = reader.kept - reader.duplicates.total()
+    if config.data.drop_duplicates:
+        duplicates.append({"name": "duplicates", "kept": kept, "dropped": dict(reader.duplicates), "notes": []})
     return [
         {"name": "read", "kept": num_read, "dropped": dict(unreadable), "notes": []},
         {"name": name, "kept": reader.kept, "dropped": dict(reader.broken) | dict(reader.left_out), "notes": []},
         {"name": "split", "kept": reader.kept, "dropped": {}, "notes": notes},
-        {"name": "tokenise", "kept": reader.kept, "dropped": {}, "notes": []},
+        *duplicates,
+        {"name": "tokenise", "kept": kept, "dropped": {}, "notes": []},
     ]
 
 

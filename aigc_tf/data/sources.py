@@ -97,6 +97,8 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
                 is_checked = True
             yield from records
         if source.format == "document":
+            if len(reports) == CHECK_AFTER_ROWS:
+                _check_documents(sources[: len(reports)], data, reports)
             continue
         reading.check()
         if not report.num_rows:
@@ -113,6 +115,11 @@ def _check_documents(sources: list[SourceFile], data: DataConfig, reports: list[
             f"{len(broken)} of {len(documents)} documents are broken, more than data.max_bad_share "
             f"{data.max_bad_share:g} allows (the first is {broken[0].examples[0]})."
         )
+
+
+def changed(uri: str) -> InputError:
+    """Returns the error for a source that is not what it was at the pass before."""
+    return InputError(f"{uri} changed while it was read; wait until nothing writes to it, and prepare again.")
 
 
 def hash_source(source: SourceFile) -> str:

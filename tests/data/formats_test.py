@@ -558,3 +558,60 @@ def test_broken_tfrecords_are_counted_or_refused(tmp_path):
     refuses("is no whole TFRecord file", write(tmp_path / "b.tfrecord", whole[:-3]), max_bad_share=0.9)
     changed = whole[:20] + bytes([whole[20] ^ 1]) + whole[21:]
     refuses("is no whole TFRecord file", write(tmp_path / "c.tfrecord", changed), max_bad_share=0.9)
+
+
+# ---------------------------------------------------------------- a file as one text
+
+
+@pytest.mark.parametrize("text", [*HOSTILE_TEXTS, "a\r\nb\n\n", "\r", "\n", "x" * 3_000_000])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_document_is_all_of_its_file(tmp_path, text, zipped):
+    content = gzip.compress(text.encode()) if zipped else text.encode()
+    path = write(tmp_path / ("a.md.gz" if zipped else "a.md"), content)
+    reports = []
+    assert read(path, format="document", reports=reports) == [Record(text, "", "", 0, 1)]
+    assert reports[0].sha256 == hashlib.sha256(content).hexdigest()
+    assert (reports[0].records, reports[0].bytes_read) == (1, len(content))
+
+
+def test_a_document_loses_only_a_byte_order_mark_at_its_start(tmp_path):
+    text = "\ufeffa\ufeff\n"
+    (record,) = read(write(tmp_path / "a.txt", codecs.BOM_UTF8 + text.encode()), format="document")
+    assert record.text == text  # one of the two
+    for encoding in ("utf-16", "utf-32", "gb18030", "iso2022_jp"):
+        (record,) = read(write(tmp_path / encoding, "日本\n".encode(encoding)), format="document", encoding=encoding)
+        assert record.text == "日本\n"
+
+
+def test_a_broken_document_is_counted_with_the_byte_that_breaks_it(tmp_path):
+    paths = [write(tmp_path / f"{i}.txt", b"ab\xff" if i == 3 else b"ab") for i in range(5)]
+    refuses(
+        r"1 of 5 documents are broken, .*3\.txt:1: not valid utf-8 \(invalid start byte at byte 2\)",
+        *paths,
+        format="document",
+    )
+    assert len(read(*paths, format="document", max_bad_share=0.2)) == 4
+    refuses("is damaged gzip", write(tmp_path / "a.gz", gzip.compress(b"abc" * 99)[:-9]), format="document")
+    refuses("starts as UTF-16 does", write(tmp_path / "b.txt", "abc".encode("utf-16")), format="document")
+
+
+def test_a_document_over_the_limit_is_broken_and_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "MAX_DOCUMENT_BYTES", 2_000_000)
+    path = write(tmp_path / "a.gz", gzip.compress(bytes([97]) * 50_000_000))
+    reports = []
+    tracemalloc.start()
+    assert read(path, format="document", max_bad_share=1.0, reports=reports) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert list(reports[0].bad.values()) == [1]
+    assert peak < 10_000_000
+
+
+def test_a_document_takes_twice_its_size_of_memory(tmp_path):
+    path = write(tmp_path / "a.txt", b"abc\n" * 5_000_000)
+    tracemalloc.start()
+    (record,) = read(path, format="document")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(record.text) == 20_000_000
+    assert peak < 2.5 * 20_000_000

@@ -90,3 +90,17 @@ def test_of_many_labels_the_most_frequent_are_shown():
     assert lines[0] == "label 99 99 (2.0%)"
     assert lines[-1] == "and 94 more"
     assert len(lines) == 7
+
+
+def test_many_sources_are_summed_up():
+    def shown(number):
+        sources = [
+            {"uri": f"{i}.txt", "format": "document", "records": 1, "bad": {"not valid utf-8": 1} if i % 2 else {}}
+            for i in range(number)
+        ]
+        console = Console(file=io.StringIO(), width=100)
+        console.print(ledger._sources_table({"sources": sources}))
+        return [line.split() for line in console.file.getvalue().splitlines()][3:]
+
+    assert len(shown(20)) == 20
+    assert shown(30)[9:] == [["9.txt", "document", "1", "1"], ["and", "20", "more", "20", "10"]]

