@@ -19,7 +19,8 @@ from aigc_tf.data.prepared import token_type
 from aigc_tf.data.tokenizers import Tokenizer
 
 _BATCH_RECORDS = 2048  # a batch of texts for the tokenizer ends at this many
-_BATCH_BYTES = 2**20  # or at this many bytes of text; a longer document is cut into pieces of at most this length
+_BATCH_BYTES = 2**20  # or at this many bytes of text
+_PIECE_BYTES = 2**18  # a longer document is cut, since the tokenizers' memory and time grow with the longest text
 _MAX_THREADS = 8  # one thread reads the records, and more than this many wait for it
 
 Item = TypeVar("Item")
@@ -54,13 +55,13 @@ def text_batches(reader: ExampleReader, *, phase: str, cut_documents: bool = Fal
     Args:
         reader: Gives the examples, and the counts that go with each batch.
         phase: What the counts are told to belong to.
-        cut_documents: Whether single texts over `_BATCH_BYTES` are cut into pieces, each a batch of its own.
+        cut_documents: Whether single texts over `_PIECE_BYTES` are cut into pieces, each a batch of its own.
     """
     examples: list[Example] = []
     num_bytes = 0
     for example in reader:
         size = sum(map(len, example.texts))
-        if cut_documents and size > _BATCH_BYTES:
+        if cut_documents and size > _PIECE_BYTES:
             if examples:
                 yield TextBatch(examples, reader.counts(phase))
                 examples, num_bytes = [], 0
@@ -79,7 +80,7 @@ def _piece_batches(example: Example, counts: Counts) -> Iterator[TextBatch]:
     (text,) = example.texts
     start = 0
     while start < len(text):
-        end = piece_end(text, start, _BATCH_BYTES)
+        end = piece_end(text, start, _PIECE_BYTES)
         yield TextBatch([example._replace(texts=(text[start:end],))], counts, is_whole=end == len(text))
         start = end
 

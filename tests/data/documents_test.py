@@ -216,7 +216,7 @@ def test_a_long_document_gives_the_same_tokens_however_it_is_cut(tmp_path, monke
     long = "".join(f"{'good bad day night! 日本'[: i % 17]}\n" for i in range(500))
     source = write_files(tmp_path, a=long, b="good", c=long[:700], d="day")
     whole = run(split_files(tmp_path, source, test_files=("d.txt",)))[0]
-    monkeypatch.setattr(token_batches, "_BATCH_BYTES", 64)
+    monkeypatch.setattr(token_batches, "_PIECE_BYTES", 64)
     monkeypatch.setattr(token_batches, "_BATCH_RECORDS", 1)
     cut = run(split_files(tmp_path, source, test_files=("d.txt",)), overwrite=True)[0]
     assert cut.sha256 == whole.sha256

@@ -60,6 +60,7 @@ def test_pieces_are_whole_characters_and_all_of_the_text(limit):
 
 def test_short_texts_share_batches_and_a_long_document_has_its_own(monkeypatch):
     monkeypatch.setattr(token_batches, "_BATCH_BYTES", 8)
+    monkeypatch.setattr(token_batches, "_PIECE_BYTES", 8)
     texts = ["abc", "def", "long\nlonger\n", "abcdefgh", "x", "y"]
     batches = list(text_batches(Reader(map(example, texts)), phase="p", cut_documents=True))
     assert [([e.texts[0] for e in batch.examples], batch.is_whole) for batch in batches] == [
@@ -75,7 +76,7 @@ def test_short_texts_share_batches_and_a_long_document_has_its_own(monkeypatch):
 
 
 def test_tokens_of_pieces_come_as_one_document(monkeypatch):
-    monkeypatch.setattr(token_batches, "_BATCH_BYTES", 16)
+    monkeypatch.setattr(token_batches, "_PIECE_BYTES", 16)
     texts = ["short", HOSTILE, "x" * 100, "end", "y" * 17]
     splits = ["train", "test", "train", "train", "validation"]
     reader = Reader(map(example, texts, splits))
