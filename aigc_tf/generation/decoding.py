@@ -151,7 +151,9 @@ def advance(
         cache = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), cache, state.cache)
         return (_extend(state._replace(cache=cache), logits, settings, end_id=end_id, stop=stop),)
 
-    shapes = tf.nest.map_structure(lambda tensor: tensor.shape, state)
+    # The number of rows may be known of some tensors and not of others.
+    shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None, *tensor.shape[1:]]), state)
+    shapes = shapes._replace(cache=tf.nest.map_structure(lambda tensor: tensor.shape, state.cache))
     (state,) = tf.while_loop(
         is_running, one_more, (state,), shape_invariants=(shapes,), maximum_iterations=tf.cast(num_steps, tf.int32)
     )
@@ -170,7 +172,7 @@ def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int,
     is_end = token == end_id
     is_added = is_running & ~is_end
     columns = tf.range(tf.shape(state.token_ids)[1])
-    is_here = is_added[:, tf.newaxis] & (columns == state.lengths[:, tf.newaxis])  # (B, N)
+    is_here = is_added[:, tf.newaxis] & tf.equal(columns, state.lengths[:, tf.newaxis])  # (B, N)
     lengths = state.lengths + tf.cast(is_added, tf.int32)
 
     stop_state, cut_bytes = state.stop_state, state.cut_bytes
@@ -179,7 +181,7 @@ def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int,
         stop_state = tf.where(is_added, next_state, stop_state)
         cut_bytes = tf.where(is_added, cut, cut_bytes)
 
-    reason = tf.where(lengths == state.limits, LENGTH, RUNNING)
+    reason = tf.where(lengths >= state.limits, LENGTH, RUNNING)
     reason = tf.where(cut_bytes > 0, STOP_STRING, reason)
     reason = tf.where(is_end, END_OF_TEXT, reason)
     return State(

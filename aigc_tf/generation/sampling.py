@@ -24,6 +24,9 @@ _LANES = 64
 _COLDEST = 1e-30  # lower temperatures mean the same, and numbers below 1.2e-38 are 0 to some devices
 _FARTHEST = 0x7F800000  # bits of infinity, the greatest of the non-negative floats
 
+_SHORT_LIST = 256  # tokens looked at first for top-k and top-p
+_ALL = np.inf
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15).view(np.int64)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9).view(np.int64)
 _MIX_2 = np.uint64(0x94D049BB133111EB).view(np.int64)
@@ -94,7 +97,7 @@ def make_settings(
         tensor = tf.cast(tf.convert_to_tensor(value), dtype)
         if name == "seed" and tensor.shape.rank == 0:
             tensor += tf.range(tf.cast(batch_size, tf.int64), dtype=tf.int64)
-        tensors[name] = tf.broadcast_to(tensor, tf.reshape(tf.cast(batch_size, tf.int32), [1]))
+        tensors[name] = tensor + tf.zeros([batch_size], dtype)
     return Settings(**tensors)
 
 
@@ -141,10 +144,50 @@ def sample(
     is_drawn = settings.temperature > 0.0
     token = tf.cond(
         tf.reduce_any(is_drawn),
-        lambda: tf.where(is_drawn, _draw(finite, settings, num_generated), likeliest),
+        lambda: tf.where(
+            is_drawn, draw(token_weights(finite, settings), uniform(settings.seed, num_generated)), likeliest
+        ),
         lambda: likeliest,
     )
     return token, log_probability(logits, token)
+
+
+def token_weights(logits: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """Returns what each token's chance to be drawn is proportional to: temperature, top-k, top-p and min-p are in it.
+
+    Args:
+        logits: `(B, V)` float32, finite; the lowest finite number stands for minus infinity.
+        settings: Of B rows.
+    Returns:
+        `(B, V)` float64 whole numbers, 2**32 for the likeliest token, filled up with zeros to a multiple of 64 columns.
+        All are 0 in a row without anything above minus infinity.
+    """
+    temperature = tf.maximum(settings.temperature, _COLDEST)[:, tf.newaxis]
+    likeliest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    # At most 0, so that no temperature makes an infinity that would win.
+    scaled = tf.where(logits > tf.float32.min, (logits - likeliest) / temperature, -np.inf)
+    distance = tf.abs(_pad(scaled))  # from the likeliest token, 0 to infinity
+    ratio = tf.exp(-distance)  # of its probability
+    weights = tf.round(tf.cast(ratio, tf.float64) * _ONE)
+    is_cut = tf.reduce_any(settings.top_k > 0) | tf.reduce_any(settings.top_p < 1.0)
+    weights = tf.cond(is_cut, lambda: _keep_top(weights, distance, settings), lambda: weights)
+    return tf.where(ratio >= settings.min_p[:, tf.newaxis], weights, 0.0)
+
+
+def draw(weights: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Returns the `(B,)` int32 column in which each row's cumulative weight passes its number's share of the total.
+
+    A column of weight 0 is never chosen, whatever the number; a row of zeros gives 0.
+
+    Args:
+        weights: `(B, V)` float64 whole numbers that sum up to less than 2**53.
+        numbers: `(B,)` float64 in [0, 1).
+    """
+    cumulative = tf.cumsum(weights, axis=-1)
+    total = cumulative[:, -1]
+    place = tf.minimum(tf.floor(numbers * total), total - 1.0)
+    passed = tf.cast(cumulative <= place[:, tf.newaxis], tf.float32)  # counts of int32 are not made on a GPU
+    return tf.cast(tf.reduce_sum(passed, axis=-1), tf.int32)
 
 
 def log_probability(logits: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
@@ -191,57 +234,69 @@ def _pad(logits: tf.Tensor) -> tf.Tensor:
     return tf.pad(logits, [[0, 0], [0, -logits.shape[1] % _LANES]], constant_values=-np.inf)
 
 
-def _draw(logits: tf.Tensor, settings: Settings, num_generated: tf.Tensor) -> tf.Tensor:
-    """Draws a `(B,)` token from `(B, V)` finite logits; what stands for minus infinity has no weight."""
-    temperature = tf.maximum(settings.temperature, _COLDEST)[:, tf.newaxis]
-    likeliest = tf.reduce_max(logits, axis=-1, keepdims=True)
-    # At most 0, so that no temperature makes an infinity that would win.
-    scaled = tf.where(logits > tf.float32.min, (logits - likeliest) / temperature, -np.inf)
-    distance = tf.abs(_pad(scaled))  # from the likeliest token, 0 to infinity
-    ratio = tf.exp(-distance)  # of its probability
-    weights = tf.round(tf.cast(ratio, tf.float64) * _ONE)
+class _Nearest(NamedTuple):
+    """The likeliest tokens of each row, nearest first: `(B, _SHORT_LIST)` distances and int32 ids."""
 
-    is_cut = settings.top_k > 0
-    weights = tf.cond(tf.reduce_any(is_cut), lambda: _keep_top_k(weights, distance, settings.top_k), lambda: weights)
-    is_cut = settings.top_p < 1.0
-    weights = tf.cond(tf.reduce_any(is_cut), lambda: _keep_top_p(weights, distance, settings.top_p), lambda: weights)
-    weights = tf.where(ratio >= settings.min_p[:, tf.newaxis], weights, 0.0)
-
-    cumulative = tf.cumsum(weights, axis=-1)
-    total = cumulative[:, -1]
-    # A token is drawn where cumulative passes `place`, which only a positive weight makes it do.
-    place = tf.minimum(tf.floor(uniform(settings.seed, num_generated) * total), total - 1.0)
-    passed = tf.cast(cumulative <= place[:, tf.newaxis], tf.float32)  # counts of int32 are not made on a GPU
-    return tf.cast(tf.reduce_sum(passed, axis=-1), tf.int32)
+    distance: tf.Tensor
+    ids: tf.Tensor
 
 
-def _keep_top_k(weights: tf.Tensor, distance: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
-    """Sets the weights of all but the k likeliest tokens to 0; those equal to the last kept one stay."""
-    wanted = tf.cast(tf.minimum(top_k, distance.shape[1]), tf.float32)
-    limit = _nearest(
-        lambda limit: tf.reduce_sum(tf.cast(distance <= limit[:, tf.newaxis], tf.float32), axis=-1) >= wanted,
-        tf.shape(top_k),
-    )
-    limit = tf.where(top_k > 0, limit, np.inf)
-    return tf.where(distance <= limit[:, tf.newaxis], weights, 0.0)
+def _keep_top(weights: tf.Tensor, distance: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """Sets the weights of what top-k and then top-p cut off to 0. Equals of the last kept token are kept."""
+    top_k, top_p = settings.top_k, tf.cast(settings.top_p, tf.float64)
+    values, ids = tf.math.top_k(-distance, k=min(_SHORT_LIST, distance.shape[1]))
+    nearest = _Nearest(-values, ids)
+
+    ones = tf.ones_like(weights)
+    wanted = tf.cast(tf.minimum(top_k, distance.shape[1]), tf.float64)
+    weights = _keep_nearest(weights, distance, nearest, ones, tf.where(top_k > 0, wanted, _ALL))
+
+    wanted = top_p * tf.reduce_sum(weights, axis=-1)
+    return _keep_nearest(weights, distance, nearest, weights, tf.where(top_p < 1.0, wanted, _ALL))
 
 
-def _keep_top_p(weights: tf.Tensor, distance: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
-    """Sets all weights to 0 but those of the fewest likeliest tokens that have a share `top_p`, and of their equals."""
-    wanted = tf.cast(top_p, tf.float64) * tf.reduce_sum(weights, axis=-1)
-    limit = _nearest(
-        lambda limit: tf.reduce_sum(tf.where(distance <= limit[:, tf.newaxis], weights, 0.0), axis=-1) >= wanted,
-        tf.shape(top_p),
-    )
-    limit = tf.where(top_p < 1.0, limit, np.inf)
-    return tf.where(distance <= limit[:, tf.newaxis], weights, 0.0)
+def _keep_nearest(
+    weights: tf.Tensor, distance: tf.Tensor, nearest: _Nearest, amounts: tf.Tensor, wanted: tf.Tensor
+) -> tf.Tensor:
+    """Keeps the weights up to the least distance within which the amounts sum up to what is wanted.
+
+    Two ways to the same distance: by the few nearest tokens, where they are enough in all rows, and by bisection.
+
+    Args:
+        weights: `(B, V)` float64.
+        distance: `(B, V)` float32, 0 or greater.
+        nearest: The nearest tokens.
+        amounts: `(B, V)` float64 whole numbers.
+        wanted: `(B,)` float64, no more than there is, or `_ALL`.
+    """
+    is_used = wanted < _ALL
+
+    def by_few() -> tf.Tensor:
+        return tf.gather(nearest.distance, position, axis=1, batch_dims=1)
+
+    def by_bisection() -> tf.Tensor:
+        return _bisect(
+            lambda limit: tf.reduce_sum(tf.where(distance <= limit[:, tf.newaxis], amounts, 0.0), axis=-1) >= wanted,
+            tf.shape(wanted),
+        )
+
+    def keep() -> tf.Tensor:
+        limit = tf.where(is_used, tf.cond(tf.reduce_all(is_found), by_few, by_bisection), np.inf)
+        return tf.where(distance <= limit[:, tf.newaxis], weights, 0.0)
+
+    within = tf.cumsum(tf.gather(amounts, nearest.ids, axis=1, batch_dims=1), axis=-1)  # (B, nearest)
+    is_less = tf.cast(within < wanted[:, tf.newaxis], tf.float32)
+    position = tf.cast(tf.reduce_sum(is_less, axis=-1), tf.int32)
+    is_found = (within[:, -1] >= wanted) | ~is_used
+    position = tf.minimum(position, nearest.distance.shape[1] - 1)
+    return tf.cond(tf.reduce_any(is_used), keep, lambda: weights)
 
 
-def _nearest(is_enough: Callable[[tf.Tensor], tf.Tensor], shape: tf.Tensor) -> tf.Tensor:
+def _bisect(is_enough: Callable[[tf.Tensor], tf.Tensor], shape: tf.Tensor) -> tf.Tensor:
     """Returns the least distance of each row that is enough; infinity has to be.
 
-    Bisection over the bits of non-negative floats, which are in the order of their values: exact after 31 halvings,
-    several times cheaper than sorting a vocabulary, and blind to the order of equal tokens.
+    It halves the bits of non-negative floats, which are in the order of their values: exact after 31 times, several
+    times cheaper than sorting a vocabulary, and blind to the order of equal tokens.
     """
 
     def halve(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -250,5 +305,8 @@ def _nearest(is_enough: Callable[[tf.Tensor], tf.Tensor], shape: tf.Tensor) -> t
         return tf.where(enough, low, middle), tf.where(enough, middle, high)
 
     low, high = tf.fill(shape, tf.constant(-1, tf.int64)), tf.fill(shape, tf.constant(_FARTHEST, tf.int64))
-    _, high = tf.while_loop(lambda low, high: True, halve, (low, high), maximum_iterations=31)
+    rows = tf.TensorShape([None])
+    _, high = tf.while_loop(
+        lambda low, high: True, halve, (low, high), shape_invariants=(rows, rows), maximum_iterations=31
+    )
     return tf.bitcast(tf.cast(high, tf.int32), tf.float32)

@@ -1,0 +1,114 @@
+"""A stop string is found wherever the borders of tokens lie, and the text is cut in the same place either way."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aigc_tf.config import InputError
+from aigc_tf.generation.stopping import build_stop_table, cut_at_stop, follow
+
+PIECES = [
+    b"",
+    b"a",
+    b"b",
+    b"ab",
+    b"\n",
+    b"\n\n",
+    b"x",
+    b"</",
+    b"s>",
+    b"a\n\nUser: b",
+    "é".encode()[:1],
+    "é".encode()[1:],
+]
+
+
+def read(stops, token_ids, pieces=PIECES):
+    """Follows one row and returns how many tokens it read, and its text after cutting; None if it never stops."""
+    table = build_stop_table(stops, pieces)
+    state, text = tf.zeros([1], tf.int32), b""
+    for count, token in enumerate(token_ids, start=1):
+        text += pieces[token]
+        state, cut = follow(table, state, tf.constant([token]))
+        if cut[0] > 0:
+            return count, text[: len(text) - int(cut[0])]
+    return None
+
+
+def spell(*pieces):
+    return [PIECES.index(piece) for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    ("stops", "tokens", "expected"),
+    [
+        ([b"b"], [b"a", b"b", b"x"], (2, b"a")),
+        ([b"abx"], [b"a", b"ab", b"x"], (3, b"a")),  # across three tokens, after a false start
+        ([b"User"], [b"x", b"a\n\nUser: b"], (2, b"xa\n\n")),  # a token that holds more than it
+        ([b"\n\n"], [b"\n", b"x", b"\n", b"\n"], (4, b"\n" + b"x")),
+        ([b"\n\n", b"\n"], [b"x", b"\n\n"], (2, b"x")),
+        ([b"aab", b"b"], [b"a", b"a", b"b"], (3, b"")),  # both end here: the longest is cut off
+        ([b"aabx", b"ab"], [b"a", b"a", b"b", b"x"], (3, b"a")),  # the one that is complete first
+        ([b"</s>"], [b"</", b"", b"s>"], (3, b"")),  # a token that spells nothing changes nothing
+        (["é".encode()], [b"a", *PIECES[-2:]], (3, b"a")),  # half a character each
+        ([b"abab"], [b"ab", b"x", b"ab"], None),
+        ([b"ababx"], [b"ab", b"ab", b"ab", b"x"], (4, b"ab")),
+    ],
+)
+def test_a_row_stops_with_the_token_that_completes_a_stop_string(stops, tokens, expected):
+    assert read(stops, spell(*tokens)) == expected
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_stops_and_cuts_as_a_plain_search_of_the_text_does(seed):
+    rng = np.random.default_rng(seed)
+
+    def words(count, longest):
+        return [bytes(rng.choice([97, 98, 255], rng.integers(1, longest + 1)).astype(np.uint8)) for _ in range(count)]
+
+    pieces = [b"", *words(12, 4)]
+    stops = words(rng.integers(1, 5), 6)
+    tokens = rng.integers(0, len(pieces), 60)
+    texts = [b"".join(pieces[token] for token in tokens[:count]) for count in range(61)]
+    complete = [count for count, text in enumerate(texts) if any(stop in text for stop in stops)]
+    found = read(stops, tokens, pieces)
+    if not complete:
+        assert found is None
+    else:
+        assert found == (complete[0], cut_at_stop(texts[complete[0]], stops))
+        assert cut_at_stop(texts[-1], stops) == found[1]  # what comes after it changes nothing
+
+
+def test_rows_have_states_of_their_own():
+    table = build_stop_table([b"ab"], PIECES)
+    state, cut = follow(table, tf.zeros([3], tf.int32), tf.constant(spell(b"a", b"b", b"ab")))
+    assert cut.numpy().tolist() == [0, 0, 2]
+    _, cut = follow(table, state, tf.constant(spell(b"b", b"b", b"x")))
+    assert cut.numpy().tolist()[:2] == [2, 0]
+
+
+def test_text_without_a_stop_string_is_not_cut():
+    assert cut_at_stop(b"abc", [b"d", b"ac"]) == b"abc"
+    assert cut_at_stop(b"", [b"d"]) == b""
+    assert cut_at_stop(b"abc", []) == b"abc"
+
+
+def test_tokens_that_do_the_same_share_a_column():
+    pieces = [b"%d" % number for number in range(10_000)] + [b"END"]
+    table = build_stop_table([b"END"], pieces)
+    assert table.next_states.shape == (4, 2)
+    assert table.kinds.shape == (10_001,)
+
+
+def test_no_stop_strings_make_no_table():
+    assert build_stop_table([], PIECES) is None
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(InputError, match="empty"):
+        build_stop_table([b"a", b""], PIECES)
+
+
+def test_stop_strings_of_a_page_are_refused():
+    with pytest.raises(InputError, match="1025 bytes; 1024 is the most"):
+        build_stop_table([b"a" * 1025], PIECES)
