@@ -52,11 +52,17 @@ class Settings(NamedTuple):
 
 
 _DTYPES = Settings(tf.int32, tf.float32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int64)
+
+
+def _is_count(value: Any) -> Any:
+    return (value >= 0) & (value < 2**31) & (value % 1 == 0)
+
+
 # Written so that NaN fits nowhere.
 _RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "max_new_tokens": (lambda value: value >= 0, "0 or more"),
+    "max_new_tokens": (_is_count, "a whole number from 0 to 2147483647"),
     "temperature": (lambda value: (value >= 0) & (value <= 1000), "from 0 (always the likeliest token) to 1000"),
-    "top_k": (lambda value: value >= 0, "0 (off) or more"),
+    "top_k": (_is_count, "a whole number from 0 (off) to 2147483647"),
     "top_p": (lambda value: (value > 0) & (value <= 1), "greater than 0 and at most 1 (off)"),
     "min_p": (lambda value: (value >= 0) & (value <= 1), "from 0 (off) to 1"),
     "repetition_penalty": (lambda value: (value >= 0.01) & (value <= 100), "from 0.01 to 100, where 1 is off"),
@@ -80,8 +86,7 @@ def make_settings(
 
     Args:
         batch_size: B.
-        max_new_tokens: And the others: a number, an array or a tensor. Tensors of a graph are not checked here;
-            `check_settings` does it.
+        max_new_tokens: And the others: a number, an array or a tensor. Tensors of a graph cannot be checked.
     Raises:
         InputError: If a value does not fit.
     """
@@ -101,19 +106,6 @@ def make_settings(
     return Settings(**tensors)
 
 
-def check_settings(settings: Settings) -> list[tf.Operation]:
-    """Returns assertions for a graph, where values are known only when it runs; for `tf.control_dependencies`.
-
-    Run eagerly it raises `tf.errors.InvalidArgumentError` at once.
-    """
-    checks = []
-    for name, (fits, text) in _RULES.items():
-        value = getattr(settings, name)
-        message = f"{name} must be {text}; received"
-        checks.append(tf.debugging.Assert(tf.reduce_all(fits(value)), [message, value], summarize=8))
-    return checks
-
-
 def sample(
     logits: tf.Tensor, settings: Settings, num_generated: tf.Tensor, seen: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -125,7 +117,7 @@ def sample(
 
     Args:
         logits: `(B, V)` float32, V static and at most 2**21.
-        settings: Of B rows, in the ranges of `check_settings`.
+        settings: Of B rows, in the ranges of docs/generate.md.
         num_generated: `(B,)` int32, tokens that the row has been given already: which of its random numbers is next.
         seen: `(B, V)` bool, tokens of the prompt and the continuation, for the repetition penalty.
     Returns:
