@@ -5,8 +5,10 @@ Exit status: 0 done, 1 the run failed, 2 something the user handed over does not
 """
 
 import contextlib
+import dataclasses
 import difflib
 import glob
+import importlib
 import os
 import subprocess
 import sys
@@ -17,8 +19,8 @@ from typing import Any, NoReturn
 from absl import app
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError, RunError, table
-from aigc_tf.config_checks import validate
+from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError, RunError, table
+from aigc_tf.config_checks import validate, validate_generation
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
 from aigc_tf.flag_parsing import HELP, Options, parse
@@ -98,7 +100,7 @@ def prepare(options: Options) -> None:
         print("\nfiles")
         print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
         return
-    _heavy_rooms().prepare(config, overwrite=options.overwrite)
+    _heavy_room("commands").prepare(config, overwrite=options.overwrite)
 
 
 def train(options: Options) -> None:
@@ -111,7 +113,7 @@ def train(options: Options) -> None:
             f"There is no prepared data set {prepared}; "
             f"make it with: python scripts/prepare.py --config={options.config_path}"
         )
-    _heavy_rooms().train(config, workdir, dry_run=options.dry_run)
+    _heavy_room("commands").train(config, workdir, dry_run=options.dry_run)
 
 
 def evaluate(options: Options) -> None:
@@ -120,7 +122,7 @@ def evaluate(options: Options) -> None:
     if options.dry_run:
         print(table(config or load_config(storage.join(workdir, "config.json"))))
         return
-    _heavy_rooms().evaluate(workdir, config=config, checkpoint=options.checkpoint)
+    _heavy_room("commands").evaluate(workdir, config=config, checkpoint=options.checkpoint)
 
 
 def export(options: Options) -> None:
@@ -129,7 +131,7 @@ def export(options: Options) -> None:
     if options.dry_run:
         print(table(config or load_config(storage.join(workdir, "config.json"))))
         return
-    _heavy_rooms().export(workdir, config=config, checkpoint=options.checkpoint)
+    _heavy_room("commands").export(workdir, config=config, checkpoint=options.checkpoint)
 
 
 def predict(options: Options) -> None:
@@ -146,12 +148,40 @@ def predict(options: Options) -> None:
         raise InputError(f"There is no model {model}.{_nearest(model)}")
     if target and os.path.exists(target) and not options.overwrite:
         raise InputError(f"{target} is there already; nothing was overwritten. Give --overwrite to replace it.")
-    rooms = _heavy_rooms()
+    asking = _heavy_room("asking")
     with _quiet():
-        rooms.predict(
+        asking.predict(
             model,
             texts=options.text or [],
             texts_b=options.text_b,
+            input_path=source,
+            output_path=target,
+            checkpoint=options.checkpoint,
+        )
+
+
+def generate(options: Options) -> None:
+    """Continues texts with a run or an exported model."""
+    model, source, target = _required_path(options, "model"), _path(options.input), _path(options.output)
+    if options.prompt and source:
+        raise InputError("Give the prompts with --prompt (once for each), or a file with --input, and not both.")
+    if source and not os.path.exists(source):
+        raise InputError(f"There is no file {source}.{_nearest(source)}")
+    if not storage.exists(model):
+        raise InputError(f"There is no model {model}.{_nearest(model)}")
+    if target and os.path.exists(target) and not options.overwrite:
+        raise InputError(f"{target} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(GenerationConfig)}
+    settings: dict[str, Any] = {
+        name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
+    }
+    validate_generation(GenerationConfig(**settings), prefix="--")
+    asking = _heavy_room("asking")
+    with _quiet():
+        asking.generate(
+            model,
+            prompts=options.prompt or [],
+            settings=settings,
             input_path=source,
             output_path=target,
             checkpoint=options.checkpoint,
@@ -212,16 +242,15 @@ def _known_configs() -> str:
     return f" There are: {', '.join(there)}." if there else ""
 
 
-def _heavy_rooms() -> Any:
-    """Imports what needs TensorFlow. Here and not at the top, since every check before this needs none of it."""
+def _heavy_room(name: str) -> Any:
+    """Imports a module that needs TensorFlow. Here and not at the top, since every check before needs none of it."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with _quiet():
         import tensorflow as tf
 
-        from aigc_tf import commands
-
+        room = importlib.import_module(f"aigc_tf.{name}")
         tf.config.list_physical_devices()  # has the GPU libraries say now what they have to say
-    return commands
+    return room
 
 
 def _quiet() -> contextlib.AbstractContextManager[None]:

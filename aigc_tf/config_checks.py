@@ -19,6 +19,7 @@ from aigc_tf.config import (
     TRUNCATIONS,
     DataConfig,
     ExperimentConfig,
+    GenerationConfig,
     InputError,
     flatten,
     suggest,
@@ -56,7 +57,7 @@ def validate(config: ExperimentConfig) -> None:
     _validate_columns(data)
     _validate_labels(data)
     _validate_numbers(config)
-    _validate_generation(config)
+    validate_generation(config.generation)
     if config.task == "generate":
         _validate_generator(config)
     if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
@@ -141,23 +142,27 @@ _CLASSIFIER_FIELDS = (
     "data.label_thresholds",
     "data.label_margin",
     "data.truncation",
-    "data.num_buckets",
     "training.class_weights",
     "training.balance_classes",
 )
 
 
-def _validate_generation(config: ExperimentConfig) -> None:
-    generation = config.generation
+def validate_generation(generation: GenerationConfig, *, prefix: str = "generation.") -> None:
+    """Checks the settings of generation, whose names are shown after `prefix`.
+
+    Raises:
+        InputError: One sentence that names the setting, its value and what fits.
+    """
     for name, lowest in {"max_new_tokens": 1, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}.items():
         value = getattr(generation, name)
-        _require(value >= lowest, f"generation.{name}", value, f"at least {lowest}")
-    _require(0 < generation.top_p <= 1, "generation.top_p", generation.top_p, "in (0, 1]")
-    _require(0 <= generation.min_p <= 1, "generation.min_p", generation.min_p, "in [0, 1]")
+        _require(lowest <= value < math.inf, prefix + name, value, f"a number of at least {lowest}")
+    _require(0 < generation.top_p <= 1, f"{prefix}top_p", generation.top_p, "in (0, 1]")
+    _require(0 <= generation.min_p <= 1, f"{prefix}min_p", generation.min_p, "in [0, 1]")
     penalty = generation.repetition_penalty
-    _require(penalty > 0, "generation.repetition_penalty", penalty, "above 0; 1 is none")
-    _require(generation.seed < 2**62, "generation.seed", generation.seed, "below 2**62")
-    _require(all(generation.stop), "generation.stop", generation.stop, "texts that are not empty")
+    _require(0 < penalty < math.inf, f"{prefix}repetition_penalty", penalty, "above 0; 1 is none")
+    for name, largest in {"max_new_tokens": 2**20, "top_k": 2**31 - 1, "num_beams": 1024, "seed": 2**62}.items():
+        _require(getattr(generation, name) <= largest, prefix + name, getattr(generation, name), f"at most {largest}")
+    _require(all(generation.stop), f"{prefix}stop", generation.stop, "texts that are not empty")
 
 
 def _validate_numbers(config: ExperimentConfig) -> None:

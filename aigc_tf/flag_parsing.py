@@ -5,6 +5,7 @@ that neither `--help` nor a typo's suggestions are lost among those that other m
 (`--verbosity` and the like) work as ever.
 """
 
+import dataclasses
 import os
 import re
 import textwrap
@@ -17,7 +18,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError, check_field, flatten, suggest
+from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError, check_field, flatten, suggest
 from aigc_tf.config_files import load_config
 
 Options = types.SimpleNamespace
@@ -34,14 +35,32 @@ HELP: dict[str, str] = {
     "text_b": "Second text of a pair; once for each --text.",
     "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the columns text and text_b.",
     "output": "JSONL file of the answers; the terminal if left out.",
+    "prompt": "Text to continue; give it once for each. Without it and --input, prompts are read from the terminal.",
+    "max_new_tokens": "Longest continuation in tokens.",
+    "temperature": "Divides the logits; 0: always the likeliest token.",
+    "top_k": "Draw from that many likeliest tokens; 0: from all.",
+    "top_p": "Draw from the fewest likeliest tokens that have this share of the probability.",
+    "min_p": "Draw from tokens with at least this share of the likeliest one's probability.",
+    "repetition_penalty": "Above 1: tokens that are there already become less likely.",
+    "stop": "Text before which a continuation ends; give it once for each.",
+    "num_beams": "More than 1: beam search, which draws nothing.",
+    "seed": "Of the draws; prompt i draws by seed + i.",
     "debug": "Show the traceback of an error.",
 }
 CHECKPOINTS = ("best", "last")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
-_VALUE_NAMES |= {"workdir": "FOLDER", "model": "FOLDER", "text_b": "TEXT", "checkpoint": "|".join(CHECKPOINTS)}
+_VALUE_NAMES |= {
+    "workdir": "FOLDER",
+    "model": "FOLDER",
+    "text_b": "TEXT",
+    "prompt": "TEXT",
+    "stop": "TEXT",
+    "checkpoint": "|".join(CHECKPOINTS),
+}
 _BOOLEANS = ("dry_run", "overwrite", "debug")
-_REPEATED = ("text", "text_b")
+_REPEATED = ("text", "text_b", "prompt", "stop")
+_SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
 _OVERRIDE_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -112,6 +131,8 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
             flags.DEFINE_bool(name, False, HELP[name], flag_values=values)
         elif name in _REPEATED:
             flags.DEFINE_multi_string(name, None, HELP[name], flag_values=values)
+        elif name in _SETTINGS:
+            flags.DEFINE(_NUMBERS[type(_SETTINGS[name])], name, None, HELP[name], flag_values=values)
         elif name == "checkpoint":
             flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
         elif name != "config":
@@ -190,9 +211,12 @@ class _Tuple(tuple_parser.TupleParser):
             raise ValueError(f"{self._fits} fits here") from error
 
 
-for _type, _parser in {
+_NUMBERS = {
     int: _Number(flags.IntegerParser(), "a whole number such as 1000"),
     float: _Number(flags.FloatParser(), "a number such as 5e-5"),
+}
+for _type, _parser in {
+    **_NUMBERS,
     bool: _Number(flags.BooleanParser(), "true or false"),
     tuple[str, ...]: _Tuple(str, "a list such as a,b or ('a','b')"),
     tuple[float, ...]: _Tuple(float, "a list of numbers such as 0.5,1"),

@@ -23,6 +23,7 @@ import tensorflow as tf
 from aigc_tf.config import InputError
 from aigc_tf.data.order import StepBatch
 from aigc_tf.data.prepared import PreparedSplit
+from aigc_tf.data.tokenizers import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,18 @@ class Packing:
 
     def num_special(self, is_pair: bool) -> int:
         return len(self.start_ids) + len(self.end_ids) + (len(self.between_ids) if is_pair else 0)
+
+
+def build_packing(tokenizer: Tokenizer, *, max_length: int, truncation: str) -> Packing:
+    """Returns how the tokenizer's ids become rows of the model's input."""
+    return Packing(
+        start_ids=tokenizer.start_ids,
+        between_ids=tokenizer.between_ids,
+        end_ids=tokenizer.end_ids,
+        padding_id=tokenizer.padding_id,
+        max_length=max_length,
+        truncation=truncation,
+    )
 
 
 def kept_lengths(first: np.ndarray, second: np.ndarray, *, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,11 @@ Its top-level keys are `REPORT_KEYS`, always all of them:
     steps                 optimizer steps
     train_seconds         wall time of all lives of the run; null if unknown
     examples_per_second   of training, over the same time; null if unknown
+    tokens_per_second     the same, padding not counted
     peak_memory_bytes     largest resident set of the process that ended the training
     versions              `versions()`
-    metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` returns them, and the `step`
-                          whose weights were judged: those of the best checkpoint
+    metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` or `language_model_metrics`
+                          returns them, and the `step` whose weights were judged: those of the best checkpoint
 
 A metric that is undefined is null in the file and `undefined` on the terminal.
 """
@@ -39,6 +40,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "steps": int,
     "train_seconds": (int, float, type(None)),
     "examples_per_second": (int, float, type(None)),
+    "tokens_per_second": (int, float, type(None)),
     "peak_memory_bytes": int,
     "versions": dict,
     "metrics": dict,
@@ -59,6 +61,7 @@ def write_report(
     steps: int,
     train_seconds: float | None,
     examples_per_second: float | None,
+    tokens_per_second: float | None,
     metrics: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Writes report.json of a run and returns it; memory and versions are those of this process.
@@ -71,6 +74,7 @@ def write_report(
         steps: Optimizer steps of the run.
         train_seconds: Seconds of training, over all lives of the run.
         examples_per_second: Training examples a second.
+        tokens_per_second: Training tokens a second, without padding.
         metrics: Split name to its metrics; finite numbers, None, and dicts and lists of those.
 
     Raises:
@@ -84,6 +88,7 @@ def write_report(
         "steps": steps,
         "train_seconds": train_seconds,
         "examples_per_second": examples_per_second,
+        "tokens_per_second": tokens_per_second,
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": versions(),
         "metrics": {split: dict(values) for split, values in metrics.items()},
@@ -226,8 +231,8 @@ def _table(title: str, first: str, columns: Any) -> Table:
 
 
 def _facts(report: Mapping[str, Any], path: str) -> list[str]:
-    speed = report["examples_per_second"]
-    speed_shown = "an unknown number of examples per second" if speed is None else f"{speed:,.1f} examples per second"
+    speeds = [(report[f"{what}_per_second"], f"{what} per second") for what in ("examples", "tokens")]
+    speed_shown = ", ".join(f"{speed:,.1f} {unit}" for speed, unit in speeds if speed is not None) or "unknown speed"
     software = ", ".join(f"{name} {version or 'not installed'}" for name, version in report["versions"].items())
     return [
         f"Trained {report['steps']:,} steps in {_duration(report['train_seconds'])}, {speed_shown}, "

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import RunError
-from aigc_tf.data.batches import pack_rows
+from aigc_tf.data.batches import build_packing, pack_rows
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
-from aigc_tf.serving.classifier_signatures import ServingSpec, answer, build_packing, packed_length
+from aigc_tf.serving.classifier_signatures import ServingSpec, answer, packed_length
 from aigc_tf.serving.other_process import Call, bytes_array, call_elsewhere
 from aigc_tf.serving.predictor import to_bytes
 
@@ -114,7 +114,7 @@ def pack_texts(
         parts.append([row.numpy() for row in tokenizer.tokenize(to_bytes(column))])
     if len(parts) == 1:
         parts.append([np.zeros(0, np.int32)] * len(parts[0]))
-    packing = build_packing(tokenizer, spec)
+    packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
     rows = list(zip(*parts, strict=True))
     longest = max(len(a) + len(b) for a, b in rows) + packing.num_special(spec.is_pair)
     return pack_rows(rows, packing, length=length or min(longest, spec.max_length), is_pair=spec.is_pair)

@@ -14,7 +14,7 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batches import Packing
+from aigc_tf.data.batches import Packing, build_packing
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
 from aigc_tf.serving.predictor import TextFunction, to_bytes
@@ -36,18 +36,6 @@ class ServingSpec:
     """One of config.TRUNCATIONS."""
     label_separator: str = "|"
     """Between the names of one multi_label answer."""
-
-
-def build_packing(tokenizer: Tokenizer, spec: ServingSpec) -> Packing:
-    """Returns how the tokenizer's ids become rows of the model's input."""
-    return Packing(
-        start_ids=tokenizer.start_ids,
-        between_ids=tokenizer.between_ids,
-        end_ids=tokenizer.end_ids,
-        padding_id=tokenizer.padding_id,
-        max_length=spec.max_length,
-        truncation=spec.truncation,
-    )
 
 
 def pack_tokens(
@@ -167,7 +155,8 @@ def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
 
 
 def _build_pack(model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec) -> Any:
-    packing, length = build_packing(tokenizer, spec), packed_length(model, spec)
+    packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
+    length = packed_length(model, spec)
 
     def pack(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
         parts = [tokenizer.tokenize(column) for column in columns]

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from aigc_tf.config import InputError
 from aigc_tf.data.tokenizers import Tokenizer
-from aigc_tf.generation.decoding import END_OF_TEXT, LENGTH, STOP_STRING, Cache, Generated, State, collect, start
+from aigc_tf.generation.beam import beam_search
+from aigc_tf.generation.decoding import END_OF_TEXT, LENGTH, STOP_STRING, Cache, Generated, State, start
 from aigc_tf.generation.decoding import advance as advance_rows
 from aigc_tf.generation.decoding import generate as generate_rows
 from aigc_tf.generation.sampling import Settings
@@ -129,6 +130,24 @@ class Continuer:
         )
         return self.outputs(done, cut)
 
+    def search(
+        self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings, *, num_beams: int
+    ) -> dict[str, tf.Tensor]:
+        """As `generate`, by beam search, for which only `max_new_tokens` counts of the settings."""
+        ids, lengths, cut, cache, capacity = self._prepare(prompt_ids, prompt_lengths, settings)
+        done, _ = beam_search(
+            self.step,
+            ids,
+            lengths,
+            cache,
+            settings.max_new_tokens,
+            num_beams=num_beams,
+            capacity=capacity,
+            end_id=self.end_id,
+            stop=self._stop,
+        )
+        return self.outputs(done, cut)
+
     def start(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings) -> State:
         """Reads the prompts and chooses their first new tokens; `advance` goes on."""
         ids, lengths, _, cache, capacity = self._prepare(prompt_ids, prompt_lengths, settings)
@@ -145,9 +164,8 @@ class Continuer:
         capacity = tf.maximum(_longest(lengths + room, least=1), tf.shape(ids)[1])
         return ids, lengths, cut, empty_cache(self._model, tf.shape(ids)[0], capacity), capacity
 
-    def outputs(self, done: Generated | State, prompt_cut: tf.Tensor) -> dict[str, tf.Tensor]:
+    def outputs(self, done: Generated, prompt_cut: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what the signatures answer."""
-        done = collect(done) if isinstance(done, State) else done
         token_ids = done.token_ids[:, : _longest(done.lengths, least=0)]
         spelled = self._tokenizer.detokenize(tf.RaggedTensor.from_tensor(token_ids, lengths=done.lengths))
         # Before a stop string; without one that is all.

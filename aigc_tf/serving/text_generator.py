@@ -6,6 +6,7 @@ Beside it only what the published functions do not have: stop strings, beam sear
 
 import codecs
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,8 +61,8 @@ class TextGenerator:
     def __init__(self, model: keras.Model, tokenizer: Tokenizer, *, max_length: int, dtype: str = "float32"):
         self._model, self._tokenizer, self._dtype = model, tokenizer, dtype
         self._max_length = max_length
-        self._functions: dict[tuple[str, ...], _Functions] = {}
-        self._functions_of(())  # what does not fit is said at once
+        self._functions: dict[tuple[int, tuple[str, ...]], _Functions] = {}
+        self._functions_of(GenerationConfig())  # what does not fit is said at once
 
     def generate(
         self, prompts: Sequence[str], *, settings: GenerationConfig, batch_size: int = 8
@@ -77,7 +78,7 @@ class TextGenerator:
         """
         check_prompts(prompts)
         rows_settings = settings_of(settings, len(prompts))
-        functions = self._functions_of(settings.stop)
+        functions = self._functions_of(settings)
         return self._generate(functions, prompts, rows_settings, batch_size)
 
     def _generate(
@@ -98,13 +99,16 @@ class TextGenerator:
             InputError: If a setting or the prompt does not fit.
         """
         check_prompts([prompt])
-        return self._stream(self._functions_of(settings.stop), prompt, settings)
+        if settings.num_beams > 1:  # which of the beams it is shows at the end
+            return (answer.text for answer in self.generate([prompt], settings=settings) if answer.text)
+        return self._stream(self._functions_of(settings), prompt, settings_of(settings, 1), settings.stop)
 
-    def _stream(self, functions: "_Functions", prompt: str, config: GenerationConfig) -> Iterator[str]:
-        settings = settings_of(config, 1)
+    def _stream(
+        self, functions: "_Functions", prompt: str, settings: Settings, stops: tuple[str, ...]
+    ) -> Iterator[str]:
         ids, lengths = pad_rows(self._tokenizer.encode([clean(prompt)]))
         state = functions.start(ids, lengths, settings)
-        pieces = _PieceStream([stop.encode() for stop in config.stop])
+        pieces = _PieceStream([stop.encode() for stop in stops])
         done = 0
         while True:
             count = int(state.lengths[0])
@@ -117,25 +121,32 @@ class TextGenerator:
                 return
             state = functions.advance(state, settings)
 
-    def _functions_of(self, stop: tuple[str, ...]) -> "_Functions":
-        if stop not in self._functions:
-            table = build_stop_table([text.encode() for text in stop], self._tokenizer.piece_bytes())
+    def count_tokens(self, text: str) -> int:
+        """Returns how many tokens a text is."""
+        return len(self._tokenizer.encode([text])[0])
+
+    def _functions_of(self, settings: GenerationConfig) -> "_Functions":
+        key = (settings.num_beams, settings.stop)
+        if key not in self._functions:
+            table = build_stop_table([text.encode() for text in settings.stop], self._tokenizer.piece_bytes())
             continuer = Continuer(self._model, self._tokenizer, max_length=self._max_length, stop=table)
             if len(self._functions) == _KEPT_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
-            self._functions[stop] = _Functions(continuer, self._model, self._dtype)
-        return self._functions[stop]
+            self._functions[key] = _Functions(continuer, self._model, self._dtype, num_beams=settings.num_beams)
+        return self._functions[key]
 
 
 class _Functions:
-    """The graph functions for one set of stop strings, each traced once, when it is first called."""
+    """The graph functions for one set of stop strings and beams, each traced once, when it is first called."""
 
-    def __init__(self, continuer: Continuer, model: keras.Model, dtype: str):
+    def __init__(self, continuer: Continuer, model: keras.Model, dtype: str, *, num_beams: int):
         self._continuer, self._model, self._dtype = continuer, model, dtype
         settings = Settings(*[tf.TensorSpec([None], kind) for kind in SETTINGS.values()])
         prompt = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
         self._settings_spec = settings
-        self.generate = tf.function(self._traced(continuer.generate), input_signature=[*prompt, settings])
+        search = functools.partial(continuer.search, num_beams=num_beams)
+        body = continuer.generate if num_beams == 1 else search
+        self.generate = tf.function(self._traced(body), input_signature=[*prompt, settings])
         self.start = tf.function(self._traced(continuer.start), input_signature=[*prompt, settings])
         self._advance: Any = None
 

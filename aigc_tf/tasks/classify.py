@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig, InputError
-from aigc_tf.data.batches import ExampleSource, Packing, model_lengths
+from aigc_tf.data.batches import ExampleSource, Packing, build_packing, model_lengths
 from aigc_tf.data.order import TrainingOrder, evaluation_batches
 from aigc_tf.data.prepared import PreparedDataset
 from aigc_tf.data.samples import resolve_sample
-from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.evaluation import classification
 from aigc_tf.models import classifier
 from aigc_tf.serving.classifier_export import export_classifier
@@ -34,7 +34,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     """A text classifier: single texts or pairs; classes, several labels, or a number."""
     check_sizes(config, prepared, devices)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
-    packing = _packing(config, tokenizer)
+    packing = build_packing(tokenizer, max_length=config.data.max_length, truncation=config.data.truncation)
     split = prepared.splits["train"]
     order = TrainingOrder(
         model_lengths(split.lengths, packing, is_pair=prepared.is_pair),
@@ -90,17 +90,6 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         evaluations=_evaluations(config, prepared, packing, order.bucket_lengths, devices, score=score),
         best_metric=classification.best_metric(problem_type, config.evaluation.best_metric),
         data_sha256=prepared.sha256,
-    )
-
-
-def _packing(config: ExperimentConfig, tokenizer: Tokenizer) -> Packing:
-    return Packing(
-        start_ids=tokenizer.start_ids,
-        between_ids=tokenizer.between_ids,
-        end_ids=tokenizer.end_ids,
-        padding_id=tokenizer.padding_id,
-        max_length=config.data.max_length,
-        truncation=config.data.truncation,
     )
 
 

@@ -28,6 +28,7 @@ class ProgressBar:
         *,
         num_steps: int,
         first_step: int = 0,
+        rate: str = "examples_per_second",
         enabled: bool = True,
         console: Console | None = None,
         line_seconds: float = 10.0,
@@ -38,12 +39,14 @@ class ProgressBar:
         Args:
             num_steps: Steps of the whole run.
             first_step: Steps done before this process began.
+            rate: Which speed of a record is shown: `examples_per_second` or `tokens_per_second`.
             enabled: False on all workers but the chief: nothing is shown.
             console: Where to write; standard error by default.
             line_seconds: Where there is no terminal, least seconds between two lines.
             clock: Gives the time in seconds; tests bring their own.
         """
         self._num_steps, self._first_step, self._enabled = num_steps, first_step, enabled
+        self._rate, self._unit = f"time/{rate}", rate.removesuffix("_per_second")
         self._console = console or Console(stderr=True)
         self._line_seconds, self._clock = line_seconds, clock
         self._next_line = clock()
@@ -77,7 +80,7 @@ class ProgressBar:
         """Shows a step.
 
         Args:
-            record: `step`; `train/loss` and `time/examples_per_second` where they are known. Where one call into
+            record: `step`; `train/loss` and the speed where they are known. Where one call into
                 the graph does several steps, the record of the last one.
         """
         if not self._enabled:
@@ -106,11 +109,11 @@ class ProgressBar:
 
     def _facts(self, record: Mapping[str, Any]) -> str:
         facts = []
-        loss, rate = record.get("train/loss"), record.get("time/examples_per_second")
+        loss, rate = record.get("train/loss"), record.get(self._rate)
         if loss is not None:
             facts.append(f"loss {loss:.4f}")
         if rate is not None:
-            facts.append(f"{rate:,.1f} examples/s" if rate < 100 else f"{rate:,.0f} examples/s")
+            facts.append(f"{rate:,.1f} {self._unit}/s" if rate < 100 else f"{rate:,.0f} {self._unit}/s")
         facts.append(self._left())
         return "  ".join(facts)
 

@@ -1,0 +1,118 @@
+"""Publishes a trained generator as a SavedModel: prompt in, text out. How, says `serving.publishing`."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import GenerationConfig
+from aigc_tf.data.tokenizers import Tokenizer
+from aigc_tf.models.generator import clone_generator, describe_generator, model_inputs
+from aigc_tf.models.weights import weights_by_path, weights_sha256
+from aigc_tf.serving.generator_parity import check_parity
+from aigc_tf.serving.generator_signatures import Continuer, GeneratorModule, end_of_text
+from aigc_tf.serving.other_process import HOSTILE_TEXTS
+from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish
+from aigc_tf.serving.text_generator import clean, pad_rows
+
+_COMPARED_TOKENS = 64
+"""Of each prompt, in the comparison with the dtype of training."""
+
+
+def export_generator(
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    generation: GenerationConfig,
+    directory: str | os.PathLike[str],
+    name: str,
+    dtype: str = "float32",
+    prompts: Sequence[str] = (),
+    source: Mapping[str, Any] | None = None,
+) -> Export:
+    """Exports a generator as the next version of a model, unless the newest version is the same already.
+
+    Args:
+        model: What `build_generator` returned, with the weights to publish, in the dtype it was trained in.
+        tokenizer: The tokenizer of the prepared data.
+        max_length: Positions of prompt and continuation together.
+        generation: What a client finds in the manifest as the way to generate.
+        directory: Folder of exported models, local or `gs://`.
+        name: Name of the model.
+        dtype: What the exported model computes in: float32 or bfloat16.
+        prompts: Of the data, to try the exported model on, besides hostile ones.
+        source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
+    Raises:
+        InputError: If the name does not fit, the model is not one of ours, or the tokenizer has no end of text.
+        RunError: If the exported model answers otherwise than the trained one, or the disk is full; then no version
+            was added.
+    """
+    check_name(name)
+    Continuer(model, tokenizer, max_length=max_length)  # refuses what cannot be served
+    with tf.device("CPU:0"):  # see serving.other_process
+        served = clone_generator(model, dtype=POLICIES[dtype])
+    texts: list[str | bytes] = [clean(prompt) for prompt in prompts]
+    texts += HOSTILE_TEXTS
+
+    def measure(folder: Path, module: GeneratorModule) -> dict[str, Any]:
+        with tf.device("CPU:0"):
+            parity = check_parity(folder, module, prompts=texts, max_length=max_length)
+            difference = _difference_to_training(model, served, tokenizer, texts, max_length=max_length)
+        return {**dataclasses.asdict(parity), **difference}
+
+    publication = Publication(
+        settings={
+            "task": "generate",
+            "max_length": max_length,
+            "generation": dataclasses.asdict(generation),
+            "tokenizer_kind": tokenizer.kind,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "end_of_text_id": end_of_text(tokenizer),
+            "dtype": dtype,
+            "weights_sha256": weights_sha256(weights_by_path(served)),
+            "tokenizer_sha256": tokenizer.sha256(),
+        },
+        architecture=describe_generator(served),
+        num_parameters=int(served.count_params()),
+        build_module=lambda: GeneratorModule(served, tokenizer, max_length=max_length),
+        save_assets=tokenizer.save,
+        measure=measure,
+        write_formats=lambda folder: _write_formats(served, tokenizer, folder, max_length=max_length),
+        conclude=_conclude,
+    )
+    return publish(publication, directory=directory, name=name, source=source)
+
+
+def _conclude(parity: dict[str, Any]) -> str:
+    return (
+        f"in a new process it continues {parity['num_prompts']} prompts by the same {parity['num_tokens']} tokens, "
+        f"{parity['tokens_per_second']:.0f} tokens per second on this CPU"
+    )
+
+
+def _difference_to_training(
+    model: keras.Model, served: keras.Model, tokenizer: Tokenizer, texts: Sequence[str | bytes], *, max_length: int
+) -> dict[str, Any]:
+    """Says how far the logits are from those in the dtype of the training."""
+    policy = model.dtype_policy.name
+    trained = clone_generator(model, dtype=policy)
+    words = [text if isinstance(text, str) else text.decode("utf-8", "replace") for text in texts]
+    ids, lengths = pad_rows([row[: min(_COMPARED_TOKENS, max_length)] for row in tokenizer.encode(words)])
+    is_real = np.arange(ids.shape[1]) < lengths[:, np.newaxis]
+    batch = {"token_ids": tf.constant(ids)}
+    logits = [np.asarray(one(model_inputs(one, batch), training=False))[is_real] for one in (served, trained)]
+    return {
+        "training_dtype": policy,
+        "logits_difference_to_training_dtype": float(np.max(np.abs(logits[0] - logits[1]))),
+    }
+
+
+def _write_formats(served: keras.Model, tokenizer: Tokenizer, folder: Path, *, max_length: int) -> list[str]:
+    """Writes the other formats and returns the names of their folders."""
+    return []

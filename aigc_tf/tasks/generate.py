@@ -1,0 +1,174 @@
+"""The task `generate`: documents -> a language model that continues text."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import ExperimentConfig, InputError
+from aigc_tf.data.prepared import PreparedDataset
+from aigc_tf.data.samples import resolve_sample
+from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.windows import WindowOrder, WindowSource, check_not_empty, num_targets, window_batches
+from aigc_tf.evaluation import language_model
+from aigc_tf.models import generator
+from aigc_tf.serving.generator_export import export_generator
+from aigc_tf.serving.publishing import Export
+from aigc_tf.serving.text_generator import TextGenerator
+from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, policy_of
+from aigc_tf.training import losses
+from aigc_tf.training.loop import EvaluationSplit, Task
+from aigc_tf.training.strategy import Devices
+
+_EXPORT_SAMPLES = 8
+"""Beginnings of documents that an exported model must continue like the trained one, besides hostile texts."""
+_EXPORT_PROMPT_TOKENS = 16
+
+
+def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
+    """A generator, trained on contiguous windows of `data.max_length` tokens."""
+    check_sizes(config, prepared, devices)
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    end_id = _end_of_text(tokenizer)
+    split = prepared.splits["train"]
+    check_not_empty(split)
+    length = config.data.max_length
+    order = WindowOrder(
+        num_targets(split),
+        length=length,
+        seed=config.training.seed,
+        global_batch_size=config.training.global_batch_size,
+    )
+    model_config = dataclasses.replace(config.model, source=resolve_sample(config.model.source))
+
+    def build_model() -> keras.Model:
+        return generator.build_generator(
+            model_config,
+            vocabulary_size=tokenizer.vocabulary_size,
+            max_length=length,
+            dtype=policy_of(config.training.precision),
+            seed=config.training.seed,
+        )
+
+    def token_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = model(generator.model_inputs(model, batch), training=True)
+        smoothing = config.training.label_smoothing
+        return losses.token_losses(batch["labels"], logits, label_smoothing=smoothing), batch["weights"]
+
+    return Task(
+        build_model=build_model,
+        losses=token_losses,
+        observe=_observe,
+        order=order,
+        train=WindowSource(
+            split, order.batch, end_id=end_id, length=length, global_batch_size=config.training.global_batch_size
+        ),
+        evaluations=_evaluations(config, prepared, end_id),
+        best_metric=language_model.best_metric(config.evaluation.best_metric),
+        data_sha256=prepared.sha256,
+        sample=_sampler(config, tokenizer),
+    )
+
+
+def _end_of_text(tokenizer: Tokenizer) -> int:
+    if tokenizer.end_of_text_id is None:
+        raise InputError(
+            f"The tokenizer of the data is of kind {tokenizer.kind!r}, which has no end of text; for a generator set "
+            "tokenizer.source to 'train', a SentencePiece model, or GPT-2's vocabulary."
+        )
+    return tokenizer.end_of_text_id
+
+
+def _observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Sums over each window, in float32 whatever the model is trained in."""
+    with generator.computing_in(model, "float32"):
+        logits = model(generator.model_inputs(model, batch), training=False)
+    correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == batch["labels"], tf.float32)
+    weights = batch["weights"]
+    return {
+        "losses": tf.reduce_sum(losses.token_losses(batch["labels"], logits) * weights, axis=1),
+        "correct": tf.reduce_sum(correct * weights, axis=1),
+        "weights": tf.reduce_sum(weights, axis=1),
+    }
+
+
+def _evaluations(config: ExperimentConfig, prepared: PreparedDataset, end_id: int) -> dict[str, EvaluationSplit]:
+    length, size = config.data.max_length, config.evaluation.batch_size
+    evaluations = {}
+    for name in ("validation", "test"):
+        split = prepared.splits.get(name)
+        if split is None or not split.num_examples:
+            continue
+        batches = window_batches(num_targets(split), length=length, batch_size=size)
+        source = WindowSource(split, batches.__getitem__, end_id=end_id, length=length, global_batch_size=size)
+        evaluations[name] = EvaluationSplit(
+            source=source, num_batches=len(batches), score=_scorer(prepared.utf8_bytes(name)), length=length
+        )
+    return evaluations
+
+
+def _scorer(utf8_bytes: int) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:
+    def score(rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        return language_model.language_model_metrics(
+            rows["losses"], rows["correct"], rows["weights"], utf8_bytes=utf8_bytes
+        )
+
+    return score
+
+
+def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], dict[str, str]] | None:
+    prompts = config.evaluation.sample_prompts
+    if not prompts:
+        return None
+    generators: dict[int, TextGenerator] = {}  # one a model, so that its functions are traced once
+
+    def sample(model: keras.Model) -> dict[str, str]:
+        if id(model) not in generators:
+            generators[id(model)] = TextGenerator(model, tokenizer, max_length=config.data.max_length)
+        answers = generators[id(model)].generate(prompts, settings=config.generation, batch_size=len(prompts))
+        return {prompt: answer.text for prompt, answer in zip(prompts, answers, strict=True)}
+
+    return sample
+
+
+def export_generation(
+    model: keras.Model,
+    config: ExperimentConfig,
+    facts: DataFacts,
+    *,
+    prepared: PreparedDataset | None,
+    source: dict[str, Any],
+) -> Export:
+    """Exports a trained generator; where its data are at hand, beginnings of their documents are tried on it."""
+    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    prompts: list[str] = []
+    if prepared is not None:
+        split = prepared.splits.get("test", prepared.splits["train"])
+        rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
+        prompts = [tokenizer.decode(row[0][:_EXPORT_PROMPT_TOKENS]) for row in rows]
+    return export_generator(
+        model,
+        tokenizer,
+        max_length=config.data.max_length,
+        generation=config.generation,
+        directory=config.export.directory,
+        name=config.name,
+        dtype=config.export.dtype,
+        prompts=prompts,
+        source=source,
+    )
+
+
+DOOR = TaskDoor(
+    build=generate,
+    describe=generator.describe_generator,
+    rebuild=generator.rebuild_generator,
+    export=export_generation,
+    answer=None,
+    draw=lambda metrics, facts: {},
+    ask_script="generate.py --prompt",
+    rate="tokens_per_second",
+)
