@@ -9,16 +9,20 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import kagglehub.exceptions
 import keras_nlp
 import tensorflow as tf
 
 from aigc_tf.config import InputError, RunError
+from aigc_tf.data.byte_pair import BytePair
+from aigc_tf.data.byte_pair_files import BytePairs, merges_of, spell
+from aigc_tf.data.sentence_piece import spell_pieces
 from aigc_tf.data.vocabularies import REQUIRED_TOKENS, Vocabulary, build_vocabulary
 
 _ASSETS = "assets"
+_CLASSIFIES, _GENERATES = keras_nlp.models.TextClassifierPreprocessor, keras_nlp.models.CausalLMPreprocessor
 # requests' errors, and Kaggle's and Hugging Face's that come of an answer of the server, are OSErrors.
 _FETCH_ERRORS = (OSError, kagglehub.exceptions.BackendError, kagglehub.exceptions.DataCorruptionError)
 # What a saved layer is rebuilt from; the rest of its config is Keras' own and may differ between processes.
@@ -26,7 +30,7 @@ _KERAS_FIELDS = ("name", "trainable", "dtype", "config_file", "unsplittable_toke
 
 
 class PresetTokenizer(tf.Module):
-    """A KerasNLP tokenizer that is not BERT's WordPiece, such as RoBERTa's byte pairs or ALBERT's SentencePiece.
+    """A KerasNLP tokenizer that is neither BERT's nor GPT-2's, such as RoBERTa's byte pairs or Gemma's SentencePiece.
 
     In a graph KerasNLP's byte-pair tokenizers keep a table of all words seen, which grows for as long as a server runs.
 
@@ -34,7 +38,7 @@ class PresetTokenizer(tf.Module):
         layer: With its vocabulary.
         source: Where it comes from, for the messages.
     Raises:
-        InputError: If KerasNLP has no text classifier with such a tokenizer.
+        InputError: If KerasNLP has no text classifier and no causal language model with such a tokenizer.
     """
 
     kind = "keras_nlp"
@@ -46,12 +50,11 @@ class PresetTokenizer(tf.Module):
             layer.unsplittable_tokens = []  # a text that spells "</s>" must not become the special token
         self.layer = layer
         self.vocabulary_size = int(layer.vocabulary_size())
-        packer, self.uses_segments = _find_packer(layer, source)
-        self.start_ids, self.between_ids, self.end_ids = (
-            tuple(int(index) for index in ids) for ids in (packer.start_value, packer.sep_value, packer.end_value)
-        )
-        self.padding_id = int(packer.pad_value)
+        packing = _find_packing(layer, source)
+        self.start_ids, self.between_ids, self.end_ids = packing.start_ids, packing.between_ids, packing.end_ids
+        self.padding_id, self.uses_segments = packing.padding_id, packing.uses_segments
         self.end_of_text_id: int | None = getattr(layer, "end_token_id", None)
+        self.pieces = _pieces(layer, source)
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Splits `(B,)` strings into `(B, None)` int32 ids, without special tokens. For graphs only."""
@@ -97,29 +100,31 @@ def load_layer(folder: str | os.PathLike[str], description: dict[str, Any]) -> A
         InputError: If the folder is not complete, or of a class that this KerasNLP does not have.
     """
     name, assets = description.get("class", ""), Path(folder) / _ASSETS
-    if name not in _preprocessors():  # a name is looked up, never imported: a folder is data
-        raise InputError(f"{folder} holds a {name}, which KerasNLP {keras_nlp.__version__} cannot classify with.")
+    known = _preprocessors(_GENERATES) | _preprocessors(_CLASSIFIES)
+    if name not in known:  # a name is looked up, never imported: a folder is data
+        raise InputError(f"{folder} holds a {name}, which no text model of KerasNLP {keras_nlp.__version__} has.")
     try:
-        layer = _preprocessors()[name].tokenizer_cls(**description.get("config", {}))
+        layer = known[name].tokenizer_cls(**description.get("config", {}))
         layer.load_assets(os.fspath(assets))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"The {name} of {folder} cannot be loaded: {_first_line(error)}.") from error
     return layer
 
 
-def load_preset(source: str) -> Vocabulary | PresetTokenizer:
+def load_preset(source: str) -> Vocabulary | BytePair | PresetTokenizer:
     """Loads the tokenizer of a KerasNLP preset.
 
     Args:
         source: The name of a preset, a handle such as `hf://user/model`, or a folder.
     Returns:
-        A vocabulary where the tokenizer is WordPiece as BERT's, which our own path handles; else the tokenizer.
+        A vocabulary where the tokenizer is WordPiece as BERT's, and byte pairs where it is GPT-2's, which our own path
+        handles; else the tokenizer.
     Raises:
-        InputError: If there is no such preset, or it has no tokenizer for classification.
+        InputError: If there is no such preset, or its tokenizer is for neither classification nor generation.
         RunError: If it is neither on this machine nor can be fetched.
     """
     layer = _load(source)
-    return _as_vocabulary(layer, source) or PresetTokenizer(layer, source)
+    return _as_vocabulary(layer, source) or _as_byte_pairs(layer, source) or PresetTokenizer(layer, source)
 
 
 def is_preset_name(source: str) -> bool:
@@ -164,22 +169,63 @@ def _as_vocabulary(layer: Any, source: str) -> Vocabulary | None:
     return build_vocabulary(tokens, source, lowercase=bool(layer.lowercase), strip_accents=strip_accents)
 
 
-def _find_packer(layer: Any, source: str) -> tuple[Any, bool]:
-    """Returns what packs token ids for the classifier of this tokenizer, and whether that takes segment ids."""
+def _as_byte_pairs(layer: Any, source: str) -> BytePair | None:
+    if not isinstance(layer, keras_nlp.tokenizers.GPT2Tokenizer) or layer.add_prefix_space:
+        return None
+    vocabulary = {str(token): int(index) for token, index in layer.vocabulary.items()}
+    return BytePair(BytePairs(vocabulary, tuple(merges_of(layer.merges)), source))
+
+
+class _Packing(NamedTuple):
+    start_ids: tuple[int, ...]
+    between_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    padding_id: int
+    uses_segments: bool
+
+
+def _find_packing(layer: Any, source: str) -> _Packing:
+    """Returns the special tokens around the texts of the classifier of this tokenizer, else of its generator."""
     name = type(layer).__name__
-    if name not in _preprocessors():
-        known = ", ".join(sorted(_preprocessors()))
-        raise InputError(f"KerasNLP has no text classifier for the {name} of {source!r}; it has them for {known}.")
-    preprocessor = _preprocessors()[name](layer, sequence_length=8)
-    takes_segments = "segment_ids" in preprocessor("a")
-    return preprocessor.packer, takes_segments
+    if name in _preprocessors(_CLASSIFIES):
+        preprocessor = _preprocessors(_CLASSIFIES)[name](layer, sequence_length=8)
+        takes_segments = "segment_ids" in preprocessor("a")
+        packer = preprocessor.packer
+        start, between, end = (
+            tuple(int(index) for index in ids) for ids in (packer.start_value, packer.sep_value, packer.end_value)
+        )
+        return _Packing(start, between, end, int(packer.pad_value), takes_segments)
+    if name in _preprocessors(_GENERATES) and isinstance(getattr(layer, "end_token_id", None), int):
+        start = () if layer.start_token_id is None else (int(layer.start_token_id),)
+        padding = layer.end_token_id if layer.pad_token_id is None else int(layer.pad_token_id)
+        return _Packing(start, (layer.end_token_id,), (layer.end_token_id,), padding, False)
+    known = ", ".join(sorted({*_preprocessors(_CLASSIFIES), *_preprocessors(_GENERATES)}))
+    raise InputError(
+        f"KerasNLP has no text classifier and no causal language model for the {name} of {source!r}; "
+        f"it has them for {known}."
+    )
+
+
+def _pieces(layer: Any, source: str) -> tuple[bytes, ...]:
+    """Returns the bytes of each id, b"" for special tokens; empty for tokenizers of no generator.
+
+    Those may number SentencePiece's pieces in their own way, as XLM-RoBERTa's does, or leave spaces out.
+    """
+    if type(layer).__name__ not in _preprocessors(_GENERATES):
+        return ()
+    if isinstance(layer, keras_nlp.tokenizers.SentencePieceTokenizer):
+        return spell_pieces(bytes(layer.proto), source)
+    if isinstance(layer, keras_nlp.tokenizers.BytePairTokenizer):
+        tokens = sorted(layer.vocabulary, key=layer.vocabulary.__getitem__)
+        return spell(tokens, special=layer.special_tokens)
+    return ()
 
 
 @functools.cache
-def _preprocessors() -> dict[str, Any]:
-    """Returns KerasNLP's preprocessors of text classifiers by the name of their tokenizer's class."""
+def _preprocessors(base: Any) -> dict[str, Any]:
+    """Returns KerasNLP's preprocessors of one kind by the name of their tokenizer's class."""
     found: dict[str, Any] = {}
-    classes = [keras_nlp.models.TextClassifierPreprocessor]
+    classes = [base]
     while classes:
         cls = classes.pop()
         classes += cls.__subclasses__()

@@ -75,7 +75,7 @@ class SentencePiece(tf.Module):
         self.start_ids = (special["<s>"],) if "<s>" in special else ()
         self.between_ids = self.end_ids = (self.end_of_text_id,)
         self.padding_id = special.get("<pad>", self.end_of_text_id)
-        self.pieces: list[bytes] = [_piece_bytes(piece, proto.normalizer_spec) for piece in proto.pieces]
+        self.pieces = spell_pieces(model, source)
         with tf.device("CPU:0"):  # the op runs there
             self._op = tf_text.SentencepieceTokenizer(model)
 
@@ -111,6 +111,16 @@ def read_model(path: str | os.PathLike[str]) -> SentencePiece:
     except OSError as error:
         raise InputError(f"Cannot read {os.fspath(path)}: {error.strerror or error}.") from error
     return SentencePiece(model, os.fspath(path))
+
+
+def spell_pieces(model: bytes, source: str) -> tuple[bytes, ...]:
+    """Returns the bytes of each piece of a model, b"" for special ones.
+
+    Raises:
+        InputError: If it is no SentencePiece model.
+    """
+    proto = _parse(model, source)
+    return tuple(_piece_bytes(piece, proto.normalizer_spec) for piece in proto.pieces)
 
 
 def train_model(texts: Iterable[str], *, size: int, algorithm: str = "bpe") -> bytes:

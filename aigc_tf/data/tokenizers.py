@@ -18,6 +18,8 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError, TokenizerConfig
 from aigc_tf.data import vocabularies
+from aigc_tf.data.byte_pair import BytePair
+from aigc_tf.data.byte_pair_files import find_byte_pairs, read_byte_pairs
 from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load_layer, load_preset, unknown_preset
 from aigc_tf.data.samples import resolve_sample
 from aigc_tf.data.sentence_piece import MODEL_FILE, SentencePiece, read_model, train_model
@@ -28,7 +30,7 @@ INFO_FILE = "aigc_tf_tokenizer.json"
 _VERSION = 1
 """Of the way text is split; a change that gives other ids makes it 2, so that `sha256` tells the two apart."""
 
-Splitter = WordPiece | SentencePiece | PresetTokenizer
+Splitter = WordPiece | SentencePiece | BytePair | PresetTokenizer
 
 
 class Tokenizer(tf.Module):
@@ -37,7 +39,7 @@ class Tokenizer(tf.Module):
     A tf.Module, so that a SavedModel keeps what it needs when it is held by the module that is saved.
 
     Attributes:
-        kind: `wordpiece`, `sentencepiece` or `keras_nlp`.
+        kind: `wordpiece`, `sentencepiece`, `byte_pair` or `keras_nlp`.
         vocabulary_size: Number of ids.
         start_ids: Before the first text.
         between_ids: Between the texts of a pair.
@@ -112,13 +114,13 @@ class Tokenizer(tf.Module):
         Raises:
             RunError: For kind `wordpiece`, whose pieces do not say where spaces were.
         """
-        pieces: list[bytes] = getattr(self.splitter, "pieces", [])
+        pieces: Sequence[bytes] = getattr(self.splitter, "pieces", ())
         if not pieces:
             raise RunError(
                 f"A {self.kind} tokenizer does not keep all of a text, so that it cannot write any; set "
                 "tokenizer.kind to 'sentencepiece', or tokenizer.source to another one."
             )
-        return pieces
+        return list(pieces)
 
     def encode(self, texts: Iterable[str]) -> list[np.ndarray]:
         """Splits texts into one int32 array each. Threads may call it at once; the work is done outside of Python."""
@@ -208,6 +210,13 @@ def _load_sentence_piece(folder: str, _: dict[str, Any]) -> SentencePiece:
     return read_model(Path(folder) / MODEL_FILE)
 
 
+def _load_byte_pair(folder: str, _: dict[str, Any]) -> BytePair:
+    found = read_byte_pairs(folder)
+    if found is None:
+        raise InputError(f"The tokenizer in {folder} lacks vocab.json or merges.txt; prepare the data again.")
+    return BytePair(found)
+
+
 def _load_preset_tokenizer(folder: str, info: dict[str, Any]) -> PresetTokenizer:
     return PresetTokenizer(load_layer(folder, info), folder)
 
@@ -215,6 +224,7 @@ def _load_preset_tokenizer(folder: str, info: dict[str, Any]) -> PresetTokenizer
 _LOADERS: dict[str, Callable[[str, dict[str, Any]], Splitter]] = {
     "wordpiece": _load_word_piece,
     "sentencepiece": _load_sentence_piece,
+    "byte_pair": _load_byte_pair,
     "keras_nlp": _load_preset_tokenizer,
 }
 
@@ -278,13 +288,17 @@ def _load_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:
             return load_tokenizer(own)
     if vocabularies.holds_word_piece(folder):
         return _of(vocabularies.read_hugging_face_folder(folder, lowercase=config.lowercase))
+    byte_pairs = find_byte_pairs(folder)
+    if byte_pairs is not None:
+        return Tokenizer(BytePair(byte_pairs))
     if (folder / "config.json").is_file():  # of KerasNLP, or of transformers where KerasNLP can convert it
         return _of(load_preset(os.fspath(folder)))
     raise InputError(
-        f"The folder {os.fspath(folder)} holds no WordPiece tokenizer and no preset; a Hugging Face folder has "
-        f"{VOCABULARY_FILE} or tokenizer.json, a preset config.json, tokenizer.json and assets."
+        f"The folder {os.fspath(folder)} holds no WordPiece tokenizer, no byte pairs of GPT-2 and no preset; a Hugging "
+        f"Face folder has {VOCABULARY_FILE}, vocab.json and merges.txt, or tokenizer.json, and a preset config.json, "
+        "tokenizer.json and assets."
     )
 
 
-def _of(found: Vocabulary | PresetTokenizer) -> Tokenizer:
+def _of(found: Vocabulary | BytePair | PresetTokenizer) -> Tokenizer:
     return Tokenizer(WordPiece(found) if isinstance(found, Vocabulary) else found)

@@ -14,6 +14,7 @@ from aigc_tf.config import InputError, RunError, TokenizerConfig
 from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load_preset, unknown_preset
 from aigc_tf.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 from aigc_tf.data.vocabularies import Vocabulary
+from aigc_tf.data.wordpiece import WordPiece
 
 TINY = dict(num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4, max_sequence_length=8)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -35,12 +36,14 @@ def presets(tmp_path_factory):
         pad_id=0, unk_id=1, bos_id=2, eos_id=3, unk_piece="[UNK]", bos_piece="[CLS]", eos_piece="[SEP]",
         user_defined_symbols="[MASK]",
     )  # fmt: skip
+    t5 = sentence_pieces(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     word_pieces = [*SPECIAL, "the", "fox", "##es", "cafe"]
     made = {
         "roberta": (models.RobertaTokenizer(**byte_pairs), models.RobertaBackbone, {}),
         "xlm_roberta": (models.XLMRobertaTokenizer(proto=pieces), models.XLMRobertaBackbone, {}),
         "albert": (models.AlbertTokenizer(proto=albert), models.AlbertBackbone, {"embedding_dim": 4}),
-        "gpt2": (models.GPT2Tokenizer(**byte_pairs), models.GPT2Backbone, {}),
+        "opt": (models.OPTTokenizer(**byte_pairs), models.OPTBackbone, {}),
+        "t5": (models.T5Tokenizer(proto=t5), models.T5Backbone, {}),
         "bert": (models.BertTokenizer(vocabulary=word_pieces, lowercase=True), models.BertBackbone, {}),
         "distil_bert": (models.DistilBertTokenizer(vocabulary=word_pieces), models.DistilBertBackbone, {}),
     }
@@ -150,9 +153,36 @@ def test_a_hugging_face_folder_of_byte_pairs_is_converted_by_keras_nlp(presets, 
     assert tokenizer.between_ids == (2, 2)
 
 
-def test_a_tokenizer_without_a_classifier_is_refused(presets):
-    with pytest.raises(InputError, match=r"no text classifier for the GPT2Tokenizer of .*AlbertTokenizer"):
-        load_preset(presets["gpt2"])
+def test_a_tokenizer_of_neither_a_classifier_nor_a_generator_is_refused(presets):
+    message = (
+        r"no text classifier and no causal language model for the T5Tokenizer of .*AlbertTokenizer.* GPT2Tokenizer"
+    )
+    with pytest.raises(InputError, match=message):
+        load_preset(presets["t5"])
+
+
+def test_a_tokenizer_of_a_generator_knows_where_texts_end_and_gives_them_back(presets, tmp_path):
+    tokenizer = Tokenizer(load_preset(presets["opt"]))
+    assert (tokenizer.kind, tokenizer.end_of_text_id, tokenizer.padding_id) == ("keras_nlp", 2, 1)
+    rows = tokenizer.encode(["fox fox\n", "中文 </s>"])
+    text = tokenizer.detokenize(tf.ragged.constant([[*row, 2] for row in rows], tf.int32))
+    assert text.numpy().tolist() == [b"fox fox\n", "中文 </s>".encode()]
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).sha256() == tokenizer.sha256()
+
+
+def test_sentence_piece_presets_of_generators_spell_their_pieces():
+    names = dict(pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>")
+    proto = sentence_pieces(pad_id=0, eos_id=1, bos_id=2, unk_id=3, **names)
+    tokenizer = Tokenizer(PresetTokenizer(keras_nlp.models.GemmaTokenizer(proto=proto), "here"))
+    assert tokenizer.decode_bytes([2, *tokenizer.encode(["the fox"])[0], 1]) == b" the fox"
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm_roberta"])
+def test_a_tokenizer_of_a_classifier_alone_cannot_write_text(presets, name):
+    loaded = load_preset(presets[name])
+    with pytest.raises(RunError, match="does not keep all of a text"):
+        Tokenizer(WordPiece(loaded) if name == "bert" else loaded).piece_bytes()
 
 
 def test_a_folder_that_is_no_preset_is_one_sentence(tmp_path):
@@ -192,6 +222,6 @@ def test_a_changed_class_name_in_a_saved_folder_is_never_imported(presets, tmp_p
     Tokenizer(load_preset(presets["roberta"])).save(tmp_path)
     info = tmp_path / "aigc_tf_tokenizer.json"
     info.write_text(info.read_text().replace("RobertaTokenizer", "os.system"))
-    with pytest.raises(InputError, match=r"holds a os\.system, which KerasNLP .* cannot classify with"):
+    with pytest.raises(InputError, match=r"holds a os\.system, which no text model of KerasNLP .* has"):
         load_tokenizer(tmp_path)
     assert isinstance(load_preset(presets["roberta"]), PresetTokenizer)

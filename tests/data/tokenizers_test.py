@@ -163,7 +163,7 @@ def test_a_vocabulary_is_trained_on_the_texts():
         ("{}/vocap.txt", "There is no file or folder .* Did you mean 'vocab.txt'"),
         ("{}/no/vocab.txt", "the folder .* is missing too"),
         ("vocab.tx.txt", "There is no file or folder"),
-        ("{}", "holds no WordPiece tokenizer and no preset"),
+        ("{}", "holds no WordPiece tokenizer, no byte pairs of GPT-2 and no preset"),
         ("sample:no_such_sample", "There is no sample 'no_such_sample'"),
         ("{}/vocab.txt", r"lacks \[PAD\]"),
     ],
