@@ -38,35 +38,41 @@ $(installed): setup.py constraints.txt
 	PYTHONWARNINGS=ignore $(python) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	@touch $@
 
-samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (86 MB, once)
+samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (141 MB, once)
 	@$(python) -m aigc_tf.data.samples
 
 ifdef SHORT
-demo_run := runs/demo-short/bert_sentiment
+demo_runs := runs/demo-short
 demo_models := runs/demo-short/saved_models
 demo_flags := --config.training.num_steps=20 --config.training.warmup_steps=2 --config.training.evaluate_every=20 \
 	--config.training.checkpoint_every=10 --config.export.directory=$(demo_models)
 demo_note := Everything works. After 20 steps the answers mean nothing yet; make demo trains to the end. What next:
 else
-demo_run := runs/demo/bert_sentiment
+demo_runs := runs/demo
 demo_models := saved_models
 demo_flags :=
 demo_note := What next:
 endif
-demo_config := --config=configs/bert_sentiment.py
 
-demo: samples ## Prepare real data, train a classifier, judge it, export it, ask the export; SHORT=1 for 20 steps only
-	$(python) scripts/prepare.py $(demo_config)
-	$(python) scripts/train.py $(demo_config) --workdir=$(demo_run) $(demo_flags)
-	$(python) scripts/export.py --workdir=$(demo_run)
+demo: samples ## Train a classifier and a generator on real data, judge, export and ask them; SHORT=1 for 20 steps only
+	$(python) scripts/prepare.py --config=configs/bert_sentiment.py
+	$(python) scripts/train.py --config=configs/bert_sentiment.py --workdir=$(demo_runs)/bert_sentiment $(demo_flags)
+	$(python) scripts/export.py --workdir=$(demo_runs)/bert_sentiment
 	$(python) scripts/predict.py --model=$(demo_models)/bert_sentiment \
 		--text="A joy from start to finish, and the battery lasts for days." \
 		--text="The plot makes no sense and the acting is worse." \
 		--text="I would not call it good."
+	$(python) scripts/prepare.py --config=configs/gpt_shakespeare.py
+	$(python) scripts/train.py --config=configs/gpt_shakespeare.py --workdir=$(demo_runs)/gpt_shakespeare $(demo_flags)
+	$(python) scripts/generate.py --model=$(demo_runs)/gpt_shakespeare \
+		--prompt="HAMLET." --prompt="Enter the Ghost" --prompt="Shall I compare thee to"
+	$(python) scripts/export.py --workdir=$(demo_runs)/gpt_shakespeare
+	$(python) scripts/generate.py --model=$(demo_models)/gpt_shakespeare --prompt="To be, or not to be"
 	@printf '\n%s\n' "$(demo_note)"
 	@printf '  %s\n' \
-		"look at the training   $(VENV)/bin/tensorboard --logdir=$(demo_run)/logs" \
-		"ask the model          $(python) scripts/predict.py --model=$(demo_models)/bert_sentiment --text='...'" \
+		"look at the training   $(VENV)/bin/tensorboard --logdir=$(demo_runs)" \
+		"ask the classifier     $(python) scripts/predict.py --model=$(demo_models)/bert_sentiment --text='...'" \
+		"ask the generator      $(python) scripts/generate.py --model=$(demo_runs)/gpt_shakespeare" \
 		"take your own data     README.md, section \"Your own data\""
 
 test: samples ## Run the tests; ARGS="-k resume" picks some

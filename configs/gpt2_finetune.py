@@ -1,0 +1,47 @@
+"""GPT-2 (124 M weights) goes on learning on your own texts: here Shakespeare's, with its own vocabulary.
+
+    python scripts/prepare.py --config=configs/gpt2_finetune.py
+    python scripts/train.py --config=configs/gpt2_finetune.py --workdir=runs/gpt2_finetune
+
+Needs the network once, for the KerasNLP preset, and a GPU or TPU to be done in reasonable time; it was run here with a
+small preset of the same kind only. With a Hugging Face folder in the place of the preset (config.json,
+model.safetensors, vocab.json, merges.txt) no network is needed: --config.model.source=FOLDER, for both commands.
+Weights: Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
+"""
+
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        name="gpt2_finetune",
+        task="generate",
+        data=DataConfig(
+            sources=("sample:shakespeare",),
+            format="document",
+            split="files",
+            test_files=("hamlet_gut.txt", "macbeth_gut.txt", "twelfth_night_gut.txt", "sonnets_gut.txt"),
+            validation_files=("two_gentlemen_of_verona_gut.txt",),
+            licence="public domain (Project Gutenberg)",
+            max_length=512,
+        ),
+        model=ModelConfig(source="gpt2_base_en", dropout=0.1),
+        training=TrainingConfig(
+            num_steps=600,
+            global_batch_size=8,
+            learning_rate=5e-5,
+            warmup_steps=30,
+            schedule="cosine",
+            evaluate_every=150,
+            checkpoint_every=150,
+        ),
+        evaluation=EvaluationConfig(batch_size=8, sample_prompts=("HAMLET.\n",)),
+        generation=GenerationConfig(max_new_tokens=200, temperature=0.8, top_p=0.95),
+    )

@@ -1,0 +1,52 @@
+"""Small talk between two people: a GPT-2 of 4 layers x 256 from scratch on 7,168 English dialogues, a turn a line.
+
+    python scripts/prepare.py --config=configs/gpt_chitchat.py
+    python scripts/train.py --config=configs/gpt_chitchat.py --workdir=runs/gpt_chitchat
+    python scripts/generate.py --model=runs/gpt_chitchat
+
+A document is a dialogue, and a line of it what one of the two said. So a prompt is a line with its end, and the answer
+is the next line: `generation.stop` ends it there. Type `Hi, how are you?\\n` after the last command.
+
+The people who chatted were paid volunteers and nobody moderated them; what the model says is like what they said.
+Dialogues: chitchat-dataset 0.9.0 (MIT).
+"""
+
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    ModelConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        name="gpt_chitchat",
+        task="generate",
+        data=DataConfig(
+            sources=("sample:chitchat",),
+            text_column="text",
+            drop_duplicates=True,
+            split="hash",
+            licence="MIT (chitchat-dataset)",
+            max_length=256,
+        ),
+        tokenizer=TokenizerConfig(source="train", vocabulary_size=4096),
+        model=ModelConfig(dropout=0.0, num_layers=4, hidden_dim=256, num_heads=4, intermediate_dim=1024),
+        training=TrainingConfig(
+            num_steps=1400,
+            global_batch_size=8,
+            learning_rate=2e-3,
+            warmup_steps=40,
+            schedule="cosine",
+            weight_decay=0.1,
+            beta_2=0.99,
+            evaluate_every=350,
+            checkpoint_every=350,
+        ),
+        evaluation=EvaluationConfig(batch_size=16, sample_prompts=("Hi, how are you?\n",)),
+        generation=GenerationConfig(max_new_tokens=60, temperature=0.7, top_p=0.9, stop=("\n",)),
+    )
