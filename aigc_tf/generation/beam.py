@@ -35,6 +35,22 @@ class _Candidates(NamedTuple):
     cut_bytes: tf.Tensor
 
 
+class _Best(NamedTuple):
+    """The best continuation of each row that has ended, and its `(B,)` score."""
+
+    generated: Generated
+    score: tf.Tensor
+
+
+class _Rules(NamedTuple):
+    limits: tf.Tensor
+    """`(B,)` int32, the most tokens of each row."""
+    num_beams: int
+    end_id: int
+    length_penalty: float
+    stop: StopTable | None
+
+
 def beam_search(
     step: Step,
     prompt_ids: tf.Tensor,
@@ -76,72 +92,82 @@ def beam_search(
     prompt_ids = tf.pad(prompt_ids[:, :capacity], [[0, 0], [0, tf.maximum(0, 1 - tf.shape(prompt_ids)[1])]])
     logits, cache = step(prompt_ids, cache, tf.zeros([batch_size], tf.int32), prompt_lengths)
     limits = tf.maximum(0, tf.minimum(max_new_tokens, capacity - prompt_lengths))
-    longest = tf.maximum(0, tf.reduce_max(limits))
-
+    rules = _Rules(limits, num_beams, end_id, length_penalty, stop)
     cache, logits = _take_rows((cache, logits), tf.repeat(tf.range(batch_size), num_beams))
-    is_first = tf.range(num_beams) < 1  # the beams are the same as yet
-    beams = _Beams(
-        cache=cache,
-        token_ids=tf.fill([batch_size, num_beams, longest], tf.constant(end_id, tf.int32)),
-        log_probability=tf.where(is_first, 0.0, -np.inf) + tf.zeros([batch_size, 1]),
-        stop_state=tf.zeros([batch_size, num_beams], tf.int32),
-    )
-    zeros = tf.zeros([batch_size], tf.int32)
-    best = Generated(
-        token_ids=beams.token_ids[:, 0],
-        lengths=zeros,
-        finish_reason=zeros + LENGTH,
-        cut_bytes=zeros,
-        log_probability=tf.where(limits > 0, np.nan, 0.0),
-    )
-    score = tf.where(limits > 0, -np.inf, 0.0)
 
-    def extend(
-        num_tokens: tf.Tensor, beams: _Beams, best: Generated, score: tf.Tensor, logits: tf.Tensor
-    ) -> tuple[tf.Tensor, _Beams, Generated, tf.Tensor]:
-        candidates = _candidates(beams, logits, stop)
-        length = num_tokens + 1
-        is_end = candidates.token == end_id
-        is_stop = (candidates.cut_bytes > 0) & ~is_end
-        is_finished = is_end | is_stop | (length >= limits)[:, tf.newaxis]
-        scores = candidates.log_probability / tf.cast(length, tf.float32) ** length_penalty
-        competes = is_finished & (tf.range(scores.shape[1]) < num_beams) & (length <= limits)[:, tf.newaxis]
-        scores = tf.where(competes, scores, -np.inf)
-        winner = tf.argmax(scores, axis=1, output_type=tf.int32)
-        reason = tf.where(is_end, END_OF_TEXT, tf.where(is_stop, STOP_STRING, LENGTH))
-        cut_bytes = tf.where(is_stop, candidates.cut_bytes, 0)
-        finished = Generated(
-            token_ids=_append(_pick(beams.token_ids, _pick(candidates.parent, winner)), num_tokens, candidates, winner),
-            lengths=tf.where(_pick(is_end, winner), num_tokens, length),
-            finish_reason=_pick(reason, winner),
-            cut_bytes=_pick(cut_bytes, winner),
-            log_probability=_pick(candidates.log_probability, winner),
-        )
-        is_better = _pick(scores, winner) > score
-        best = tf.nest.map_structure(lambda new, old: _where_rows(is_better, new, old), finished, best)
-        score = tf.where(is_better, _pick(scores, winner), score)
-        return length, _go_on(beams, candidates, is_finished, num_tokens), best, score
-
-    def can_improve(num_tokens: tf.Tensor, beams: _Beams, best: Generated, score: tf.Tensor) -> tf.Tensor:
+    def can_improve(num_tokens: tf.Tensor, beams: _Beams, best: _Best) -> tf.Tensor:
         # Log-probabilities only fall, so that a beam's best score is that of ending at once at its best length.
         best_length = limits if length_penalty >= 0.0 else tf.fill([batch_size], num_tokens + 1)
         reachable = beams.log_probability[:, 0] / tf.cast(best_length, tf.float32) ** length_penalty
-        return tf.reduce_any((num_tokens < limits) & (reachable > score))
+        return tf.reduce_any((num_tokens < limits) & (reachable > best.score))
 
-    def one_more(
-        num_tokens: tf.Tensor, beams: _Beams, best: Generated, score: tf.Tensor
-    ) -> tuple[tf.Tensor, _Beams, Generated, tf.Tensor]:
+    def one_more(num_tokens: tf.Tensor, beams: _Beams, best: _Best) -> tuple[tf.Tensor, _Beams, _Best]:
         # Rows beyond their limit write where nothing of them is read any more.
         index = tf.repeat(tf.minimum(prompt_lengths + num_tokens, capacity) - 1, num_beams)
         token = tf.reshape(beams.token_ids[:, :, num_tokens - 1], [-1, 1])
         logits, cache = step(token, beams.cache, index, tf.ones_like(index))
         cache = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), cache, beams.cache)
-        return extend(num_tokens, beams._replace(cache=cache), best, score, logits)
+        return _extend(num_tokens, beams._replace(cache=cache), best, logits, rules)
 
-    variables = extend(tf.constant(0), beams, best, score, logits)
+    variables = _extend(tf.constant(0), _first_beams(cache, rules), _nothing_yet(rules), logits, rules)
     shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None, *tensor.shape[1:]]), variables[1:])
-    _, _, best, score = tf.while_loop(can_improve, one_more, variables, shape_invariants=(tf.TensorShape([]), *shapes))
-    return best, score
+    _, _, best = tf.while_loop(can_improve, one_more, variables, shape_invariants=(tf.TensorShape([]), *shapes))
+    return best.generated, best.score
+
+
+def _first_beams(cache: Cache, rules: _Rules) -> _Beams:
+    """Returns one beam without a token for each row; the others are the same as yet and do not count."""
+    batch_size = tf.shape(rules.limits)[0]
+    longest = tf.maximum(0, tf.reduce_max(rules.limits))  # of no rows the maximum is negative
+    return _Beams(
+        cache=cache,
+        token_ids=tf.fill([batch_size, rules.num_beams, longest], tf.constant(rules.end_id, tf.int32)),
+        log_probability=tf.where(tf.range(rules.num_beams) < 1, 0.0, -np.inf) + tf.zeros([batch_size, 1]),
+        stop_state=tf.zeros([batch_size, rules.num_beams], tf.int32),
+    )
+
+
+def _nothing_yet(rules: _Rules) -> _Best:
+    zeros = tf.zeros_like(rules.limits)
+    longest = tf.maximum(0, tf.reduce_max(rules.limits))
+    generated = Generated(
+        token_ids=tf.fill([tf.shape(rules.limits)[0], longest], tf.constant(rules.end_id, tf.int32)),
+        lengths=zeros,
+        finish_reason=zeros + LENGTH,
+        cut_bytes=zeros,
+        log_probability=tf.where(rules.limits > 0, np.nan, 0.0),
+    )
+    return _Best(generated, tf.where(rules.limits > 0, -np.inf, 0.0))
+
+
+def _extend(
+    num_tokens: tf.Tensor, beams: _Beams, best: _Best, logits: tf.Tensor, rules: _Rules
+) -> tuple[tf.Tensor, _Beams, _Best]:
+    """Adds a token to all beams; what ends is compared with the best, what does not goes on."""
+    candidates = _candidates(beams, logits, rules.stop)
+    length = num_tokens + 1
+    is_end = candidates.token == rules.end_id
+    is_stop = (candidates.cut_bytes > 0) & ~is_end
+    is_finished = is_end | is_stop | (length >= rules.limits)[:, tf.newaxis]
+
+    scores = candidates.log_probability / tf.cast(length, tf.float32) ** rules.length_penalty
+    is_first = tf.range(scores.shape[1]) < rules.num_beams
+    competes = is_finished & is_first & (length <= rules.limits)[:, tf.newaxis]
+    scores = tf.where(competes, scores, -np.inf)
+    winner = tf.argmax(scores, axis=1, output_type=tf.int32)
+    token_ids = _pick(beams.token_ids, _pick(candidates.parent, winner))
+    reason = tf.where(is_end, END_OF_TEXT, tf.where(is_stop, STOP_STRING, LENGTH))
+    generated = Generated(
+        token_ids=_append(token_ids, num_tokens, candidates, winner),
+        lengths=tf.where(_pick(is_end, winner), num_tokens, length),
+        finish_reason=_pick(reason, winner),
+        cut_bytes=_pick(tf.where(is_stop, candidates.cut_bytes, 0), winner),
+        log_probability=_pick(candidates.log_probability, winner),
+    )
+    found = _Best(generated, _pick(scores, winner))
+    is_better = found.score > best.score
+    best = tf.nest.map_structure(lambda new, old: _where_rows(is_better, new, old), found, best)
+    return length, _go_on(beams, candidates, is_finished, num_tokens), best
 
 
 def _candidates(beams: _Beams, logits: tf.Tensor, stop: StopTable | None) -> _Candidates:
