@@ -92,7 +92,8 @@ class BytePair(tf.Module):
         num_words = tf.size(words)
         content = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         symbols = tf.gather(self._byte_ids, tf.cast(content, tf.int32))  # (S,)
-        owners = tf.repeat(tf.range(num_words), tf.strings.length(words))  # (S,) the word of each, ascending
+        ends = tf.cumsum(tf.strings.length(words))
+        owners = rows_of(ends, tf.size(symbols))  # (S,) the word of each, ascending
         vector = tf.TensorShape([None])
 
         def merge(round_, symbols, owners, _):
@@ -184,14 +185,13 @@ def split_words(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _word_starts(points: tf.RaggedTensor) -> tf.Tensor:
     """Returns whether a word starts at each of the code points `(T, None)`, `(C,)` bool."""
-    texts, points = points.value_rowids(), points.values  # (C,)
+    texts, points = rows_of(points.row_splits[1:], tf.size(points.values)), points.values  # (C,)
     borders, kinds = class_borders()
     kind = tf.gather(kinds, tf.searchsorted(borders, points, side="right") - 1)
 
     def neighbour(values, distance):
         """Returns the value so many characters later in the same text, `_NOTHING` beyond its ends."""
-        moved, text = (_move(tensor, distance) for tensor in (values, tf.cast(texts, tf.int32)))
-        return tf.where(text == tf.cast(texts, tf.int32), moved, _NOTHING)
+        return tf.where(_move(texts, distance) == texts, _move(values, distance), _NOTHING)
 
     before, after = neighbour(kind, -1), neighbour(kind, 1)
     # Spaces are one word, but the last of them before something else: that is a word, and U+0020 the start of one.
@@ -206,6 +206,14 @@ def _word_starts(points: tf.RaggedTensor) -> tf.Tensor:
     is_long = apostrophe & functools.reduce(tf.logical_or, pairs)
     starts &= neighbour(tf.cast(is_short | is_long, tf.int32), -1) != 1
     return starts | (neighbour(tf.cast(is_short, tf.int32), -2) == 1) | (neighbour(tf.cast(is_long, tf.int32), -3) == 1)
+
+
+def rows_of(ends: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Returns the row of each of `size` values, `(size,)` int32, when rows end at `ends`.
+
+    tf.repeat and RaggedTensor.value_rowids give the same, but make a table of all rows, each as long as the longest.
+    """
+    return tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(ends, tf.int32), ends, size + 1))[:size]
 
 
 def _move(values: tf.Tensor, distance: int) -> tf.Tensor:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError, TokenizerConfig
 from aigc_tf.data import vocabularies
-from aigc_tf.data.byte_pair import BytePair
+from aigc_tf.data.byte_pair import BytePair, rows_of
 from aigc_tf.data.byte_pair_files import find_byte_pairs, read_byte_pairs
 from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load_layer, load_preset, unknown_preset
 from aigc_tf.data.samples import resolve_sample
@@ -105,8 +105,9 @@ class Tokenizer(tf.Module):
         return self._join_pieces(token_ids) if tf.inside_function() else self._detokenize(token_ids)
 
     def _join_pieces(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
-        pieces = tf.constant(self.piece_bytes())
-        return tf.strings.reduce_join(tf.ragged.map_flat_values(tf.gather, pieces, token_ids), axis=-1)
+        pieces = tf.gather(tf.constant(self.piece_bytes()), token_ids.values)
+        rows = rows_of(token_ids.row_splits[1:], tf.size(pieces))
+        return tf.strings.unsorted_segment_join(pieces, rows, tf.cast(token_ids.nrows(), tf.int32))
 
     def piece_bytes(self) -> list[bytes]:
         """Returns the bytes of each id, b"" for special tokens: the text of ids is what they make, joined.

@@ -271,3 +271,9 @@ def test_a_folder_that_splits_otherwise_is_one_sentence(found, tmp_path, setting
     with pytest.raises(InputError, match=message) as error:
         build(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_memory_goes_with_all_of_the_text_not_with_the_longest_times_their_number(tokenizer):
+    texts = ["fox"] * 4096 + ["a" * 1_000_000, "the fox " * 100_000]  # a row for each as long as the longest: 16 GB
+    rows = tokenizer.tokenize(tf.constant(texts))
+    assert tokenizer.detokenize(rows).numpy().tolist() == [text.encode() for text in texts]
