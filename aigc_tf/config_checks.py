@@ -159,8 +159,14 @@ def validate_generation(generation: GenerationConfig, *, prefix: str = "generati
     _require(0 < generation.top_p <= 1, f"{prefix}top_p", generation.top_p, "in (0, 1]")
     _require(0 <= generation.min_p <= 1, f"{prefix}min_p", generation.min_p, "in [0, 1]")
     penalty = generation.repetition_penalty
-    _require(0 < penalty < math.inf, f"{prefix}repetition_penalty", penalty, "above 0; 1 is none")
-    for name, largest in {"max_new_tokens": 2**20, "top_k": 2**31 - 1, "num_beams": 1024, "seed": 2**62}.items():
+    _require(0.01 <= penalty <= 100, f"{prefix}repetition_penalty", penalty, "in [0.01, 100]; 1 is none")
+    for name, largest in {
+        "max_new_tokens": 2**20,
+        "temperature": 1000,
+        "top_k": 2**31 - 1,
+        "num_beams": 1024,
+        "seed": 2**62,
+    }.items():
         _require(getattr(generation, name) <= largest, prefix + name, getattr(generation, name), f"at most {largest}")
     _require(all(generation.stop), f"{prefix}stop", generation.stop, "texts that are not empty")
 

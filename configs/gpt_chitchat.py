@@ -1,4 +1,4 @@
-"""Small talk between two people: a GPT-2 of 4 layers x 256 from scratch on 7,168 English dialogues, a turn a line.
+"""Small talk between two people: a GPT-2 of 4 layers x 256 from scratch on 4,013 English dialogues, a turn a line.
 
     python scripts/prepare.py --config=configs/gpt_chitchat.py
     python scripts/train.py --config=configs/gpt_chitchat.py --workdir=runs/gpt_chitchat

@@ -16,6 +16,7 @@ from aigc_tf import cli, config_files, flag_parsing
 from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, flatten, table, to_json
 
 ROOT = Path(__file__).parent.parent
+CONFIGS = ", ".join(sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")))
 CONFIG = "configs/bert_sentiment.py"
 SCRIPTS = ("prepare", "train", "evaluate", "predict", "export")
 FLAGS = {
@@ -36,7 +37,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(
             rooms, name, lambda *args, name=name, **kwargs: made.append((name, args, kwargs)), raising=False
         )
-    monkeypatch.setattr(cli, "_heavy_rooms", lambda: rooms)
+    monkeypatch.setattr(cli, "_heavy_room", lambda name: rooms)
     return made
 
 
@@ -327,8 +328,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ),
         (
             ["--workdir=runs/s1"],
-            "--config is missing: the Python file of an experiment. "
-            "There are: configs/bert_base_imdb.py, configs/bert_sentiment.py.",
+            f"--config is missing: the Python file of an experiment. There are: {CONFIGS}.",
         ),
         (
             [f"--config={CONFIG}"],
@@ -347,8 +347,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ),
         (
             ["--config=configs"],
-            "configs is a folder; give a Python file with get_config(). "
-            "There are: configs/bert_base_imdb.py, configs/bert_sentiment.py.",
+            f"configs is a folder; give a Python file with get_config(). There are: {CONFIGS}.",
         ),
         (
             WITH_CONFIG,
@@ -521,19 +520,19 @@ def test_a_missing_source_is_told_before_anything_heavy(run, calls):
     ],
 )
 def test_every_failure_ends_in_one_line_and_its_status(run, monkeypatch, tmp_path, error, status, line):
-    def fail():
+    def fail(name):
         raise error
 
-    monkeypatch.setattr(cli, "_heavy_rooms", fail)
+    monkeypatch.setattr(cli, "_heavy_room", fail)
     assert run("evaluate", f"--workdir={_run_folder(tmp_path)}") == (status, "", line)
 
 
 @pytest.mark.parametrize(("error", "status"), [(InputError("no"), 2), (RunError("no"), 1), (KeyError("no"), 1)])
 def test_debug_shows_the_traceback(run, monkeypatch, tmp_path, error, status):
-    def fail():
+    def fail(name):
         raise error
 
-    monkeypatch.setattr(cli, "_heavy_rooms", fail)
+    monkeypatch.setattr(cli, "_heavy_room", fail)
     received, _, errors = run("evaluate", f"--workdir={_run_folder(tmp_path)}", "--debug")
     assert received == status
     assert errors.startswith("Traceback")

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from aigc_tf import commands
+from aigc_tf import asking, commands
 from aigc_tf.config import (
     DataConfig,
     EvaluationConfig,
@@ -22,8 +22,8 @@ from aigc_tf.config import (
     TokenizerConfig,
     TrainingConfig,
     to_json,
-    validate,
 )
+from aigc_tf.config_checks import validate
 from aigc_tf.evaluation.report import REPORT_KEYS, read_report
 from aigc_tf.models.weights import weights_sha256
 from aigc_tf.training import checkpoints
@@ -87,7 +87,7 @@ def trained(tmp_path_factory):
 
 def predict(capsys, model, **arguments):
     capsys.readouterr()
-    commands.predict(str(model), **({"texts": []} | arguments))
+    asking.predict(str(model), **({"texts": []} | arguments))
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -338,7 +338,7 @@ def test_one_class_and_no_held_out_example_still_train(tmp_path):
 
 TRAIN = """
 import sys
-from aigc_tf import commands
+from aigc_tf import asking, commands
 from aigc_tf.config import from_json
 commands.train(from_json(open(sys.argv[1]).read()), sys.argv[2])
 """
@@ -383,7 +383,7 @@ def test_two_worker_processes_leave_one_run_folder_with_the_run_of_one(trained, 
 def test_texts_that_do_not_fit_the_model_are_refused(trained):
     folder, _ = trained
     with pytest.raises(InputError, match="takes single texts: leave --text_b out"):
-        commands.predict(str(folder / "run"), texts=["fine"], texts_b=["yes"])
+        asking.predict(str(folder / "run"), texts=["fine"], texts_b=["yes"])
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_takes_another_config(trained, tmp_path):

@@ -58,8 +58,9 @@ def workplace(tmp_path_factory):
     (folder / "configs").mkdir()
     for config in (ROOT / "configs").glob("*.py"):
         (folder / "configs" / config.name).write_text(config.read_text())
-    [mine] = [block for block in _blocks(ROOT / "README.md", "python") if 'name="mine"' in block]
-    (folder / "configs" / "mine.py").write_text(mine)
+    for name in ("mine", "writer"):
+        [block] = [block for block in _blocks(ROOT / "README.md", "python") if f'name="{name}"' in block]
+        (folder / "configs" / f"{name}.py").write_text(block)
     return folder
 
 
@@ -134,7 +135,7 @@ def test_fields_that_the_pages_name_are_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_the_pages_name_are_there(page):
     for path in re.findall(r"`((?:tests|aigc_tf|scripts|configs)/[\w/.]*)`", page.read_text(encoding="utf-8")):
-        assert (ROOT / path).exists() or path == "configs/mine.py", path
+        assert (ROOT / path).exists() or path in ("configs/mine.py", "configs/writer.py"), path
 
 
 def test_the_page_of_the_house_names_every_room():

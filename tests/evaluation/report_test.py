@@ -43,6 +43,7 @@ def write(workdir, **changes):
         "steps": 1500,
         "train_seconds": 3725.0,
         "examples_per_second": 1234.56,
+        "tokens_per_second": 40000.0,
         "metrics": {"validation": {"accuracy": 0.5, "loss": 1e-7}, "test": TEST},
     }
     return write_report(workdir, **(arguments | changes))
@@ -152,7 +153,7 @@ def test_a_report_prints_every_metric_and_where_it_lies(tmp_path):
     assert "好" in text
     assert "4321" in text
     assert "1,500 steps in 1 h 02 min" in text
-    assert "1,234.6 examples per second" in text
+    assert "1,234.6 examples per second, 40,000.0 tokens per second" in text
     assert "runs/s1/report.json" in text
     assert "accuracy_standard_error" not in text
 
@@ -173,7 +174,7 @@ def test_a_large_confusion_matrix_is_left_to_the_file(tmp_path):
 
 
 def test_a_report_without_metrics_or_speed_is_printed_all_the_same(tmp_path):
-    text = printed(write(tmp_path, metrics={}, train_seconds=None, examples_per_second=None))
+    text = printed(write(tmp_path, metrics={}, train_seconds=None, examples_per_second=None, tokens_per_second=None))
     assert "an unknown time" in text
 
 

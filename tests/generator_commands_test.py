@@ -1,0 +1,188 @@
+"""A generator from documents to an export that is asked, through the functions behind the scripts."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from aigc_tf import asking, commands
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ExportConfig,
+    GenerationConfig,
+    InputError,
+    ModelConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+from aigc_tf.config_checks import validate
+from aigc_tf.evaluation.report import read_report
+from aigc_tf.training import checkpoints
+from aigc_tf.training.telemetry import read_metrics
+
+LINES = (
+    "The cat sat on the mat.",
+    "A dog ran to the red house.",
+    "你好, 😀!",
+    "No cat, no dog; a bird sang.",
+)
+
+
+def tiny_config(folder, **changes):
+    config = ExperimentConfig(
+        name="tiny",
+        task="generate",
+        data=DataConfig(
+            sources=(str(folder / "texts"),),
+            format="document",
+            split="files",
+            test_files=("test*",),
+            validation_files=("valid*",),
+            prepared_dir=str(folder / "prepared"),
+            max_length=32,
+        ),
+        tokenizer=TokenizerConfig(source="train", vocabulary_size=340),
+        model=ModelConfig(dropout=0.1, num_layers=2, hidden_dim=32, num_heads=2, intermediate_dim=64),
+        training=TrainingConfig(
+            num_steps=40,
+            global_batch_size=4,
+            learning_rate=5e-3,
+            warmup_steps=4,
+            evaluate_every=20,
+            checkpoint_every=20,
+            steps_per_call=5,
+            precision="float32",
+            **changes,
+        ),
+        evaluation=EvaluationConfig(batch_size=4, sample_prompts=("The cat", "")),
+        generation=GenerationConfig(max_new_tokens=12, temperature=0.8, seed=3),
+        export=ExportConfig(directory=str(folder / "saved_models")),
+    )
+    validate(config)
+    return config
+
+
+def write_texts(folder):
+    (folder / "texts").mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in {"a.txt": 120, "b.txt": 80, "valid.txt": 20, "test.txt": 30}.items():
+        lines = [LINES[index] for index in rng.integers(0, len(LINES), count)]
+        (folder / "texts" / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    write_texts(folder)
+    config = tiny_config(folder)
+    commands.prepare(config)
+    commands.train(config, str(folder / "run"))
+    commands.export(str(folder / "run"))
+    return folder, config
+
+
+def ask(capsys, model, prompts=(), **arguments):
+    capsys.readouterr()
+    asking.generate(str(model), **({"prompts": list(prompts), "settings": {}} | arguments))
+    return capsys.readouterr()
+
+
+def test_the_report_has_the_metrics_of_a_language_model(trained):
+    folder, _ = trained
+    report = read_report(folder / "run")
+    test = report["metrics"]["test"]
+    num_bytes = len((folder / "texts" / "test.txt").read_bytes())
+    assert test["utf8_bytes"] == num_bytes
+    assert test["bits_per_byte"] == pytest.approx(test["loss"] * test["tokens"] / np.log(2) / num_bytes)
+    assert test["perplexity"] == pytest.approx(np.exp(test["loss"]))
+    assert test["loss"] < 0.8 * np.log(340)  # it learned something
+    assert report["tokens_per_second"] > 0
+    assert set(report["metrics"]) == {"validation", "test"}
+
+
+def test_samples_are_shown_while_it_trains(trained):
+    folder, _ = trained
+    events = b"".join(path.read_bytes() for path in (folder / "run" / "logs").rglob("*tfevents*"))
+    assert b"samples/1" in events
+    assert b"samples/2" in events
+    tags = {tag for row in read_metrics(str(folder / "run")) for tag in row}
+    assert {"validation/bits_per_byte", "time/tokens_per_second", "train/tokens"} <= tags
+
+
+def test_a_run_goes_on_bit_for_bit_with_dropout(trained, tmp_path):
+    folder, _ = trained
+    halfway = tiny_config(folder)
+    halfway.training.num_steps = 20
+    halfway.training.schedule = "constant"
+    whole = tiny_config(folder)
+    whole.training.schedule = "constant"
+    commands.train(halfway, str(tmp_path / "run"))
+    commands.train(whole, str(tmp_path / "run"))
+    commands.train(whole, str(tmp_path / "one"))
+    weights = [checkpoints.load_named(str(tmp_path / name), "last").weights for name in ("run", "one")]
+    for path, value in weights[0].items():
+        assert np.array_equal(value, weights[1][path]), path
+
+
+def test_the_export_says_what_the_run_says(trained, capsys):
+    folder, _ = trained
+    prompts = ["The cat", "", "\u4f60\u597d, ", "A dog " * 60]
+    settings = {"temperature": 0.9, "top_k": 20, "top_p": 0.95, "seed": 11}
+    from_run = ask(capsys, folder / "run", prompts, settings=settings)
+    from_export = ask(capsys, folder / "saved_models" / "tiny", prompts, settings=settings)
+    assert from_run.out == from_export.out
+    assert "tokens per second" in from_run.err
+    assert "Too long a prompt: its first" in from_run.err
+
+
+def test_files_of_prompts_give_one_line_each(trained, tmp_path, capsys):
+    folder, _ = trained
+    (tmp_path / "prompts.txt").write_text("The cat\nA dog\n")
+    ask(capsys, folder / "run", input_path=str(tmp_path / "prompts.txt"), output_path=str(tmp_path / "out.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["The cat", "A dog"]
+    assert all(row["finish_reason"] in ("end", "stop", "length") for row in rows)
+    again = ask(capsys, folder / "run", ["The cat"])
+    assert again.out == "The cat" + rows[0]["text"] + "\n"  # a row is the same alone
+
+
+def test_typed_lines_are_continued_one_by_one(trained, capsys, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat\\n\nA dog"))
+    shown = ask(capsys, folder / "run").out
+    assert shown.startswith("The cat\n")
+    assert "A dog" in shown
+
+
+def test_a_stop_string_ends_a_continuation_and_beams_draw_nothing(trained, capsys):
+    folder, _ = trained
+    stopped = ask(capsys, folder / "run", ["The cat"], settings={"stop": ("\n",), "temperature": 0.0})
+    assert stopped.out.count("\n") == 1
+    beams = [ask(capsys, folder / "run", ["The cat"], settings={"num_beams": 3, "seed": seed}).out for seed in (1, 2)]
+    assert beams[0] == beams[1]
+
+
+def test_each_script_names_the_other_for_a_model_of_the_other_task(trained):
+    folder, _ = trained
+    with pytest.raises(InputError, match="asks it, with --prompt"):
+        asking.predict(str(folder / "run"), texts=["x"])
+
+
+def test_evaluate_repeats_the_report(trained):
+    folder, _ = trained
+    before = read_report(folder / "run")["metrics"]
+    commands.evaluate(str(folder / "run"))
+    after = read_report(folder / "run")["metrics"]
+    for split, metrics in before.items():
+        for name, value in metrics.items():
+            assert after[split][name] == pytest.approx(value, rel=1e-6), (split, name)
+
+
+def test_a_dry_run_of_a_generator_prints_its_plan(trained, tmp_path, capsys):
+    _, config = trained
+    commands.train(config, str(tmp_path / "dry"), dry_run=True)
+    assert "epochs" in capsys.readouterr().out
+    assert not (tmp_path / "dry").exists()
