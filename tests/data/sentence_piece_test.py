@@ -5,6 +5,7 @@ import itertools
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -156,7 +157,8 @@ print(hashlib.sha256(train_model(WORDS, size=310, algorithm=sys.argv[1])).hexdig
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 def test_the_same_texts_give_the_same_model_in_another_process(algorithm):
-    other = subprocess.run([sys.executable, "-c", TRAIN, algorithm], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", TRAIN, algorithm]
+    other = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     ours = train_model(WORDS, size=310, algorithm=algorithm)
     assert other.stdout.split()[-1] == hashlib.sha256(ours).hexdigest()
 

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from aigc_tf.config import InputError, TokenizerConfig
 from aigc_tf.data import tokenizers
-from aigc_tf.data.tokenizers import INFO_FILE, Tokenizer, build_tokenizer, load_tokenizer
+from aigc_tf.data.sentence_piece import SentencePiece, train_model
+from aigc_tf.data.tokenizers import INFO_FILE, Tokenizer, build_tokenizer, load_tokenizer, resolve_kind
 from aigc_tf.data.vocabularies import Vocabulary
 from aigc_tf.data.wordpiece import WordPiece
 from aigc_tf.serving.op_gate import graph_ops
@@ -154,6 +155,36 @@ def test_a_vocabulary_is_trained_on_the_texts():
     assert tokenizer.sha256() == build_tokenizer(config, "", lambda: iter(texts)).sha256()
 
 
+def test_the_kind_that_is_trained_goes_by_the_task():
+    kinds = [resolve_kind(kind, task) for kind in ("auto", "wordpiece") for task in ("classify", "generate")]
+    assert kinds == ["wordpiece", "sentencepiece", "wordpiece", "wordpiece"]
+    assert resolve_kind("sentencepiece", "classify") == "sentencepiece"
+
+
+def test_sentencepiece_is_trained_on_the_texts_and_read_from_its_file(tmp_path):
+    texts = ["the fox, the foxes,\nthe Fox\u2581"] * 3
+    config = TokenizerConfig(source="train", vocabulary_size=275)
+    tokenizer = build_tokenizer(config, "ignored", lambda: iter(texts), kind="sentencepiece")
+    assert (tokenizer.kind, tokenizer.vocabulary, tokenizer.lowercase) == ("sentencepiece", (), False)
+    assert [tokenizer.decode(row) for row in tokenizer.encode(texts)] == texts
+    tokenizer.save(tmp_path)
+    for source in (tmp_path / "spiece.model", tmp_path):
+        assert build(str(source)).sha256() == tokenizer.sha256()
+
+
+def test_an_export_archive_of_keras_keeps_the_model_of_sentencepiece(tmp_path):
+    model = train_model(["the fox, the foxes,\nthe Fox"], size=270)
+    tokenizer = Tokenizer(SentencePiece(model, "test"))
+    archive = keras.export.ExportArchive()
+    archive.track(tokenizer)
+    archive.add_endpoint("serve", serve_function(tokenizer))
+    archive.write_out(str(tmp_path / "model"), verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "model")).serve(tf.constant(["the Foxes", "", "\u2581"]))
+    expected = tokenizer.encode(["the Foxes", "", "\u2581"])
+    assert served["ids"].numpy().tolist() == np.concatenate(expected).tolist()
+    assert served["lengths"].numpy().tolist() == list(map(len, expected))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -166,12 +197,15 @@ def test_a_vocabulary_is_trained_on_the_texts():
         ("{}", "holds no WordPiece tokenizer, no byte pairs of GPT-2 and no preset"),
         ("sample:no_such_sample", "There is no sample 'no_such_sample'"),
         ("{}/vocab.txt", r"lacks \[PAD\]"),
+        ("{}/vocab.model", r"vocab\.model is no SentencePiece model; give the \.model file"),
+        ("{}/vocab2.model", "There is no file or folder .* Did you mean 'vocab.model'"),
     ],
 )
 def test_a_wrong_source_is_one_sentence(tmp_path, source, message):
     (tmp_path / "vocabularies").mkdir()
     if source != "{}":
         (tmp_path / "vocab.txt").write_text("a\nb\n")
+        (tmp_path / "vocab.model").write_text("a\nb\n")
     with pytest.raises(InputError, match=message) as error:
         build(source.format(tmp_path))
     assert "\n" not in str(error.value)

@@ -135,7 +135,7 @@ def test_the_exported_graph_gives_ids_and_text_of_prepare_time_in_another_proces
     tf.saved_model.save(module, str(tmp_path / "model"), signatures=serve)
     check_ops(tmp_path / "model")
     ops = {op for op in graph_ops(tmp_path / "model") if not hasattr(tf.raw_ops, op)}
-    # TensorFlow Serving links them since 2.7; look before adding one.
+    # Both are in tf_text's ops_lib, which TensorFlow Serving links; look before adding one.
     assert ops == ({"SentencepieceOp", "SentencepieceTokenizeOp"} if tokenizer.kind == "sentencepiece" else set())
 
     texts = [text.encode() for text in [*HOSTILE, *random_texts(200)]]
