@@ -171,7 +171,9 @@ def test_a_utf_16_file_with_a_byte_order_mark_given_as_little_endian_is_read(tmp
 
 def test_a_report_has_the_hash_of_the_file_as_it_lies_on_disk(tmp_path):
     plain = b"text\tlabel\na\tx\n"
-    zipped = gzip.compress(plain[:10]) + gzip.compress(plain[10:])  # two members, as log rotation and pigz write
+    zipped = gzip.compress(plain[:10], mtime=0) + gzip.compress(
+        plain[10:], mtime=0
+    )  # two members, as log rotation and pigz write
     reports = []
     sources = write(tmp_path / "a.tsv", plain), write(tmp_path / "b.tsv.gz", zipped)
     assert [record.source for record in read(*sources, reports=reports)] == [0, 1]
@@ -398,16 +400,16 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     ("name", "content", "sentence"),
     [
         ("a.txt", b"", "is empty"),
-        ("a.txt.gz", gzip.compress(b""), "is empty"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("a.csv", b"text,label\n", "has no rows"),
         ("a.tsv", b"text\tlabel", "has no rows"),
         ("a.jsonl", b"\n\n", "has no rows"),
         ("a.txt", codecs.BOM_UTF8, "has no rows"),
         ("a.tsv.gz", gzip.compress(os.urandom(5000).hex().encode())[:-500], "is damaged gzip"),
-        ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n") + b"trailing", "is damaged gzip"),
-        ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n")[:-8] + b"\0" * 8, "is damaged gzip"),
+        ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n", mtime=0) + b"trailing", "is damaged gzip"),
+        ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n", mtime=0)[:-8] + b"\0" * 8, "is damaged gzip"),
         ("a.tsv.gz", b"text\tlabel\na\tb\n", "is not gzip, though its name ends in .gz"),
-        ("a.tsv.gz", gzip.compress(gzip.compress(b"a")), "compressed twice"),
+        ("a.tsv.gz", gzip.compress(gzip.compress(b"a", mtime=0)), "compressed twice"),
         ("a.csv", b"PK\x03\x04\x00", "is a ZIP archive .or a spreadsheet."),
         ("a.csv", b"PAR1\x15\x00", "is a Parquet file; set data.format"),
         ("a.txt", b"\x89PNG\r\n\x1a\n", "is an image"),
@@ -591,7 +593,7 @@ def test_a_broken_document_is_counted_with_the_byte_that_breaks_it(tmp_path):
         format="document",
     )
     assert len(read(*paths, format="document", max_bad_share=0.2)) == 4
-    refuses("is damaged gzip", write(tmp_path / "a.gz", gzip.compress(b"abc" * 99)[:-9]), format="document")
+    refuses("is damaged gzip", write(tmp_path / "a.gz", gzip.compress(b"abc" * 99, mtime=0)[:-9]), format="document")
     refuses("starts as UTF-16 does", write(tmp_path / "b.txt", "abc".encode("utf-16")), format="document")
 
 
