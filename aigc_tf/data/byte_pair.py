@@ -51,9 +51,10 @@ class BytePair(tf.Module):
         self._byte_ids = np.array([vocabulary[character] for character in byte_characters()], np.int32)  # (256,)
         keys = np.array([left * len(vocabulary) + right for left, right in pairs], np.int64)
         order = np.argsort(keys)
-        self._keys = keys[order]  # of merges, ascending; the two below are in their order
-        self._ranks = np.arange(len(keys), dtype=np.int32)[order]
-        self._joined = np.array(list(pairs.values()), np.int32)[order]
+        # Of merges, ascending; the two below are in their order. The first is of no pair, lest there be none.
+        self._keys = np.append(-1, keys[order])
+        self._ranks = np.append(0, order).astype(np.int32)
+        self._joined = np.append(0, np.array(list(pairs.values()), np.int32)[order]).astype(np.int32)
         self.vocabulary_size = len(vocabulary)
         self.end_of_text_id: int = vocabulary[END_OF_TEXT]
         self.start_ids: tuple[int, ...] = ()

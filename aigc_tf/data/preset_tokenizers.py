@@ -64,6 +64,8 @@ class PresetTokenizer(tf.Module):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text that the ids spell. Special tokens are left out."""
+        if self.pieces:
+            return b"".join(self.pieces[index] for index in token_ids).decode(errors="replace")
         special = {*self.start_ids, *self.between_ids, *self.end_ids, self.padding_id}
         (text,) = self.layer.detokenize([[int(index) for index in token_ids if index not in special]])
         return str(text)

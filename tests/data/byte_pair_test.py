@@ -113,6 +113,12 @@ def test_merges_in_no_order_are_looked_for_in_whole_words(found):
     assert BytePair(BytePairs(found.vocabulary, tuple(shuffled), "x"))._reach > 2**30
 
 
+def test_without_merges_ids_are_those_of_bytes(found):
+    assert encode(Tokenizer(BytePair(BytePairs(found.vocabulary, (), "x"))), ["aé"])[0] == [
+        found.vocabulary[character] for character in ("a", "Ã", "©")
+    ]
+
+
 def test_words_are_those_of_the_pattern():
     pattern = pre_tokenizers.ByteLevel(add_prefix_space=False)
     texts = [*HOSTILE.values(), *random_texts(300, seed=1)]
