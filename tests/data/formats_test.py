@@ -409,7 +409,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n", mtime=0) + b"trailing", "is damaged gzip"),
         ("a.tsv.gz", gzip.compress(b"text\tlabel\na\tb\n", mtime=0)[:-8] + b"\0" * 8, "is damaged gzip"),
         ("a.tsv.gz", b"text\tlabel\na\tb\n", "is not gzip, though its name ends in .gz"),
-        ("a.tsv.gz", gzip.compress(gzip.compress(b"a", mtime=0)), "compressed twice"),
+        ("a.tsv.gz", gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "compressed twice"),
         ("a.csv", b"PK\x03\x04\x00", "is a ZIP archive .or a spreadsheet."),
         ("a.csv", b"PAR1\x15\x00", "is a Parquet file; set data.format"),
         ("a.txt", b"\x89PNG\r\n\x1a\n", "is an image"),
