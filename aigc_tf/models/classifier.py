@@ -10,7 +10,6 @@ them from a batch. Shape letters: B rows, T positions, C outputs.
 """
 
 import inspect
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,20 @@ from typing import Any
 import keras
 import keras_nlp
 
-from aigc_tf.config import InputError, ModelConfig, RunError
+from aigc_tf.config import InputError, ModelConfig
 from aigc_tf.models.sources import (
     ARCHITECTURE_FILE,
-    UNREADABLE,
+    PRESET,
+    RUN,
+    check_paths,
+    check_preset,
+    check_safetensors,
     dtype_policy,
-    nearest_name,
-    read_json,
+    find_folder,
+    preset_class,
+    read_architecture,
+    read_backbone,
+    read_folder_config,
     read_run_weights,
     seeded,
     short_reason,
@@ -158,12 +164,7 @@ def _attach_head(cls: Any, backbone: keras.Model, **arguments: Any) -> keras.Mod
     # compile=False: KerasNLP would give the model an optimizer of its own, with variables of its own.
     model = cls(backbone=backbone, preprocessor=None, compile=False, name="classifier", **arguments)
     model.output_dense.dtype_policy = "float32"  # logits keep the bits that argmax and calibration need
-    paths = [weight.path for weight in model.weights]
-    repeated = {path for path in paths if paths.count(path) > 1}
-    if repeated:
-        raise RunError(
-            f"{cls.__name__} has several weights named {min(repeated)!r}, so checkpoints could not tell them apart."
-        )
+    check_paths(model)
     return model
 
 
@@ -181,72 +182,22 @@ def _check_size(backbone: keras.Model, source: str, *, vocabulary_size: int, max
 
 
 def _load_backbone(source: str, policy: keras.DTypePolicy) -> keras.Model:
-    if os.path.isdir(source):
-        return _load_folder(source, policy)
-    presets = keras_nlp.models.TextClassifier.presets
-    if "://" in source or source in presets:
-        return _load_remote(source, policy)
-    if os.path.exists(source):
-        raise InputError(f"model.source {source!r} is a file; it must be a folder or the name of a KerasNLP preset.")
-    if os.sep in source or source[:1] in ".~":
-        parent = Path(source).expanduser().parent
-        near = nearest_name(Path(source).name, os.listdir(parent) if parent.is_dir() else ())
-        raise InputError(f"model.source {source!r} is no folder on this machine.{near}")
-    near = nearest_name(source, presets) or " Presets have names like 'bert_base_en_uncased'."
-    raise InputError(f"model.source {source!r} is neither a folder nor a KerasNLP preset.{near}")
+    folder = find_folder(source, keras_nlp.models.TextClassifier.presets, example="bert_base_en_uncased")
+    return read_backbone(source, policy) if folder is None else _load_folder(folder, policy)
 
 
-def _load_remote(source: str, policy: keras.DTypePolicy) -> keras.Model:
-    try:
-        return keras_nlp.models.Backbone.from_preset(source, dtype=policy)
-    except (*UNREADABLE, ImportError) as error:
-        raise RunError(
-            f"The preset {source!r} is not on this machine and cannot be fetched ({short_reason(error)}); "
-            "check its name and the network, or give a local folder."
-        ) from error
-
-
-def _load_folder(source: str, policy: keras.DTypePolicy) -> keras.Model:
-    """A KerasNLP preset, a Hugging Face model or one of our runs; each has a config.json of its own kind."""
-    folder = Path(source)
-    config = read_json(folder / "config.json")
-    if "registered_name" in config:
-        _check_preset(folder, config)
-    elif "model_type" in config:
-        _check_hugging_face(folder, config)
-    elif {"model", "training"} <= config.keys():
-        return _load_run(folder, policy)
+def _load_folder(folder: Path, policy: keras.DTypePolicy) -> keras.Model:
+    kind, config = read_folder_config(folder)
+    if kind == RUN:
+        backbone = rebuild_classifier(read_architecture(folder), dtype=policy.name).backbone
+        load_weights_by_path(backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
+        return backbone
+    if kind == PRESET:
+        _classifier_class(preset_class(folder, config))
+        check_preset(folder)
     else:
-        raise InputError(
-            f"{folder / 'config.json'} is none of a KerasNLP preset, a Hugging Face model or a run of ours; "
-            "give the folder of one of these as model.source."
-        )
-    try:
-        return keras_nlp.models.Backbone.from_preset(str(folder), dtype=policy)
-    except UNREADABLE as error:
-        raise InputError(
-            f"The model in {folder} cannot be read ({short_reason(error)}); its files are cut off or do not belong "
-            "together."
-        ) from error
-
-
-def _load_run(folder: Path, policy: keras.DTypePolicy) -> keras.Model:
-    if not (folder / ARCHITECTURE_FILE).is_file():
-        raise InputError(
-            f"The run folder {folder} has no {ARCHITECTURE_FILE}, which scripts/train.py writes at its start."
-        )
-    backbone = rebuild_classifier(read_json(folder / ARCHITECTURE_FILE), dtype=policy.name).backbone
-    load_weights_by_path(backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
-    return backbone
-
-
-def _check_preset(folder: Path, config: Mapping[str, Any]) -> None:
-    cls = keras.saving.get_registered_object(config["registered_name"])
-    if cls is None:
-        raise InputError(f"{folder} is a preset of {config['registered_name']!r}, which this KerasNLP does not have.")
-    _classifier_class(cls)
-    if not (folder / "model.weights.h5").is_file() and not (folder / "model.weights.json").is_file():
-        raise InputError(f"The KerasNLP preset {folder} has no model.weights.h5; copy the whole folder.")
+        _check_hugging_face(folder, config)
+    return read_backbone(folder, policy)
 
 
 def _check_hugging_face(folder: Path, config: Mapping[str, Any]) -> None:
@@ -261,8 +212,4 @@ def _check_hugging_face(folder: Path, config: Mapping[str, Any]) -> None:
         raise InputError(
             f"{folder} has {config['position_embedding_type']!r} positions; KerasNLP's {kind} has absolute ones."
         )
-    if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
-        raise InputError(
-            f"{folder} has no model.safetensors; other weight files can run code and are not read. "
-            "Save the model with transformers' save_pretrained(..., safe_serialization=True)."
-        )
+    check_safetensors(folder)

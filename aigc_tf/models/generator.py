@@ -1,104 +1,55 @@
 """Text generators: GPT-2 as our own layers, or another network of KerasNLP's, ids in and float32 logits out.
 
-`build_generator` starts from random weights. `describe_generator` and `rebuild_generator` carry an architecture from
-one process to the next, `load_weights_by_path` its weights.
+`build_generator` starts from random weights, a KerasNLP preset, a Hugging Face folder of GPT-2 or a run folder.
+`describe_generator` and `rebuild_generator` carry an architecture from one process to the next, `load_weights_by_path`
+its weights.
 
 A model takes what `model_inputs` picks from a batch. For our own these are `token_ids` (B, T) int32 and, where
 documents are packed, `positions` and `document_ids`. Logits are causal, so padding on the right needs no mask.
-Shape letters: B rows, T positions, S positions of a cache, V vocabulary.
+Shape letters: B rows, T positions, S positions of a cache, V vocabulary, P prompt positions, N new tokens.
 """
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import keras_nlp
+import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import InputError, ModelConfig
-from aigc_tf.models.layers import DecoderBlock, Embeddings, FinalNorm, LayerCache, visibility_bias
-from aigc_tf.models.sources import ARCHITECTURE_FILE, dtype_policy, seeded, short_reason
+from aigc_tf.models.generator_sources import causal_lm_class, read_hugging_face, read_preset, wrap_backbone
+from aigc_tf.models.networks import Cache, Decoder
+from aigc_tf.models.sources import (
+    ARCHITECTURE_FILE,
+    HUGGING_FACE,
+    RUN,
+    dtype_policy,
+    find_folder,
+    read_architecture,
+    read_folder_config,
+    read_run_weights,
+    seeded,
+    short_reason,
+)
 from aigc_tf.models.weights import load_weights_by_path, weights_by_path
 
-Cache = tuple[LayerCache, ...]
-"""Keys and values of every block. Each tensor has the rows of the batch first."""
-
-
-class Decoder(keras.Model):
-    """GPT-2.
-
-    Args:
-        vocabulary_size: V.
-        num_positions: Longest row.
-        num_layers: Blocks.
-        hidden_dim: Width.
-        num_heads: Attention heads.
-        intermediate_dim: Width of the feed-forward layers.
-        dropout: Of embeddings, attention weights and what is added to the stream.
-        dtype: A dtype policy; weights are float32 whatever it is.
-    """
-
-    def __init__(
-        self,
-        *,
-        vocabulary_size: int,
-        num_positions: int,
-        num_layers: int,
-        hidden_dim: int,
-        num_heads: int,
-        intermediate_dim: int,
-        dropout: float,
-        dtype: Any = None,
-    ):
-        super().__init__(dtype=dtype, name="generator")
-        self.sizes = {
-            "vocabulary_size": vocabulary_size,
-            "num_positions": num_positions,
-            "num_layers": num_layers,
-            "hidden_dim": hidden_dim,
-            "num_heads": num_heads,
-            "intermediate_dim": intermediate_dim,
-            "dropout": dropout,
-        }
-        policy = self.dtype_policy
-        self.embeddings = Embeddings(
-            vocabulary_size=vocabulary_size,
-            num_positions=num_positions,
-            hidden_dim=hidden_dim,
-            dropout=dropout,
-            dtype=policy,
-            name="embeddings",
-        )
-        self.blocks = [
-            DecoderBlock(
-                hidden_dim=hidden_dim,
-                num_heads=num_heads,
-                intermediate_dim=intermediate_dim,
-                dropout=dropout,
-                output_stddev=0.02 / math.sqrt(2 * num_layers),
-                dtype=policy,
-                name=f"block_{index}",
-            )
-            for index in range(num_layers)
-        ]
-        self.final_norm = FinalNorm(hidden_dim=hidden_dim, dtype=policy, name="final_norm")
-        self.built = True
-
-    def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """Returns `(B, T, V)` float32 logits of `model_inputs`."""
-        token_ids, positions = inputs["token_ids"], inputs.get("positions")
-        length = tf.shape(token_ids)[1]
-        places = tf.range(length)
-        visible = (places <= places[:, None])[None]  # (1, T, T)
-        if "document_ids" in inputs:
-            visible &= inputs["document_ids"][:, None] == inputs["document_ids"][:, :, None]
-        bias = visibility_bias(visible)
-        x = self.embeddings(token_ids, positions, training=training)
-        for block in self.blocks:
-            x, _ = block(x, bias, training=training)
-        logits = self.embeddings.logits(tf.reshape(self.final_norm(x), [-1, self.sizes["hidden_dim"]]))
-        return tf.reshape(logits, [tf.shape(token_ids)[0], length, self.sizes["vocabulary_size"]])
+__all__ = [
+    "Cache",
+    "build_generator",
+    "clone_generator",
+    "computing_in",
+    "decoder_step",
+    "describe_generator",
+    "empty_cache",
+    "is_own",
+    "keras_generate",
+    "model_inputs",
+    "rebuild_generator",
+]
+_SPARE_IDS = 1024
+"""Embeddings beyond the tokenizer's ids that a model may have: their number is often rounded up."""
 
 
 def build_generator(
@@ -107,35 +58,58 @@ def build_generator(
     """Builds a generator whose weights are a function of the config and the seed.
 
     Args:
-        config: Where the weights start, and the dropout. A `sample:` source must be resolved before.
+        config: Where the weights start. A `sample:` source must be resolved before. The dropout is GPT-2's, whatever
+            its source; other networks of KerasNLP's keep their own.
         vocabulary_size: Entries of the tokenizer's vocabulary.
         max_length: Positions of the longest row. A model with a source keeps all positions that it has.
         dtype: One of `sources.DTYPES`. Weights and logits are float32 in both.
         seed: Of the random weights.
     Returns:
         A model that gives `(B, T, V)` float32 logits.
+    Raises:
+        InputError: If the source is no model that can be read, or does not fit the vocabulary or the length.
+        RunError: If a preset is not on this machine and cannot be fetched.
     """
-    sizes: dict[str, Any] = {
-        "vocabulary_size": vocabulary_size,
-        "num_positions": max_length,
-        "num_layers": config.num_layers,
-        "hidden_dim": config.hidden_dim,
-        "num_heads": config.num_heads,
-        "intermediate_dim": config.intermediate_dim,
-        "dropout": config.dropout,
-    }
+    policy = dtype_policy(dtype)
     with seeded(seed):
-        return Decoder(**sizes, dtype=dtype_policy(dtype))
+        if config.source:
+            model = _load(config.source, policy, dropout=config.dropout)
+            _check_size(model, config.source, vocabulary_size=vocabulary_size, max_length=max_length)
+            return model
+        return Decoder(
+            vocabulary_size=vocabulary_size,
+            num_positions=max_length,
+            num_layers=config.num_layers,
+            hidden_dim=config.hidden_dim,
+            num_heads=config.num_heads,
+            intermediate_dim=config.intermediate_dim,
+            dropout=config.dropout,
+            dtype=policy,
+        )
 
 
 def model_inputs(model: keras.Model, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the model takes of a batch."""
-    return {name: batch[name] for name in ("token_ids", "positions", "document_ids") if name in batch}
+    """Returns what the model takes of a batch. A `padding_mask` that a network of KerasNLP's needs may be missing."""
+    if is_own(model):
+        return {name: batch[name] for name in ("token_ids", "positions", "document_ids") if name in batch}
+    inputs = {name: batch[name] for name in model.input_names if name in batch}
+    if "padding_mask" in model.input_names and "padding_mask" not in inputs:
+        inputs["padding_mask"] = tf.ones_like(batch["token_ids"])
+    return inputs
 
 
 def describe_generator(model: keras.Model) -> dict[str, Any]:
-    """Returns the architecture, ready for JSON: all that `rebuild_generator` needs, without the model's source."""
-    return {"class": "Decoder", "sizes": dict(model.sizes)}
+    """Returns the architecture, ready for JSON: all that `rebuild_generator` needs, without the model's source.
+
+    It is the same for the same architecture: names that Keras counts up and the dtype are left out.
+    """
+    if is_own(model):
+        return {"class": "Decoder", "sizes": dict(model.sizes)}
+    backbone = model.causal_lm.backbone.get_config()
+    return {
+        "class": type(model.causal_lm).__name__,
+        "backbone": {name: value for name, value in backbone.items() if name not in ("name", "dtype", "trainable")},
+    }
 
 
 def rebuild_generator(description: Mapping[str, Any], *, dtype: str = "float32", seed: int = 0) -> keras.Model:
@@ -151,11 +125,14 @@ def rebuild_generator(description: Mapping[str, Any], *, dtype: str = "float32",
     policy = dtype_policy(dtype)
     try:
         with seeded(seed):
-            return Decoder(**description["sizes"], dtype=policy)
+            if description["class"] == "Decoder":
+                return Decoder(**description["sizes"], dtype=policy)
+            cls = causal_lm_class(description["class"])
+            return wrap_backbone(cls, cls.backbone_cls.from_config({**description["backbone"], "dtype": policy}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"The architecture of the model cannot be read ({short_reason(error)}); {ARCHITECTURE_FILE} is damaged "
-            "or was written by another version."
+            f"The architecture of the generator cannot be read ({short_reason(error)}); {ARCHITECTURE_FILE} is "
+            "damaged, of another task, or was written by another version of KerasNLP."
         ) from error
 
 
@@ -172,38 +149,26 @@ def is_own(model: keras.Model) -> bool:
 
 
 def empty_cache(model: keras.Model, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
-    """Returns a cache for `length` positions of each row, in the dtype that the model computes in now."""
-    heads, width = model.sizes["num_heads"], model.sizes["hidden_dim"]
-    zeros = tf.zeros([batch_size, heads, length, width // heads], model.embeddings.compute_dtype)
-    return tuple((zeros, zeros) for _ in model.blocks)
+    """Returns a cache of one of our models, for `length` positions of each row, in the dtype it computes in now."""
+    return model.empty_cache(batch_size, length)
 
 
 def decoder_step(
     model: keras.Model, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor, num_tokens: tf.Tensor
 ) -> tuple[tf.Tensor, Cache]:
-    """Reads tokens after those in the cache, and returns the logits of what follows.
+    """Reads tokens behind those in the cache, and returns the logits of what follows.
 
     Args:
         model: One of ours.
         token_ids: `(B, T)` int32, padded on the right.
-        cache: Of S positions a row.
-        index: `(B,)` int32: the position of each row's first token here.
+        cache: Of S positions a row, at most the model's.
+        index: `(B,)` int32: the position of each row's first token here; `index + T` is at most S.
         num_tokens: `(B,)` int32: tokens of each row that are no padding, at least 1.
     Returns:
         `(B, V)` float32 logits after each row's last token, and the cache. What padding wrote into it is written over
-        by the tokens that come next, before anything can see it. Tokens beyond S share its last place.
+        by the tokens that come next, before anything can see it.
     """
-    length = tf.shape(cache[0][0])[2]
-    positions = index[:, None] + tf.range(tf.shape(token_ids)[1])  # (B, T)
-    positions = tf.minimum(positions, length - 1)
-    bias = visibility_bias(tf.range(length) <= positions[:, :, None])
-    x = model.embeddings(token_ids, tf.minimum(positions, model.sizes["num_positions"] - 1))
-    written = []
-    for block, block_cache in zip(model.blocks, cache, strict=True):
-        x, block_cache = block(x, bias, block_cache, positions)
-        written.append(block_cache)
-    last = tf.gather(x, tf.maximum(num_tokens - 1, 0), axis=1, batch_dims=1)  # (B, D)
-    return model.embeddings.logits(model.final_norm(last)), tuple(written)
+    return model.step(token_ids, cache, index, num_tokens)
 
 
 @contextlib.contextmanager
@@ -219,3 +184,90 @@ def computing_in(model: keras.Model, dtype: str) -> Iterator[None]:
     finally:
         for layer, own in zip(layers, before, strict=True):
             layer.dtype_policy = own
+
+
+def keras_generate(
+    model: keras.Model,
+    prompt_ids: np.ndarray,
+    prompt_lengths: np.ndarray,
+    *,
+    max_new_tokens: int,
+    end_id: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Continues prompts by KerasNLP's own `generate`, for models that are not ours.
+
+    Args:
+        model: A network of KerasNLP's.
+        prompt_ids: `(B, P)` int32, padded on the right with any ids.
+        prompt_lengths: `(B,)` int32, at least 1.
+        max_new_tokens: N. The model must have as many positions as the longest prompt and N.
+        end_id: The end of text.
+        temperature: 0: always the likeliest token, whatever is said of top_k and top_p.
+        top_k: Draw from that many likeliest tokens. 0: from all.
+        top_p: Draw from the fewest likeliest tokens that have this share of the probability.
+        seed: Of what is drawn. Unlike in our own decoding, a row's tokens depend on the others of the batch.
+    Returns:
+        `(B, N)` int32 continuations without the end of text, filled up with it, and their `(B,)` int32 lengths.
+    """
+    lengths = np.asarray(prompt_lengths, np.int32)
+    longest = int(lengths.max())
+    ids = np.full([len(lengths), longest + max_new_tokens], end_id, np.int32)
+    ids[:, :longest] = np.asarray(prompt_ids)[:, :longest]
+    is_prompt = np.arange(ids.shape[1]) < lengths[:, None]
+    causal_lm = model.causal_lm
+    # What `compile` would set, without its optimizer.
+    causal_lm.sampler = _sampler(temperature, top_k=top_k, top_p=top_p, seed=seed)
+    causal_lm.generate_function = None
+    found = causal_lm.generate({"token_ids": ids, "padding_mask": is_prompt}, stop_token_ids=(end_id,))["token_ids"]
+    rows = [row[length : length + max_new_tokens] for row, length in zip(np.asarray(found), lengths, strict=True)]
+    new_ids = np.stack(rows).astype(np.int32)
+    is_after_end = np.cumsum(new_ids == end_id, axis=1) > 0
+    return np.where(is_after_end, end_id, new_ids), np.count_nonzero(~is_after_end, axis=1).astype(np.int32)
+
+
+def _sampler(temperature: float, *, top_k: int, top_p: float, seed: int) -> Any:
+    if not temperature:
+        return keras_nlp.samplers.GreedySampler()
+    if top_p < 1:
+        return keras_nlp.samplers.TopPSampler(p=top_p, k=top_k or None, temperature=temperature, seed=seed)
+    if top_k:
+        return keras_nlp.samplers.TopKSampler(k=top_k, temperature=temperature, seed=seed)
+    return keras_nlp.samplers.RandomSampler(temperature=temperature, seed=seed)
+
+
+def _load(source: str, policy: keras.DTypePolicy, *, dropout: float) -> keras.Model:
+    folder = find_folder(source, keras_nlp.models.CausalLM.presets, example="gpt2_base_en")
+    if folder is None:
+        return read_preset(source, policy, dropout=dropout)
+    kind, config = read_folder_config(folder)
+    if kind == HUGGING_FACE:
+        return read_hugging_face(folder, config, policy, dropout=dropout)
+    if kind != RUN:
+        return read_preset(folder, policy, dropout=dropout)
+    description = read_architecture(folder)
+    if isinstance(description.get("sizes"), dict):
+        description["sizes"] |= {"dropout": dropout}
+    model = rebuild_generator(description, dtype=policy.name)
+    load_weights_by_path(model, read_run_weights(folder), source=f"the checkpoint of {folder}")
+    return model
+
+
+def _check_size(model: keras.Model, source: str, *, vocabulary_size: int, max_length: int) -> None:
+    if is_own(model):
+        embedded, positions = model.sizes["vocabulary_size"], model.sizes["num_positions"]
+    else:
+        backbone = model.causal_lm.backbone
+        embedded, positions = backbone.vocabulary_size, getattr(backbone, "max_sequence_length", None)
+    if not vocabulary_size <= embedded < vocabulary_size + _SPARE_IDS:
+        raise InputError(
+            f"The tokenizer has {vocabulary_size} tokens, but the model {source!r} embeds {embedded}; "
+            "use the model's own tokenizer (leave tokenizer.source empty)."
+        )
+    if positions is not None and max_length > positions:
+        raise InputError(
+            f"data.max_length is {max_length}, but the model {source!r} has {positions} positions; lower it."
+        )

@@ -100,21 +100,40 @@ def visibility_bias(visible: tf.Tensor) -> tf.Tensor:
     return tf.where(visible, 0.0, _HIDDEN)[:, None]
 
 
-def write_cache(cache: LayerCache, keys: tf.Tensor, values: tf.Tensor, positions: tf.Tensor) -> LayerCache:
-    """Returns the cache with new keys and values at the positions of each row.
+def write_cache(cache: LayerCache, keys: tf.Tensor, values: tf.Tensor, index: tf.Tensor) -> LayerCache:
+    """Returns the cache with new keys and values in it, where nothing else holds it without copying it.
+
+    `tf.tensor_scatter_nd_update` would be one op, but on CPU it always copies: 4 ms a step more at 8 rows, 1024
+    positions, 4 layers of width 256.
 
     Args:
         cache: Keys and values, `(B, H, S, E)` each.
         keys: `(B, H, T, E)`.
         values: `(B, H, T, E)`.
-        positions: `(B, T)` int32 in [0, S).
+        index: `(B,)` int32: where each row's go from; `index + T` is at most S.
     """
-    batch, heads, length = (tf.shape(keys)[axis] for axis in range(3))
-    shape = [batch, heads, length]
-    rows = tf.broadcast_to(tf.range(batch)[:, None, None], shape)
-    columns = tf.broadcast_to(tf.range(heads)[None, :, None], shape)
-    places = tf.stack([rows, columns, tf.broadcast_to(positions[:, None], shape)], axis=-1)  # (B, H, T, 3)
-    return tf.tensor_scatter_nd_update(cache[0], places, keys), tf.tensor_scatter_nd_update(cache[1], places, values)
+    batch, heads, length, width = (tf.shape(keys)[axis] for axis in range(4))
+
+    def write(first: tf.Tensor, last: tf.Tensor, cache: LayerCache) -> LayerCache:
+        begin, end = [first, 0, index[first], 0], [last, heads, index[first] + length, width]
+        return tuple(
+            tf.ensure_shape(
+                tf.raw_ops.TensorStridedSliceUpdate(
+                    input=old, begin=begin, end=end, strides=[1, 1, 1, 1], value=new[first:last]
+                ),
+                old.shape,
+            )
+            for old, new in zip(cache, (keys, values), strict=True)
+        )
+
+    def write_each() -> LayerCache:
+        def write_one(row: tf.Tensor, cache: LayerCache) -> tuple[tf.Tensor, LayerCache]:
+            return row + 1, write(row, row + 1, cache)
+
+        return tf.while_loop(lambda row, _: row < batch, write_one, (0, cache), parallel_iterations=1)[1]
+
+    is_one_place = (batch > 0) & tf.reduce_all(index == index[:1])  # no rows have no first one
+    return tf.cond(is_one_place, lambda: write(0, batch, cache), write_each)
 
 
 class Embeddings(keras.layers.Layer):
@@ -176,7 +195,7 @@ class DecoderBlock(keras.layers.Layer):
         x: tf.Tensor,
         bias: tf.Tensor,
         cache: LayerCache | None = None,
-        positions: tf.Tensor | None = None,
+        index: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, LayerCache | None]:
         """Returns the stream, and the cache with this call's keys and values where there is one.
@@ -185,13 +204,13 @@ class DecoderBlock(keras.layers.Layer):
             x: `(B, T, D)` float32: the stream, which every block adds to.
             bias: `(1 or B, 1, T, S)` float32: 0 where a position sees a key.
             cache: Keys and values of S positions. None: those of this call, S = T.
-            positions: `(B, T)` int32, with a cache: where in it this call's go.
+            index: `(B,)` int32, with a cache: where in it this call's go from.
             training: Whether to drop out.
         """
         normed = tf.cast(layer_norm(x, *self.attention_norm), self.compute_dtype)
         queries, keys, values = self._split_heads(dense(normed, *self.attention_inputs))
         if cache is not None:
-            cache = write_cache(cache, keys, values, positions)
+            cache = write_cache(cache, keys, values, index)
             keys, values = cache
         attended = attend(queries, keys, values, bias, lambda weights: _dropout(self, weights, training))
         attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(x))
