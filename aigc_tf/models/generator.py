@@ -215,9 +215,10 @@ def keras_generate(
     """
     lengths = np.asarray(prompt_lengths, np.int32)
     longest = int(lengths.max())
-    ids = np.full([len(lengths), longest + max_new_tokens], end_id, np.int32)
-    ids[:, :longest] = np.asarray(prompt_ids)[:, :longest]
-    is_prompt = np.arange(ids.shape[1]) < lengths[:, None]
+    is_prompt = np.arange(longest + max_new_tokens) < lengths[:, None]
+    # Padding must not be the end of text, which KerasNLP would take for one that it has generated.
+    ids = np.full(is_prompt.shape, 0 if end_id else 1, np.int32)
+    ids[is_prompt] = np.asarray(prompt_ids)[:, :longest][is_prompt[:, :longest]]
     causal_lm = model.causal_lm
     # What `compile` would set, without its optimizer.
     causal_lm.sampler = _sampler(temperature, top_k=top_k, top_p=top_p, seed=seed)
