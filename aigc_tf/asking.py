@@ -17,9 +17,10 @@ from aigc_tf.config import DataConfig, GenerationConfig, InputError, RunError
 from aigc_tf.data import sources
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.runs import CONFIG, config_of_run, door_of, load_model, read_facts
+from aigc_tf.serving.continuations import Continuation
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.predictor import Predictor
-from aigc_tf.serving.text_generator import Continuation, TextGenerator
+from aigc_tf.serving.text_generator import TextGenerator
 
 
 def predict(

@@ -18,15 +18,15 @@ def build_tokenizer_of_texts():
     )
 
 
-def build_model(tokenizer, *, max_length=MAX_LENGTH, dtype="float32", seed=0, scale=0.5, config=CONFIG):
+def build_model(tokenizer, *, max_length=MAX_LENGTH, dtype="float32", seed=0, spare_ids=0, config=CONFIG):
     """A model of large weights, so that its continuations differ from prompt to prompt."""
     model = build_generator(
-        config, vocabulary_size=tokenizer.vocabulary_size, max_length=max_length, dtype=dtype, seed=seed
+        config, vocabulary_size=tokenizer.vocabulary_size + spare_ids, max_length=max_length, dtype=dtype, seed=seed
     )
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if len(weight.shape) == 2:
-            weight.assign(rng.normal(0, scale, weight.shape).astype(np.float32))
+            weight.assign(rng.normal(0, 0.5, weight.shape).astype(np.float32))
     return model
 
 

@@ -8,17 +8,9 @@ import tensorflow as tf
 
 from aigc_tf import storage
 from aigc_tf.config import GenerationConfig, InputError
-from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.generation.stopping import cut_at_stop
+from aigc_tf.serving.continuations import Continuation, check_prompts, clean, continuations, settings_of
 from aigc_tf.serving.generator_signatures import SETTINGS
-from aigc_tf.serving.text_generator import (
-    Continuation,
-    check_prompts,
-    clean,
-    continuations,
-    pad_rows,
-    settings_of,
-)
 from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, load_exported, read_manifest
 
 
@@ -47,14 +39,12 @@ class ExportedGenerator:
             generation = manifest["generation"]
             self.defaults = GenerationConfig(**{**generation, "stop": tuple(generation["stop"])})
             self.max_length = int(manifest["max_length"])
-            takes_text = "prompt" in manifest["signatures"]["serving_default"]["inputs"]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
             ) from error
         self._model = load_exported(self.path)
         self._serve = self._model.signatures["serving_default"]
-        self._tokenizer = None if takes_text else load_tokenizer(storage.as_local_folder(f"{self.path}/assets"))
 
     def generate(
         self, prompts: Sequence[str], *, settings: GenerationConfig | None = None, batch_size: int = 8
@@ -84,21 +74,15 @@ class ExportedGenerator:
         stops = [stop.encode() for stop in settings.stop]
         for first in range(0, len(prompts), batch_size):
             rows = slice(first, first + batch_size)
-            inputs = self._prompt_inputs([clean(prompt) for prompt in prompts[rows]])
-            inputs |= {name: values[name][rows] for name in SETTINGS}
-            outputs = {name: value.numpy() for name, value in self._serve(**inputs).items()}
+            inputs = {name: values[name][rows] for name in SETTINGS}
+            answers = self._serve(prompt=tf.constant([clean(prompt) for prompt in prompts[rows]]), **inputs)
+            outputs = {name: value.numpy() for name, value in answers.items()}
             for answer, text in zip(continuations(outputs), outputs["text_bytes"], strict=True):
                 cut = cut_at_stop(text, stops)
                 if cut == text:
                     yield answer
                 else:
                     yield dataclasses.replace(answer, text=cut.decode("utf-8", "replace"), finish_reason="stop")
-
-    def _prompt_inputs(self, prompts: list[str]) -> dict[str, tf.Tensor]:
-        if self._tokenizer is None:
-            return {"prompt": tf.constant(prompts, tf.string, shape=[len(prompts)])}
-        ids, lengths = pad_rows(self._tokenizer.encode(prompts))
-        return {"prompt_ids": tf.constant(ids, tf.int32), "prompt_lengths": tf.constant(lengths, tf.int32)}
 
     def stream(self, prompt: str, *, settings: GenerationConfig | None = None) -> Iterator[str]:
         """Yields the text of `generate([prompt])` as one piece: a signature answers when it has all."""

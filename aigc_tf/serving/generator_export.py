@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.generator import clone_generator, describe_generator, model_inputs
+from aigc_tf.models.generator_formats import save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
+from aigc_tf.serving.continuations import clean, pad_rows
 from aigc_tf.serving.generator_parity import check_parity
 from aigc_tf.serving.generator_signatures import Continuer, GeneratorModule, end_of_text
 from aigc_tf.serving.other_process import HOSTILE_TEXTS
 from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish
-from aigc_tf.serving.text_generator import clean, pad_rows
 
+_FORMATS = {"keras_nlp": save_keras_preset, "hugging_face": save_hugging_face}
 _COMPARED_TOKENS = 64
 """Of each prompt, in the comparison with the dtype of training."""
 
@@ -115,4 +118,15 @@ def _difference_to_training(
 
 def _write_formats(served: keras.Model, tokenizer: Tokenizer, folder: Path, *, max_length: int) -> list[str]:
     """Writes the other formats and returns the names of their folders."""
-    return []
+    with tempfile.TemporaryDirectory(prefix="aigc_tf-tokenizer-") as tokenizer_folder:
+        tokenizer.save(tokenizer_folder)
+        for name, save in _FORMATS.items():
+            (folder / name).mkdir()
+            save(
+                served,
+                folder / name,
+                tokenizer_folder=tokenizer_folder,
+                end_id=end_of_text(tokenizer),
+                max_length=max_length,
+            )
+    return list(_FORMATS)

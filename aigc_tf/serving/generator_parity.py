@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import RunError
+from aigc_tf.serving.continuations import pad_rows
 from aigc_tf.serving.generator_signatures import SETTINGS, GeneratorModule
 from aigc_tf.serving.other_process import Answers, Call, bytes_array, call_elsewhere
-from aigc_tf.serving.text_generator import pad_rows
 
 BOUND = 1e-4
 """Largest difference of a log-probability of a continuation."""
@@ -119,10 +119,9 @@ def check_parity(
 
 
 class _Requests:
-    """Makes calls of prompts by their numbers; of their ids where the tokenizer cannot run in a graph."""
+    """Makes calls of prompts by their numbers."""
 
     def __init__(self, module: GeneratorModule, prompts: Sequence[str | bytes], *, max_length: int):
-        self._takes_text = module.generate_text is not None
         self._texts = bytes_array(prompts)
         self._ids = module.tokenizer.encode([text.decode("utf-8", "replace") for text in self._texts])
         self._room = max_length - 1
@@ -135,7 +134,7 @@ class _Requests:
         new_tokens: int = _NEW_TOKENS,
         function: str = "serving_default",
     ) -> Call:
-        if self._takes_text and function == "serving_default":
+        if function == "serving_default":
             prompt: dict[str, np.ndarray] = {"prompt": self._texts[rows]}
         else:
             ids, lengths = pad_rows([self._ids[row] for row in rows])

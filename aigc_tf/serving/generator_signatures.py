@@ -202,8 +202,7 @@ class GeneratorModule(tf.Module):
     """A trained generator as functions of text and of token ids; holds its variables once and no Keras object.
 
     `serving_default` takes `prompt` (B,) string, `generate_ids` takes `prompt_ids` (B, P) int32, padded on the right
-    with any ids, and `prompt_lengths` (B,) int32; both take `SETTINGS`. Where the tokenizer cannot run in a graph there
-    is only `generate_ids`, also under the name `serving_default`. Both answer
+    with any ids, and `prompt_lengths` (B,) int32; both take `SETTINGS`. Both answer
 
         text             (B,) string   valid UTF-8, U+FFFD for bytes that are none
         text_bytes       (B,) string   the very bytes
@@ -227,11 +226,11 @@ class GeneratorModule(tf.Module):
         self.weights = [weight.value for weight in model.weights]  # tracked: what the functions below read
         self.tokenizer = tokenizer
         self.generate_ids = _ids_function(continuer)
-        self.generate_text = _text_function(continuer) if tokenizer.in_graph else None
+        self.generate_text = _text_function(continuer)
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions of the SavedModel under their names."""
-        return {"serving_default": self.generate_text or self.generate_ids, "generate_ids": self.generate_ids}
+        return {"serving_default": self.generate_text, "generate_ids": self.generate_ids}
 
 
 def _setting_specs() -> dict[str, tf.TensorSpec]:

@@ -32,7 +32,7 @@ from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
-_FORMAT = 2
+_FORMAT = 3
 """Raise it when the same model would export to another graph or manifest."""
 
 

@@ -5,21 +5,28 @@ Beside it only what the published functions do not have: stop strings, beam sear
 """
 
 import codecs
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import GenerationConfig, InputError
+from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers import Tokenizer
-from aigc_tf.generation.sampling import Settings, make_settings
+from aigc_tf.generation.sampling import Settings
 from aigc_tf.generation.stopping import build_stop_table
-from aigc_tf.models.generator import computing_in
+from aigc_tf.models.generator import computing_in, is_own
+from aigc_tf.serving.continuations import (
+    Continuation,
+    check_prompts,
+    clean,
+    continuations,
+    pad_rows,
+    settings_of,
+)
 from aigc_tf.serving.generator_signatures import SETTINGS, Continuer
+from aigc_tf.serving.preset_generation import continue_by_preset
 
 _STREAM_TOKENS = 4
 """Tokens between two pieces of a stream: one call into the graph costs as much as a token of a small model."""
@@ -27,27 +34,11 @@ _KEPT_FUNCTIONS = 8
 """Sets of stop strings and numbers of beams whose graphs are kept."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Continuation:
-    """What follows a prompt."""
-
-    text: str
-    """Before a stop string; U+FFFD for bytes that are no UTF-8."""
-    token_ids: tuple[int, ...]
-    """All that were generated, those of a stop string too; without the end of text."""
-    finish_reason: str
-    """`end` of the text, a `stop` string, or `length`: nothing more was wanted or fits the context."""
-    log_probability: float
-    """Of the tokens, and of the end of text where it was chosen, under the model as it is."""
-    prompt_cut: int
-    """Tokens cut off the beginning of a prompt that is too long."""
-
-
 class TextGenerator:
     """Generates text with a live model, whatever weights it has at the time.
 
     Functions are traced once for all prompts, batch sizes and settings; only other stop strings or another number of
-    beams are traced anew.
+    beams are traced anew. A network of KerasNLP's own is continued by KerasNLP, see `serving.preset_generation`.
 
     Args:
         model: What `build_generator` returned.
@@ -62,7 +53,9 @@ class TextGenerator:
         self._model, self._tokenizer, self._dtype = model, tokenizer, dtype
         self._max_length = max_length
         self._functions: dict[tuple[int, tuple[str, ...]], _Functions] = {}
-        self._functions_of(GenerationConfig())  # what does not fit is said at once
+        self._is_own = is_own(model)
+        if self._is_own:
+            self._functions_of(GenerationConfig())  # what does not fit is said at once
 
     def generate(
         self, prompts: Sequence[str], *, settings: GenerationConfig, batch_size: int = 8
@@ -77,6 +70,10 @@ class TextGenerator:
             InputError: If a setting or a prompt does not fit.
         """
         check_prompts(prompts)
+        if not self._is_own:
+            return continue_by_preset(
+                self._model, self._tokenizer, prompts, settings=settings, max_length=self._max_length
+            )
         rows_settings = settings_of(settings, len(prompts))
         functions = self._functions_of(settings)
         return self._generate(functions, prompts, rows_settings, batch_size)
@@ -99,7 +96,7 @@ class TextGenerator:
             InputError: If a setting or the prompt does not fit.
         """
         check_prompts([prompt])
-        if settings.num_beams > 1:  # which of the beams it is shows at the end
+        if settings.num_beams > 1 or not self._is_own:  # which of the beams it is shows at the end
             return (answer.text for answer in self.generate([prompt], settings=settings) if answer.text)
         return self._stream(self._functions_of(settings), prompt, settings_of(settings, 1), settings.stop)
 
@@ -128,7 +125,8 @@ class TextGenerator:
     def _functions_of(self, settings: GenerationConfig) -> "_Functions":
         key = (settings.num_beams, settings.stop)
         if key not in self._functions:
-            table = build_stop_table([text.encode() for text in settings.stop], self._tokenizer.piece_bytes())
+            pieces = self._tokenizer.piece_bytes() if settings.stop else []
+            table = build_stop_table([text.encode() for text in settings.stop], pieces)
             continuer = Continuer(self._model, self._tokenizer, max_length=self._max_length, stop=table)
             if len(self._functions) == _KEPT_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
@@ -190,53 +188,3 @@ class _PieceStream:
             if any(len(stop) > size and stop.startswith(held[-size:]) for stop in self._stops):
                 return size
         return 0
-
-
-def settings_of(config: GenerationConfig, num_rows: int) -> Settings:
-    """Returns `(B,)` settings in which row i draws by seed `config.seed + i`.
-
-    Raises:
-        InputError: If a value does not fit.
-    """
-    seeds = [(config.seed + row + 2**63) % 2**64 - 2**63 for row in range(num_rows)]  # goes round, as int64 does
-    values = {name: getattr(config, name) for name in SETTINGS if name != "seed"}
-    return make_settings(num_rows, **values, seed=np.array(seeds, np.int64))
-
-
-def pad_rows(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows of ids as `(B, P)` int32, padded on the right, and their `(B,)` int32 lengths."""
-    lengths = np.array([len(row) for row in rows], np.int32)
-    ids = np.zeros((len(rows), max(lengths, default=0)), np.int32)
-    for row, target in zip(rows, ids, strict=True):
-        target[: len(row)] = row
-    return ids, lengths
-
-
-def clean(prompt: str) -> str:
-    """Returns the prompt with `?` for what UTF-8 cannot hold: half a surrogate pair."""
-    return prompt.encode("utf-8", "replace").decode()
-
-
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Checks that prompts are a list of strings.
-
-    Raises:
-        InputError: If they are not.
-    """
-    if isinstance(prompts, str | bytes):
-        raise InputError("The prompts are one string; give a list of strings.")
-    for number, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise InputError(f"Prompt {number} (counted from 0) is a {type(prompt).__name__}, not a string.")
-
-
-def continuations(outputs: dict[str, np.ndarray]) -> Iterator[Continuation]:
-    """Yields the rows of what a signature answered."""
-    for row, count in enumerate(outputs["num_tokens"]):
-        yield Continuation(
-            text=outputs["text"][row].decode(),
-            token_ids=tuple(outputs["token_ids"][row, :count].tolist()),
-            finish_reason=outputs["finish_reason"][row].decode(),
-            log_probability=float(outputs["log_probability"][row]),
-            prompt_cut=int(outputs["prompt_cut"][row]),
-        )

@@ -1,0 +1,208 @@
+"""Prompt to text in graph ops: what a server is asked, and what it answers whatever it is asked."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aigc_tf.config import InputError
+from aigc_tf.serving.generator_signatures import SETTINGS, Continuer, GeneratorModule, clamp_settings, cut_prompts
+from tests import tiny_classifier, tiny_generator
+from tests.tiny_generator import MAX_LENGTH, PROMPTS, request
+
+HOSTILE = [*PROMPTS, b"\xff\xfe not \xc3 UTF-8", " \t\r\n", "\u2581 \u2581", "</s><s>", "🙂" * 30, b"\xf0\x9f\x99"]
+END = 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_generator.build_tokenizer_of_texts()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return tiny_generator.build_model(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def module(model, tokenizer):
+    return GeneratorModule(model, tokenizer, max_length=MAX_LENGTH)
+
+
+def ask(module, prompts, **changes):
+    return {name: value.numpy() for name, value in module.generate_text(request(prompts, **changes)).items()}
+
+
+def rows_of(outputs):
+    return [ids[:count].tolist() for ids, count in zip(outputs["token_ids"], outputs["num_tokens"], strict=True)]
+
+
+def test_every_input_and_output_has_the_batch_first(module):
+    outputs = {
+        "text": (tf.string, 1),
+        "text_bytes": (tf.string, 1),
+        "token_ids": (tf.int32, 2),
+        "num_tokens": (tf.int32, 1),
+        "finish_reason": (tf.string, 1),
+        "log_probability": (tf.float32, 1),
+        "prompt_cut": (tf.int32, 1),
+    }
+    prompts = {
+        "serving_default": {"prompt": (tf.string, 1)},
+        "generate_ids": {"prompt_ids": (tf.int32, 2), "prompt_lengths": (tf.int32, 1)},
+    }
+    settings = {name: (dtype, 1) for name, dtype in SETTINGS.items()}
+    assert module.signatures().keys() == prompts.keys()
+    for name, function in module.signatures().items():
+        concrete = function.get_concrete_function()
+        inputs = tf.nest.flatten(concrete.structured_input_signature)
+        assert {one.name: (one.dtype, one.shape.rank) for one in inputs} == {**prompts[name], **settings}
+        found = concrete.structured_outputs
+        assert {key: (value.dtype, value.shape.rank) for key, value in found.items()} == outputs
+        assert {value.shape[0] for value in [*inputs, *found.values()]} == {None}
+
+
+def test_too_long_prompts_are_cut_from_the_left_and_empty_ones_begin_a_text():
+    ids = tf.constant([[11, 12, 13, 14, 15], [21, 99, 99, 99, 99], [99] * 5, [31, 32, 33, 34, 99]])
+    kept, lengths, cut = cut_prompts(ids, tf.constant([5, 1, 0, 4]), max_length=5, end_id=END)
+    assert kept.numpy().tolist() == [[12, 13, 14, 15], [21, END, END, END], [END] * 4, [31, 32, 33, 34]]
+    assert (lengths.numpy().tolist(), cut.numpy().tolist()) == ([4, 1, 1, 4], [1, 0, 0, 0])
+    kept, lengths, _ = cut_prompts(ids[:2], tf.constant([-3, 2**31 - 1]), max_length=9, end_id=END)
+    assert lengths.numpy().tolist() == [1, 5]
+    for shape in ([0, 0], [0, 3], [2, 0]):
+        kept, lengths, cut = cut_prompts(
+            tf.zeros(shape, tf.int32), tf.zeros(shape[:1], tf.int32), max_length=5, end_id=END
+        )
+        assert kept.numpy().tolist() == [[END]] * shape[0]
+        assert (lengths.numpy().tolist(), cut.numpy().tolist()) == ([1] * shape[0], [0] * shape[0])
+
+
+def test_settings_out_of_range_become_the_nearest_that_fit_and_nan_switches_off():
+    given = request(["x"] * 3)
+    changes = {
+        "max_new_tokens": [-1, -(2**31), 7],
+        "temperature": [-0.5, np.nan, np.inf],
+        "top_k": [-3, 5, 2**31 - 1],
+        "top_p": [0.0, 1.5, np.nan],
+        "min_p": [-1.0, 2.0, np.nan],
+        "repetition_penalty": [0.0, np.nan, 1e9],
+    }
+    given |= {name: tf.constant(values, SETTINGS[name]) for name, values in changes.items()}
+    found = clamp_settings(given)._asdict()
+    expected = {
+        "max_new_tokens": [0, 0, 7],
+        "temperature": [0.0, 1.0, 1000.0],
+        "top_k": [0, 5, 2**31 - 1],
+        "top_p": [1e-6, 1.0, 1.0],
+        "min_p": [0.0, 1.0, 0.0],
+        "repetition_penalty": [0.01, 1.0, 100.0],
+        "seed": [3, 4, 5],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name].numpy(), values, rtol=1e-6, err_msg=name)
+
+
+def test_no_request_is_refused_for_its_settings(module):
+    wild = ask(module, PROMPTS, max_new_tokens=-5)
+    assert wild["token_ids"].shape == (len(PROMPTS), 0)
+    assert set(wild["text"]) == {b""}
+    assert set(wild["finish_reason"]) == {b"length"}
+    assert not wild["log_probability"].any()
+    everything = ask(module, PROMPTS, max_new_tokens=2**31 - 1)
+    lengths = [min(len(ids), MAX_LENGTH - 1) or 1 for ids in module.tokenizer.encode(PROMPTS)]
+    for prompt, count, reason in zip(lengths, everything["num_tokens"], everything["finish_reason"], strict=True):
+        assert prompt + count == MAX_LENGTH if reason == b"length" else prompt + count < MAX_LENGTH
+    assert rows_of(ask(module, PROMPTS, temperature=-1.0)) == rows_of(ask(module, PROMPTS, temperature=0.0))
+    assert rows_of(ask(module, PROMPTS, top_p=-1.0)) == rows_of(ask(module, PROMPTS, top_k=1))
+
+
+def test_a_hostile_prompt_is_answered_in_utf_8_by_the_bytes_of_its_tokens(module):
+    outputs = ask(module, HOSTILE)
+    for text, raw, ids in zip(outputs["text"], outputs["text_bytes"], rows_of(outputs), strict=True):
+        assert raw == module.tokenizer.decode_bytes(ids)
+        assert text.decode() == raw.decode("utf-8", "replace")
+    assert outputs["num_tokens"].min() >= 1
+    assert np.isfinite(outputs["log_probability"]).all()
+
+
+def test_a_row_alone_is_the_row_in_a_batch(module):
+    together = ask(module, HOSTILE)
+    for row, prompt in enumerate(HOSTILE):
+        alone = ask(module, [prompt], seed=[row + 3])
+        assert rows_of(alone)[0] == rows_of(together)[row]
+        for name in ("text", "finish_reason", "prompt_cut"):
+            assert alone[name][0] == together[name][row]
+        assert alone["log_probability"][0] == pytest.approx(together["log_probability"][row], abs=1e-4)
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_another_text(module):
+    first, again, other = (ask(module, PROMPTS, seed=seed)["text"].tolist() for seed in (5, 5, 6))
+    assert first == again
+    assert sum(a != b for a, b in zip(first, other, strict=True)) >= len(PROMPTS) - 1
+
+
+def test_answers_are_no_longer_than_the_batch_needs(module):
+    outputs = ask(module, ["a", "b", "c"], max_new_tokens=[2, 5, 0])
+    assert outputs["token_ids"].shape == (3, 5)
+    assert outputs["num_tokens"].tolist() == [2, 5, 0]
+    assert (outputs["token_ids"][0, 2:] == END).all()
+
+
+def test_an_end_of_text_ends_a_row_and_is_not_part_of_it(tokenizer):
+    model = tiny_generator.build_model(tokenizer)
+    model.embeddings.tokens.assign(np.zeros(model.embeddings.tokens.shape))  # all ids equally likely
+    module = GeneratorModule(model, tokenizer, max_length=MAX_LENGTH)
+    outputs = ask(module, ["x"] * 64, max_new_tokens=40)
+    ended = outputs["finish_reason"] == b"end"
+    assert 0 < ended.sum() < 64
+    assert all(END not in ids for ids in rows_of(outputs))
+    expected = -(outputs["num_tokens"] + ended) * np.log(tokenizer.vocabulary_size)
+    np.testing.assert_allclose(outputs["log_probability"], expected, rtol=1e-5)
+
+
+def test_no_prompts_are_a_batch_too(module):
+    for name, value in ask(module, []).items():
+        assert value.shape == ((0, 0) if name == "token_ids" else (0,)), name
+    empty = {"prompt_ids": tf.zeros([0, 4], tf.int32), "prompt_lengths": tf.zeros([0], tf.int32)}
+    settings = {name: value for name, value in request([]).items() if name != "prompt"}
+    assert module.generate_ids(empty | settings)["text"].shape == (0,)
+
+
+def test_what_was_cut_off_a_prompt_is_counted(module):
+    outputs = ask(module, ["a" * 200, "b"])
+    lengths = [len(ids) for ids in module.tokenizer.encode(["a" * 200, "b"])]
+    assert outputs["prompt_cut"].tolist() == [lengths[0] - (MAX_LENGTH - 1), 0]
+    assert outputs["num_tokens"].tolist()[0] == 1
+    kept = module.tokenizer.decode(module.tokenizer.encode(["a" * 200])[0][-(MAX_LENGTH - 1) :])
+    assert rows_of(ask(module, [kept]))[0] == rows_of(outputs)[0]
+
+
+def test_ids_are_continued_as_their_text_is(module):
+    ids = module.tokenizer.encode(PROMPTS)
+    padded = np.full((len(ids), max(map(len, ids)) + 3), 77, np.int32)
+    for row, values in zip(padded, ids, strict=True):
+        row[: len(values)] = values
+    given = {"prompt_ids": tf.constant(padded), "prompt_lengths": tf.constant([len(row) for row in ids])}
+    settings = {name: value for name, value in request(PROMPTS).items() if name != "prompt"}
+    found, expected = module.generate_ids(given | settings), ask(module, PROMPTS)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name].numpy(), value, err_msg=name)
+
+
+def test_ids_that_only_the_model_has_are_never_chosen(tokenizer):
+    wide = tiny_generator.build_model(tokenizer, spare_ids=200)
+    assert wide.sizes["vocabulary_size"] == tokenizer.vocabulary_size + 200
+    outputs = ask(GeneratorModule(wide, tokenizer, max_length=MAX_LENGTH), PROMPTS, temperature=3.0)
+    assert outputs["token_ids"].max() < tokenizer.vocabulary_size
+
+
+def test_the_module_tracks_each_weight_once_and_no_random_state(model, module):
+    weights = [id(weight.value) for weight in model.weights if weight.dtype == "float32"]
+    assert [id(variable) for variable in module.variables if variable.dtype == tf.float32] == weights
+    assert {id(variable) for variable in module.variables} == {id(weight.value) for weight in model.weights}
+
+
+def test_what_cannot_be_served_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="'wordpiece', which has no end of text"):
+        Continuer(model, tiny_classifier.load_tokenizer(tmp_path), max_length=MAX_LENGTH)
+    with pytest.raises(InputError, match="needs XLA ops"):
+        Continuer(tiny_classifier.build_model(), tiny_classifier.load_tokenizer(tmp_path), max_length=MAX_LENGTH)
