@@ -403,5 +403,7 @@ def test_a_broken_config_of_a_run_is_named(tmp_path):
 def test_a_mistyped_task_is_refused(tmp_path):
     config = tiny_config(tmp_path)
     config.task = "clasify"
-    with pytest.raises(InputError, match=r"task is 'clasify'; it is one of classify\. Did you mean 'classify'"):
+    with pytest.raises(
+        InputError, match=r"task is 'clasify'; it is one of classify, generate\. Did you mean 'classify'"
+    ):
         validate(config)

@@ -238,7 +238,10 @@ def _setting_specs() -> dict[str, tf.TensorSpec]:
 
 
 def _text_function(continuer: Continuer) -> Any:
-    @tf.function(input_signature=[{"prompt": tf.TensorSpec([None], tf.string, name="prompt"), **_setting_specs()}])
+    @tf.function(
+        autograph=False,
+        input_signature=[{"prompt": tf.TensorSpec([None], tf.string, name="prompt"), **_setting_specs()}],
+    )
     def generate_text(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return continuer.generate(*continuer.tokenize(inputs["prompt"]), clamp_settings(inputs))
 
@@ -251,7 +254,7 @@ def _ids_function(continuer: Continuer) -> Any:
         "prompt_lengths": tf.TensorSpec([None], tf.int32, name="prompt_lengths"),
     }
 
-    @tf.function(input_signature=[{**prompt, **_setting_specs()}])
+    @tf.function(autograph=False, input_signature=[{**prompt, **_setting_specs()}])
     def generate_ids(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return continuer.generate(inputs["prompt_ids"], inputs["prompt_lengths"], clamp_settings(inputs))
 

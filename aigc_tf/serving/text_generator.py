@@ -144,8 +144,8 @@ class _Functions:
         self._settings_spec = settings
         search = functools.partial(continuer.search, num_beams=num_beams)
         body = continuer.generate if num_beams == 1 else search
-        self.generate = tf.function(self._traced(body), input_signature=[*prompt, settings])
-        self.start = tf.function(self._traced(continuer.start), input_signature=[*prompt, settings])
+        self.generate = tf.function(self._traced(body), autograph=False, input_signature=[*prompt, settings])
+        self.start = tf.function(self._traced(continuer.start), autograph=False, input_signature=[*prompt, settings])
         self._advance: Any = None
 
     def advance(self, state: Any, settings: Settings) -> Any:
@@ -154,7 +154,7 @@ class _Functions:
             known = self.start.get_concrete_function().structured_outputs
             spec = tf.nest.map_structure(lambda value: tf.TensorSpec([None, *value.shape[1:]], value.dtype), known)
             body = self._traced(lambda state, settings: self._continuer.advance(state, settings, _STREAM_TOKENS))
-            self._advance = tf.function(body, input_signature=[spec, self._settings_spec])
+            self._advance = tf.function(body, autograph=False, input_signature=[spec, self._settings_spec])
         return self._advance(state, settings)
 
     def _traced(self, body: Any) -> Any:

@@ -1,0 +1,239 @@
+"""An exported generator: the same text in another process, signatures that say all, nothing left of a failure."""
+
+import json
+
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from aigc_tf import storage
+from aigc_tf.config import InputError, RunError
+from aigc_tf.models.generator_sources import wrap_backbone
+from aigc_tf.serving import generator_export
+from aigc_tf.serving.exported_generator import ExportedGenerator
+from aigc_tf.serving.generator_export import export_generator
+from aigc_tf.serving.generator_parity import GeneratorParity, check_parity
+from aigc_tf.serving.generator_signatures import SETTINGS, GeneratorModule
+from aigc_tf.serving.op_gate import graph_ops
+from aigc_tf.serving.predictor import Predictor
+from aigc_tf.serving.text_generator import TextGenerator
+from tests import tiny_generator
+from tests.tiny_generator import MAX_LENGTH, PROMPTS, settings
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_generator.build_tokenizer_of_texts()
+
+
+def export(model, tokenizer, directory, generation=None, **options):
+    return export_generator(
+        model,
+        tokenizer,
+        max_length=MAX_LENGTH,
+        generation=generation or settings(),
+        directory=directory,
+        name="toy",
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer, tmp_path_factory):
+    """One export, tried in another process."""
+    directory = tmp_path_factory.mktemp("saved_models")
+    model = tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")
+    source = {"run": "runs/g1", "config_sha256": "00ff"}
+    return model, export(model, tokenizer, directory, settings(stop=("\n",)), prompts=PROMPTS, source=source)
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Spares the tests of numbering the other process."""
+    parity = GeneratorParity(
+        num_prompts=1,
+        num_tokens=1,
+        answers="identical",
+        max_difference={"log_probability": 0.0},
+        bound=1e-4,
+        num_alone=1,
+        num_alone_identical=1,
+        xla="off",
+        load_seconds=0.0,
+        first_request_seconds=0.0,
+        second_request_seconds=0.0,
+        tokens_per_second=1.0,
+        tokens_per_second_in_process=1.0,
+    )
+    monkeypatch.setattr(generator_export, "check_parity", lambda *args, **kwargs: parity)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_manifest_says_what_the_model_is(exported, tokenizer):
+    _, done = exported
+    manifest = json.loads(storage.read_bytes(storage.join(done.path, "manifest.json")))
+    assert manifest == json.loads(json.dumps(done.manifest))
+    assert (manifest["task"], manifest["version"], manifest["max_length"]) == ("generate", 1, MAX_LENGTH)
+    assert (manifest["tokenizer_kind"], manifest["vocabulary_size"], manifest["end_of_text_id"]) == (
+        "sentencepiece",
+        tokenizer.vocabulary_size,
+        tokenizer.end_of_text_id,
+    )
+    assert manifest["generation"]["stop"] == ["\n"]
+    assert (manifest["dtype"], manifest["source"]["run"]) == ("float32", "runs/g1")
+    assert manifest["architecture"]["class"] == "Decoder"
+    parity = manifest["parity"]
+    assert (parity["answers"], parity["xla"], parity["num_prompts"]) == ("identical", "off", len(PROMPTS) + 9)
+    assert parity["max_difference"]["log_probability"] <= parity["bound"] == 1e-4
+    assert parity["num_alone"] == parity["num_alone_identical"] == 8
+    assert parity["tokens_per_second"] > 0 < parity["tokens_per_second_in_process"]
+    assert (parity["training_dtype"], parity["logits_difference_to_training_dtype"] > 0) == ("mixed_bfloat16", True)
+    assert done.summary().startswith(f"Exported {done.path}: in a new process it continues {len(PROMPTS) + 9} prompts")
+
+
+def test_a_stock_server_has_its_ops_and_none_of_them_is_random(exported):
+    ops = graph_ops(exported[1].path)
+    assert not [
+        op
+        for op in ops
+        if op.startswith(("Xla", "PyFunc", "EagerPyFunc", "Random", "Stateless", "Multinom"))
+        and not op.startswith(("StatelessIf", "StatelessWhile"))
+    ]
+
+
+def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
+    signatures = exported[1].manifest["signatures"]
+    vectors = {name: [dtype.name, [None]] for name, dtype in SETTINGS.items()}
+    assert signatures["serving_default"]["inputs"] == {"prompt": ["string", [None]], **vectors}
+    ids = {"prompt_ids": ["int32", [None, None]], "prompt_lengths": ["int32", [None]]}
+    assert signatures["generate_ids"]["inputs"] == {**ids, **vectors}
+    for signature in signatures.values():
+        assert signature["outputs"] == {
+            "text": ["string", [None]],
+            "text_bytes": ["string", [None]],
+            "token_ids": ["int32", [None, None]],
+            "num_tokens": ["int32", [None]],
+            "finish_reason": ["string", [None]],
+            "log_probability": ["float32", [None]],
+            "prompt_cut": ["int32", [None]],
+        }
+
+
+def test_every_weight_is_saved_once_and_nothing_of_the_training(exported):
+    model, done = exported
+    variables = tf.train.list_variables(f"{done.path}/variables/variables")
+    shapes = sorted(tuple(shape) for name, shape in variables if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
+    assert shapes == sorted(tuple(weight.shape) for weight in model.weights)
+    assert "assets/spiece.model" in done.manifest["files"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"stop": ("U", "f\x08")}, {"temperature": 0.0, "repetition_penalty": 1.3}])
+def test_the_exported_model_says_what_the_live_one_says(changes, exported, tokenizer):
+    model, done = exported
+    live = TextGenerator(model, tokenizer, max_length=MAX_LENGTH)
+    there = ExportedGenerator(done.path.removesuffix("/1"))
+    assert there.path == done.path
+    prompts = [*PROMPTS, "\ud83d half", "long " * 500]
+    found = list(there.generate(prompts, settings=settings(**changes), batch_size=4))
+    expected = list(live.generate(prompts, settings=settings(**changes)))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.text, one.finish_reason, one.prompt_cut) == (other.text, other.finish_reason, other.prompt_cut)
+        assert one.token_ids[: len(other.token_ids)] == other.token_ids
+        assert one.finish_reason == "stop" or one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+
+
+def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise(exported):
+    there = ExportedGenerator(exported[1].path)
+    assert (there.defaults, there.max_length) == (settings(stop=("\n",)), MAX_LENGTH)
+    (default,) = there.generate(["The quick"])
+    assert [default] == list(there.generate(["The quick"], settings=settings(stop=("\n",))))
+    assert list(there.stream("The quick")) == [default.text]
+    assert list(there.generate([])) == []
+    with pytest.raises(InputError, match="no beam search"):
+        there.generate(["x"], settings=settings(num_beams=2))
+    with pytest.raises(InputError, match="temperature is -1"):
+        there.generate(["x"], settings=settings(temperature=-1.0))
+
+
+def test_who_asks_a_generator_for_labels_is_told_whom_to_ask(exported, tmp_path):
+    with pytest.raises(InputError, match=r"of task 'generate', not 'classify'; ask it by scripts/generate\.py"):
+        Predictor(exported[1].path)
+    folder = tmp_path / "toy" / "1"
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"")
+    (folder / "manifest.json").write_text('{"task": "classify"}')
+    with pytest.raises(InputError, match=r"not 'generate'; ask it by scripts/predict\.py"):
+        ExportedGenerator(tmp_path / "toy")
+    (folder / "manifest.json").write_text('{"task": "generate"}')
+    with pytest.raises(InputError, match="lacks 'generation'"):
+        ExportedGenerator(tmp_path / "toy")
+
+
+def test_the_other_formats_hold_the_same_model(exported, tokenizer):
+    _, done = exported
+    folder = done.path.replace("/toy/1", "/toy-formats/1")
+    assert done.manifest["formats"] == ["keras_nlp", "hugging_face"]
+    preset = keras_nlp.models.CausalLM.from_preset(f"{folder}/keras_nlp", preprocessor=None)
+    ids = np.array([tokenizer.encode(["The quick brown fox"])[0]])
+    logits = preset({"token_ids": ids, "padding_mask": np.ones_like(ids)})
+    single = tiny_generator.build_model(tokenizer)
+    expected = single({"token_ids": tf.constant(ids)}, training=False)
+    np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4)
+    assert json.loads(storage.read_bytes(f"{folder}/hugging_face/config.json"))["model_type"] == "gpt2"
+
+
+def test_an_export_of_another_model_is_caught(exported, tokenizer):
+    other = GeneratorModule(tiny_generator.build_model(tokenizer, seed=2), tokenizer, max_length=MAX_LENGTH)
+    with pytest.raises(RunError, match=r"answers another .* than the trained one: .* nothing was published"):
+        check_parity(exported[1].path, other, prompts=["abc", "x"], max_length=MAX_LENGTH)
+
+
+def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(untried, tokenizer, tmp_path):
+    def run(model, generation=None, **options):
+        done = export(model, tokenizer, tmp_path, generation, **options)
+        return done.version, done.created
+
+    model = tiny_generator.build_model(tokenizer)
+    assert run(model) == (1, True)
+    assert run(model) == (1, False)
+    assert run(tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")) == (1, False)  # the weights are the same
+    assert run(model, settings(top_k=7)) == (2, True)
+    assert names(tmp_path / "toy") == names(tmp_path / "toy-formats") == ["1", "2"]
+
+
+def test_a_failed_parity_publishes_nothing(monkeypatch, tokenizer, tmp_path):
+    def fail(*args, **kwargs):
+        raise RunError("The exported model answers another text than the trained one.")
+
+    monkeypatch.setattr(generator_export, "check_parity", fail)
+    with pytest.raises(RunError, match="answers another text"):
+        export(tiny_generator.build_model(tokenizer), tokenizer, tmp_path)
+    assert names(tmp_path / "toy") == []
+
+
+def test_what_a_killed_export_left_is_cleaned(untried, tokenizer, tmp_path):
+    leftovers = [tmp_path / "toy" / ".1.partial" / "assets", tmp_path / "toy-formats" / "1" / "old"]
+    for folder in leftovers:
+        folder.mkdir(parents=True)
+    done = export(tiny_generator.build_model(tokenizer), tokenizer, tmp_path)
+    assert (done.version, names(tmp_path / "toy")) == (1, ["1"])
+    assert names(tmp_path / "toy-formats" / "1") == ["hugging_face", "keras_nlp"]
+
+
+def test_an_object_store_serves_it_too(untried, tokenizer):
+    done = export(tiny_generator.build_model(tokenizer), tokenizer, "ram://generators")
+    assert done.path == "ram://generators/toy/1"
+    assert len(list(ExportedGenerator("ram://generators/toy").generate(["a", "b"]))) == 2
+
+
+def test_a_network_of_keras_nlp_is_refused_in_one_sentence(tokenizer, tmp_path):
+    backbone = keras_nlp.models.GPTNeoXBackbone(
+        vocabulary_size=tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32
+    )
+    with pytest.raises(InputError, match="GPT-2 is the architecture that is served"):
+        export(wrap_backbone(keras_nlp.models.GPTNeoXCausalLM, backbone), tokenizer, tmp_path)
+    assert names(tmp_path) == []
