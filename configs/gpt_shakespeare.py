@@ -38,15 +38,15 @@ def get_config() -> ExperimentConfig:
         tokenizer=TokenizerConfig(source="train", vocabulary_size=4096),
         model=ModelConfig(dropout=0.0, num_layers=4, hidden_dim=256, num_heads=4, intermediate_dim=1024),
         training=TrainingConfig(
-            num_steps=720,  # 1.47 M tokens, about one epoch
+            num_steps=1000,  # 2.05 M tokens, 1.4 epochs
             global_batch_size=8,
             learning_rate=2e-3,
             warmup_steps=40,
             schedule="cosine",
             weight_decay=0.1,
             beta_2=0.99,
-            evaluate_every=360,
-            checkpoint_every=360,
+            evaluate_every=500,
+            checkpoint_every=500,
         ),
         evaluation=EvaluationConfig(batch_size=16, sample_prompts=("HAMLET.\n",)),
         generation=GenerationConfig(max_new_tokens=100, temperature=0.8, top_p=0.95),

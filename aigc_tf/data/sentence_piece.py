@@ -13,9 +13,12 @@ the same line in the middle of a text.
 """
 
 import collections
+import contextlib
 import io
 import os
 import re
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +40,8 @@ _STAND_INS = {"\t": "\ue009", "\n": "\ue00a", "\r": "\ue00d"}
 # What has a meaning to the trainer: NUL ends a sentence, the others are its space, its unknown character and ours.
 _RESERVED = frozenset({"\0", _SPACE, "\u2585", _CUT, *_STAND_INS.values()})
 _RUNS = re.compile(r"[\r\n]+|\t+")
+
+_NOTICE = b"precompiled_charsmap is empty"
 
 _NUM_SPECIAL = 4
 _NUM_BYTES = 256
@@ -76,7 +81,7 @@ class SentencePiece(tf.Module):
         self.between_ids = self.end_ids = (self.end_of_text_id,)
         self.padding_id = special.get("<pad>", self.end_of_text_id)
         self.pieces = spell_pieces(model, source)
-        with tf.device("CPU:0"):  # the op runs there
+        with tf.device("CPU:0"), without_notice():  # the op runs there
             self._op = tf_text.SentencepieceTokenizer(model)
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -96,6 +101,29 @@ class SentencePiece(tf.Module):
 
     def save(self, folder: str) -> None:
         storage.write_bytes(os.path.join(folder, MODEL_FILE), self.model)
+
+
+@contextlib.contextmanager
+def without_notice() -> Iterator[None]:
+    """Keeps a line off standard error while models are loaded; all else that is said there follows at the end.
+
+    The C++ library in tf_text says of each model without normalisation, which ours are, that it normalises nothing, and
+    has no level of logging that its user can set.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            for line in held:
+                if _NOTICE not in line:
+                    os.write(2, line)
 
 
 def read_model(path: str | os.PathLike[str]) -> SentencePiece:

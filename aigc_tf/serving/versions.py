@@ -10,6 +10,7 @@ import tensorflow_text  # noqa: F401  registers the ops of the tokenizers
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
+from aigc_tf.data.sentence_piece import without_notice
 
 MANIFEST_FILE = "manifest.json"
 
@@ -76,7 +77,8 @@ def load_exported(folder: str | os.PathLike[str]) -> Any:
         RunError: If it cannot be loaded.
     """
     try:
-        return tf.saved_model.load(os.fspath(folder))
+        with without_notice():
+            return tf.saved_model.load(os.fspath(folder))
     except (OSError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise RunError(f"The exported model {os.fspath(folder)} cannot be loaded: {reason}") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from aigc_tf.config import InputError
 from aigc_tf.data import sentence_piece
-from aigc_tf.data.sentence_piece import MODEL_FILE, SentencePiece, read_model, train_model
+from aigc_tf.data.sentence_piece import MODEL_FILE, SentencePiece, read_model, train_model, without_notice
 from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
 
 TEXTS = [
@@ -219,3 +220,12 @@ def test_a_model_of_spm_train_is_taken_as_it_is(tmp_path):
     (row,) = encode(tokenizer, "the  fox")
     assert tokenizer.decode(row) == " the fox"
     assert (tokenizer.start_ids, tokenizer.end_of_text_id, tokenizer.padding_id) == ((1,), 2, 2)
+
+
+def test_the_library_does_not_say_of_each_model_that_it_normalises_nothing(capfd):
+    model = train_model(["the fox jumps over the lazy dog"] * 20, size=290)
+    with without_notice():
+        os.write(2, b"normalizer.cc(51) LOG(INFO) precompiled_charsmap is empty. use identity normalization.\n")
+        os.write(2, b"something else\n")
+    SentencePiece(model, "here").tokenize(["the fox"])
+    assert capfd.readouterr().err == "something else\n"

@@ -12,6 +12,7 @@ from aigc_tf.models.classifier import build_classifier, clone_classifier
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path
 from tests.tiny_classifier import VOCABULARY, build_model, logits_of, make_batch, write_tokenizer
+from tests.transformers_peer import ask_transformers
 
 NAMES = ("bad", "good", "göod")
 
@@ -126,14 +127,9 @@ def test_the_tokenizer_json_packs_as_bert_does(model, tmp_path, write_hugging_fa
 
 
 def test_transformers_computes_the_same_logits(model, expected, tmp_path, write_hugging_face):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     write_hugging_face(model, tmp_path)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     names = {"input_ids": "token_ids", "token_type_ids": "segment_ids", "attention_mask": "padding_mask"}
-    batch = {name: torch.tensor(make_batch()[ours]).long() for name, ours in names.items()}
-    with torch.no_grad():
-        logits = theirs(**batch).logits.numpy()
+    batch = {name: make_batch()[ours] for name, ours in names.items()}
+    logits, tokens = ask_transformers("AutoModelForSequenceClassification", tmp_path, batch, "ab é")
     np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer("ab é").tokens() == ["[CLS]", "a", "##b", "e", "[SEP]"]
+    assert tokens == ["[CLS]", "a", "##b", "e", "[SEP]"]

@@ -14,6 +14,7 @@ from aigc_tf.data.tokenizers import build_tokenizer
 from aigc_tf.models.generator import build_generator, clone_generator, model_inputs
 from aigc_tf.models.generator_formats import save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path
+from tests.transformers_peer import ask_transformers
 
 CONFIG = ModelConfig(num_layers=2, hidden_dim=32, num_heads=4, intermediate_dim=48, dropout=0.2)
 TEXTS = ["The quick brown fox jumps over the lazy dog.\n", "Pack my box with five dozen liquor jugs!\n"] * 8
@@ -151,12 +152,7 @@ def test_a_network_of_keras_nlp_is_a_preset_and_no_hugging_face_folder(byte_pair
 
 
 def test_transformers_computes_the_same_logits_and_splits_the_same(model, expected, byte_pairs, tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     save_hugging_face(model, tmp_path, **arguments(byte_pairs))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        logits = theirs(torch.tensor(token_ids()).long()).logits.numpy()
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer("q the").tokens() == ["q", "Ġthe"]
+    logits, tokens = ask_transformers("AutoModelForCausalLM", tmp_path, {"input_ids": token_ids()}, "q the")
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
+    assert tokens == ["q", "Ġthe"]

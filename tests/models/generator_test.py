@@ -1,8 +1,10 @@
 """Building generators: determinism, dtypes, every kind of source, and what is said of a broken one."""
 
+import functools
 import json
 import math
 import random
+from pathlib import Path
 
 import keras
 import keras_nlp
@@ -12,11 +14,15 @@ import safetensors.numpy
 import tensorflow as tf
 
 from aigc_tf.config import InputError, ModelConfig, RunError
+from aigc_tf.generation.decoding import generate
+from aigc_tf.generation.sampling import make_settings
 from aigc_tf.models.generator import (
     build_generator,
     clone_generator,
     computing_in,
+    decoder_step,
     describe_generator,
+    empty_cache,
     is_own,
     keras_generate,
     model_inputs,
@@ -319,16 +325,21 @@ def test_bfloat16_weights_in_several_files_are_read(tmp_path):
     assert "does not name the files" in refusal(folder)
 
 
-def test_transformers_computes_the_same_logits(tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(vocab_size=60, n_positions=24, n_embd=32, n_layer=2, n_head=4)
-    theirs = transformers.GPT2LMHeadModel(config).eval()
-    theirs.save_pretrained(tmp_path)
-    model = build_generator(ModelConfig(source=str(tmp_path)), **SIZES)
-    with torch.no_grad():
-        expected = theirs(torch.tensor(make_batch()["token_ids"]).long()).logits.numpy()
-    np.testing.assert_allclose(logits_of(model), expected, atol=1e-4)
+def test_logits_and_greedy_tokens_of_a_folder_are_those_that_transformers_computes():
+    folder = Path(__file__).parent / "transformers_gpt2"  # written by transformers
+    model = build_generator(ModelConfig(source=str(folder)), vocabulary_size=32, max_length=16)
+    rows = json.loads((folder / "expected.json").read_text())["rows"]
+    for row in rows:
+        found = logits_of(model, {"token_ids": np.array([row["prompt"]], np.int32)})
+        np.testing.assert_allclose(found[0], row["logits"], atol=1e-4, rtol=0)
+    lengths = np.array([len(row["prompt"]) for row in rows], np.int32)
+    ids = np.zeros([len(rows), max(lengths)], np.int32)
+    for padded, row in zip(ids, rows, strict=True):
+        padded[: len(row["prompt"])] = row["prompt"]
+    settings = make_settings(len(rows), max_new_tokens=8, temperature=0.0)
+    step = functools.partial(decoder_step, model)
+    done = generate(step, ids, lengths, empty_cache(model, len(rows), 16), settings, capacity=16, end_id=-1)
+    np.testing.assert_array_equal(done.token_ids, [row["greedy"] for row in rows])
 
 
 def test_a_run_folder_gives_the_model_of_its_best_checkpoint(tmp_path):
