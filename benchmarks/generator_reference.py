@@ -17,6 +17,8 @@ import pathlib
 import sys
 import time
 
+sys.modules["triton"] = None  # its libraries crash beside TensorFlow's, and a CPU needs none of them
+
 import numpy as np
 import torch
 import transformers
