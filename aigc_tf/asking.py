@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from aigc_tf.config import DataConfig, GenerationConfig, InputError, RunError
 from aigc_tf.data import sources
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.runs import CONFIG, config_of_run, door_of, load_model, read_facts
-from aigc_tf.serving.continuations import Continuation
+from aigc_tf.serving.continuations import Continuation, clean
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.predictor import Predictor
 from aigc_tf.serving.text_generator import TextGenerator
@@ -126,8 +127,12 @@ def generate(
         output_path: JSONL file of the answers.
         checkpoint: Of a run, `best` or `last`.
     """
+    if input_path and output_path and os.path.exists(output_path) and os.path.samefile(input_path, output_path):
+        raise InputError(f"--output {output_path} is the file of the prompts; give another name.")
     continuer, defaults = _continuer(model, checkpoint)
     chosen = dataclasses.replace(defaults, **settings)
+    chosen.stop = tuple(clean(text) for text in chosen.stop)
+    prompts = [clean(prompt) for prompt in prompts]
     if input_path or output_path:
         texts = prompts or [text for text, _ in _read_texts(input_path, ("text", ""))]
         with _open_output(output_path) as write:
@@ -167,8 +172,7 @@ def _continue_all(
     num_tokens, started = 0, time.perf_counter()
     for prompt, answer in zip(prompts, continuer.generate(prompts, settings=settings), strict=True):
         num_tokens += len(answer.token_ids)
-        if answer.prompt_cut:
-            print(f"Too long a prompt: its first {answer.prompt_cut} tokens were left out.", file=sys.stderr)
+        _say_cut(answer.prompt_cut)
         yield prompt, answer
     _print_speed(len(prompts), num_tokens, time.perf_counter() - started)
 
@@ -181,6 +185,7 @@ def _stream(continuer: TextGenerator | ExportedGenerator, prompt: str, settings:
         return
     for _ in continuer.stream("", settings=dataclasses.replace(settings, max_new_tokens=8)):
         pass  # builds the graphs
+    _say_cut(continuer.count_cut(prompt))
     print(prompt, end="", flush=True)
     text, started = "", time.perf_counter()
     for piece in continuer.stream(prompt, settings=settings):
@@ -188,6 +193,11 @@ def _stream(continuer: TextGenerator | ExportedGenerator, prompt: str, settings:
         print(piece, end="", flush=True)
     print(flush=True)
     _print_speed(1, continuer.count_tokens(text), time.perf_counter() - started)
+
+
+def _say_cut(num_tokens: int) -> None:
+    if num_tokens:
+        print(f"Too long a prompt: its first {num_tokens} tokens were left out.", file=sys.stderr)
 
 
 def _print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
@@ -198,6 +208,8 @@ def _print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
 
 def _typed_prompts() -> Iterator[str]:
     """Yields the lines of standard input, a backslash and n in them as a line's end; asks for them on a terminal."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         print("Type a beginning and Enter; \\n stands for a new line. Ctrl-D ends.", file=sys.stderr)

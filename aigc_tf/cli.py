@@ -165,6 +165,8 @@ def generate(options: Options) -> None:
     model, source, target = _required_path(options, "model"), _path(options.input), _path(options.output)
     if options.prompt and source:
         raise InputError("Give the prompts with --prompt (once for each), or a file with --input, and not both.")
+    if target and not (options.prompt or source):
+        raise InputError("--output needs prompts: give them with --prompt (once for each), or a file with --input.")
     if source and not os.path.exists(source):
         raise InputError(f"There is no file {source}.{_nearest(source)}")
     if not storage.exists(model):
@@ -176,16 +178,14 @@ def generate(options: Options) -> None:
         name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
     }
     validate_generation(GenerationConfig(**settings), prefix="--")
-    asking = _heavy_room("asking")
-    with _quiet():
-        asking.generate(
-            model,
-            prompts=options.prompt or [],
-            settings=settings,
-            input_path=source,
-            output_path=target,
-            checkpoint=options.checkpoint,
-        )
+    _heavy_room("asking").generate(
+        model,
+        prompts=options.prompt or [],
+        settings=settings,
+        input_path=source,
+        output_path=target,
+        checkpoint=options.checkpoint,
+    )
 
 
 def _checked_config(options: Options) -> ExperimentConfig:

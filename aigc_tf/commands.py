@@ -235,8 +235,8 @@ class _Watcher:
         shown = "undefined" if value is None else f"{value:.4f}"
         self._progress.note(f"step {step}: {split} {self._metric} {shown}, judged in {seconds:.1f} s")
 
-    def on_samples(self, step: int, texts: dict[str, str]) -> None:
-        for number, (prompt, text) in enumerate(texts.items(), start=1):
+    def on_samples(self, step: int, texts: list[tuple[str, str]]) -> None:
+        for number, (prompt, text) in enumerate(texts, start=1):
             # Indented, markdown shows a text as it is; what was given is told from what was generated.
             shown = "\n".join(f"    {line}" for line in f"{prompt}⟩{text}".split("\n"))
             self._telemetry.text(step, f"samples/{number}", shown)

@@ -153,7 +153,7 @@ def validate_generation(generation: GenerationConfig, *, prefix: str = "generati
     Raises:
         InputError: One sentence that names the setting, its value and what fits.
     """
-    for name, lowest in {"max_new_tokens": 1, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}.items():
+    for name, lowest in {"max_new_tokens": 0, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}.items():
         value = getattr(generation, name)
         _require(lowest <= value < math.inf, prefix + name, value, f"a number of at least {lowest}")
     _require(0 < generation.top_p <= 1, f"{prefix}top_p", generation.top_p, "in (0, 1]")

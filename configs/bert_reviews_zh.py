@@ -35,7 +35,7 @@ def get_config() -> ExperimentConfig:
             schedule="linear",
             beta_2=0.95,
             label_smoothing=0.2,
-            weight_decay=0.5,
+            weight_decay=0.05,
             evaluate_every=432,
             checkpoint_every=432,
         ),

@@ -159,8 +159,10 @@ def test_typed_lines_are_continued_one_by_one(trained, capsys, monkeypatch):
 
 def test_a_stop_string_ends_a_continuation_and_beams_draw_nothing(trained, capsys):
     folder, _ = trained
-    stopped = ask(capsys, folder / "run", ["The cat"], settings={"stop": ("\n",), "temperature": 0.0})
-    assert stopped.out.count("\n") == 1
+    whole = ask(capsys, folder / "run", ["The cat"]).out.removeprefix("The cat").removesuffix("\n")
+    stop = whole[3:5]
+    stopped = ask(capsys, folder / "run", ["The cat"], settings={"stop": (stop,)}).out
+    assert stopped == f"The cat{whole[: whole.index(stop)]}\n" != f"The cat{whole}\n"
     beams = [ask(capsys, folder / "run", ["The cat"], settings={"num_beams": 3, "seed": seed}).out for seed in (1, 2)]
     assert beams[0] == beams[1]
 

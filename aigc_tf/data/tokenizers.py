@@ -47,6 +47,8 @@ class Tokenizer(tf.Module):
         padding_id: Fills rows up.
         uses_segments: Whether the second text of a pair has segment id 1.
         end_of_text_id: Between documents, and where generation ends; None for kind `wordpiece`.
+        start_of_text_id: What a model reads before a document's first token: the end of text, or for kind `keras_nlp`
+            the token that such models have for it.
         in_graph: Whether `tokenize` can run in an exported graph.
     """
 
@@ -61,6 +63,8 @@ class Tokenizer(tf.Module):
         self.padding_id: int = splitter.padding_id
         self.uses_segments: bool = splitter.uses_segments
         self.end_of_text_id: int | None = splitter.end_of_text_id
+        has_own_start = splitter.kind == PresetTokenizer.kind and splitter.start_ids
+        self.start_of_text_id = splitter.start_ids[0] if has_own_start else splitter.end_of_text_id
         self.in_graph: bool = splitter.in_graph
         tokenize = tf.function(splitter.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
         rows = tf.RaggedTensorSpec([None, None], tf.int32)
@@ -71,24 +75,24 @@ class Tokenizer(tf.Module):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The tokens in the order of their ids; empty for kind `keras_nlp`."""
+        """The tokens in the order of their ids; of kind `wordpiece` alone."""
         return self.splitter.vocabulary.tokens if isinstance(self.splitter, WordPiece) else ()
 
     @property
     def lowercase(self) -> bool:
-        """Whether WordPiece lower-cases text; False for kind `keras_nlp`."""
+        """Whether WordPiece lower-cases text; False for other kinds."""
         return isinstance(self.splitter, WordPiece) and self.splitter.vocabulary.lowercase
 
     @property
     def strip_accents(self) -> bool:
-        """Whether WordPiece drops accents; False for kind `keras_nlp`."""
+        """Whether WordPiece drops accents; False for other kinds."""
         return isinstance(self.splitter, WordPiece) and self.splitter.vocabulary.strip_accents
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Splits texts into token ids, eagerly or in a graph, by the same ops.
 
         Args:
-            texts: `(B,)` strings; bytes that are no UTF-8 are left out.
+            texts: `(B,)` strings; bytes that are no UTF-8 are left out, or read as U+FFFD (SentencePiece, byte pairs).
         Returns:
             `(B, None)` int32, without special tokens. No text gives the id of [CLS], [SEP], [PAD] or [MASK].
         """

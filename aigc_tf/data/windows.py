@@ -1,10 +1,10 @@
 """Contiguous windows over documents, for language models: which windows make global step k, and their batches.
 
 The documents of a split are one stream of targets: the tokens of document 0, the end-of-text token, the tokens of
-document 1, the end-of-text token, and so on, M targets in all. The input of a target is the token before it; of the
-very first target it is the end-of-text token, which so also stands for a beginning. A batch is a dict of
+document 1, the end-of-text token, and so on, M targets in all. The input of a target is the token before it; that of a
+document's first target is the start-of-text token where there is one, else the end of text. A batch is a dict of
 
-    token_ids     (B, T) int32    inputs, padded with the end-of-text token
+    token_ids     (B, T) int32    inputs, padded with the start of text
     labels        (B, T) int32    targets: label t follows token t
     padding_mask  (B, T) int32    1 for targets that count, 0 for padding
     weights       (B, T) float32  the same; 0 in rows that only fill up the last batch of an evaluation
@@ -99,6 +99,7 @@ class WindowSource(BatchSource):
         end_id: The end-of-text token.
         length: T.
         global_batch_size: B over all replicas.
+        start_id: The start-of-text token. None: the end of text.
     """
 
     def __init__(
@@ -109,9 +110,11 @@ class WindowSource(BatchSource):
         end_id: int,
         length: int,
         global_batch_size: int,
+        start_id: int | None = None,
     ):
         super().__init__(batch_at, global_batch_size=global_batch_size)
         self._split, self._end_id, self._length = split, end_id, length
+        self._start_id = end_id if start_id is None else start_id
         ends = np.asarray(split.document_ends)
         self._end_places = ends + np.arange(len(ends))  # (D,) where in the stream the ends of text are
         self._num_targets = num_targets(split)
@@ -126,6 +129,7 @@ class WindowSource(BatchSource):
             count = self._num_targets % self._length if example_id >= self._num_targets else self._length
             stream = self._read(first - 1, count + 1)
             token_ids[row, :count], labels[row, :count], mask[row, :count] = stream[:-1], stream[1:], 1
+        token_ids[token_ids == self._end_id] = self._start_id  # no text has an end of text among its own tokens
         weights = mask.astype(np.float32) * batch.weights[mine, None]
         return {
             "token_ids": token_ids,

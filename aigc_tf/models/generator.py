@@ -33,7 +33,7 @@ from aigc_tf.models.sources import (
     seeded,
     short_reason,
 )
-from aigc_tf.models.weights import load_weights_by_path, weights_by_path
+from aigc_tf.models.weights import load_weights_by_path
 
 __all__ = [
     "Cache",
@@ -48,6 +48,7 @@ __all__ = [
     "model_inputs",
     "rebuild_generator",
 ]
+_GENERATED_WIDTH = 64
 _SPARE_IDS = 1024
 """Embeddings beyond the tokenizer's ids that a model may have: their number is often rounded up."""
 
@@ -139,7 +140,9 @@ def rebuild_generator(description: Mapping[str, Any], *, dtype: str = "float32",
 def clone_generator(model: keras.Model, *, dtype: str) -> keras.Model:
     """Returns the same generator with the same weights, computing in another dtype, outside of any strategy."""
     clone = rebuild_generator(describe_generator(model), dtype=dtype)
-    load_weights_by_path(clone, weights_by_path(model))
+    # In their order: some layers of KerasNLP's are named by how many of them the process has made.
+    for ours, theirs in zip(clone.weights, model.weights, strict=True):
+        ours.assign(np.asarray(theirs))
     return clone
 
 
@@ -192,6 +195,7 @@ def keras_generate(
     prompt_lengths: np.ndarray,
     *,
     max_new_tokens: int,
+    max_length: int,
     end_id: int,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -200,11 +204,15 @@ def keras_generate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Continues prompts by KerasNLP's own `generate`, for models that are not ours.
 
+    What it compiles is kept for the next call with the same sampler, and serves all prompts that together with N are
+    of the same length but for less than 64 tokens.
+
     Args:
         model: A network of KerasNLP's.
         prompt_ids: `(B, P)` int32, padded on the right with any ids.
         prompt_lengths: `(B,)` int32, at least 1.
-        max_new_tokens: N. The model must have as many positions as the longest prompt and N.
+        max_new_tokens: N.
+        max_length: Positions of the model, or fewer; at least those of the longest prompt and N.
         end_id: The end of text.
         temperature: 0: always the likeliest token, whatever is said of top_k and top_p.
         top_k: Draw from that many likeliest tokens. 0: from all.
@@ -215,14 +223,15 @@ def keras_generate(
     """
     lengths = np.asarray(prompt_lengths, np.int32)
     longest = int(lengths.max())
-    is_prompt = np.arange(longest + max_new_tokens) < lengths[:, None]
+    width = min(-(-(longest + max_new_tokens) // _GENERATED_WIDTH) * _GENERATED_WIDTH, max_length)
+    is_prompt = np.arange(width) < lengths[:, None]
     # Padding must not be the end of text, which KerasNLP would take for one that it has generated.
     ids = np.full(is_prompt.shape, 0 if end_id else 1, np.int32)
     ids[is_prompt] = np.asarray(prompt_ids)[:, :longest][is_prompt[:, :longest]]
     causal_lm = model.causal_lm
-    # What `compile` would set, without its optimizer.
-    causal_lm.sampler = _sampler(temperature, top_k=top_k, top_p=top_p, seed=seed)
-    causal_lm.generate_function = None
+    _set_sampler(model, temperature, top_k=top_k, top_p=top_p)
+    if temperature:
+        causal_lm.sampler.seed_generator.state.assign([seed, 0])
     found = causal_lm.generate({"token_ids": ids, "padding_mask": is_prompt}, stop_token_ids=(end_id,))["token_ids"]
     rows = [row[length : length + max_new_tokens] for row, length in zip(np.asarray(found), lengths, strict=True)]
     new_ids = np.stack(rows).astype(np.int32)
@@ -230,14 +239,21 @@ def keras_generate(
     return np.where(is_after_end, end_id, new_ids), np.count_nonzero(~is_after_end, axis=1).astype(np.int32)
 
 
-def _sampler(temperature: float, *, top_k: int, top_p: float, seed: int) -> Any:
+def _set_sampler(model: keras.Model, temperature: float, *, top_k: int, top_p: float) -> None:
+    """Does what `compile` would, without its optimizer; where the sampler is the last one's, there is nothing to do."""
+    key = (temperature, top_k, top_p, model.dtype_policy.name)
+    if model.sampler_key == key:
+        return
     if not temperature:
-        return keras_nlp.samplers.GreedySampler()
-    if top_p < 1:
-        return keras_nlp.samplers.TopPSampler(p=top_p, k=top_k or None, temperature=temperature, seed=seed)
-    if top_k:
-        return keras_nlp.samplers.TopKSampler(k=top_k, temperature=temperature, seed=seed)
-    return keras_nlp.samplers.RandomSampler(temperature=temperature, seed=seed)
+        sampler = keras_nlp.samplers.GreedySampler()
+    elif top_p < 1:
+        sampler = keras_nlp.samplers.TopPSampler(p=top_p, k=top_k or None, temperature=temperature)
+    elif top_k:
+        sampler = keras_nlp.samplers.TopKSampler(k=top_k, temperature=temperature)
+    else:
+        sampler = keras_nlp.samplers.RandomSampler(temperature=temperature)
+    model.causal_lm.sampler, model.causal_lm.generate_function = sampler, None
+    model.sampler_key = key
 
 
 def _load(source: str, policy: keras.DTypePolicy, *, dropout: float) -> keras.Model:

@@ -125,6 +125,7 @@ class PresetModel(keras.Model):
         super().__init__(name="generator", dtype=causal_lm.backbone.dtype_policy)
         self.causal_lm = causal_lm
         self.input_names = tuple(causal_lm.backbone.input)
+        self.sampler_key: tuple[Any, ...] | None = None
         self.built = True
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:

@@ -54,7 +54,7 @@ class ExportedGenerator:
         Args:
             prompts: Of any lengths. An empty one begins a text.
             settings: How they are continued. None: as the model was exported to do.
-            batch_size: Prompts of one call; it changes no text.
+            batch_size: Prompts of one call; in float32 it changes no text but by rounding (docs/generate.md).
         Raises:
             InputError: If a setting or a prompt does not fit.
         """

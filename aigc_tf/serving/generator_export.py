@@ -65,7 +65,7 @@ def export_generator(
 
     def measure(folder: Path, module: GeneratorModule) -> dict[str, Any]:
         with tf.device("CPU:0"):
-            parity = check_parity(folder, module, prompts=texts, max_length=max_length)
+            parity = check_parity(folder, module, prompts=texts, max_length=max_length, dtype=dtype)
             difference = _difference_to_training(model, served, tokenizer, texts, max_length=max_length)
         return {**dataclasses.asdict(parity), **difference}
 

@@ -1,10 +1,11 @@
 """Text from a network of KerasNLP's own, by KerasNLP's own generation.
 
-It knows fewer settings, is traced anew for every prompt, and what it draws depends on the other rows of a batch: so
-prompts are continued one by one, and a prompt's text is its own here as well.
+It knows fewer settings, and what it draws depends on the other rows of a batch: so prompts are continued one by one,
+and a prompt's text is its own here as well.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig, InputError
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.stopping import cut_at_stop
-from aigc_tf.models.generator import keras_generate, model_inputs
+from aigc_tf.models.generator import computing_in, keras_generate, model_inputs
 from aigc_tf.serving.continuations import Continuation, clean, settings_of
 from aigc_tf.serving.generator_signatures import end_of_text
 
@@ -28,10 +29,12 @@ def continue_by_preset(
     *,
     settings: GenerationConfig,
     max_length: int,
+    dtype: str,
 ) -> Iterator[Continuation]:
     """Yields a continuation for each prompt, in their order. Prompt i draws by seed `settings.seed + i`.
 
-    Stop strings are looked for afterwards: the text is cut, `token_ids` and `log_probability` are not.
+    A prompt follows the start of a text where the network has a token for it. Stop strings are looked for afterwards:
+    the text is cut, `token_ids` and `log_probability` are not.
 
     Raises:
         InputError: If a setting does not fit, or KerasNLP does not have it.
@@ -43,10 +46,10 @@ def continue_by_preset(
                 f"generation.{name} is {getattr(settings, name)}, which KerasNLP's {type(model.causal_lm).__name__} "
                 f"does not have; set it to {off}."
             )
-    end_id = end_of_text(tokenizer)
+    end_of_text(tokenizer)  # refuses those without
     rows = tokenizer.encode([clean(prompt) for prompt in prompts])
     return (
-        _continue(model, tokenizer, ids, settings=settings, seed=settings.seed + row, end_id=end_id, room=max_length)
+        _continue(model, tokenizer, ids, settings=settings, seed=settings.seed + row, dtype=dtype, room=max_length)
         for row, ids in enumerate(rows)
     )
 
@@ -58,25 +61,30 @@ def _continue(
     *,
     settings: GenerationConfig,
     seed: int,
-    end_id: int,
+    dtype: str,
     room: int,
 ) -> Continuation:
-    kept = ids[max(0, len(ids) - (room - 1)) :]
-    prompt = kept if len(kept) else np.array([end_id], np.int32)
+    end_id = end_of_text(tokenizer)
+    start_id: Any = tokenizer.start_of_text_id
+    begins = start_id != end_id or not len(ids)
+    kept = ids[max(0, len(ids) - (room - 1 - begins)) :]
+    prompt = np.insert(kept, 0, start_id).astype(np.int32) if begins else kept
     wanted = min(settings.max_new_tokens, room - len(prompt))
     new_ids = np.zeros(0, np.int32)
     if wanted > 0:
-        found, lengths = keras_generate(
-            model,
-            prompt[np.newaxis],
-            np.array([len(prompt)], np.int32),
-            max_new_tokens=wanted,
-            end_id=end_id,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            seed=seed % 2**31,  # Keras' seeds are of 32 bits
-        )
+        with computing_in(model, dtype):
+            found, lengths = keras_generate(
+                model,
+                prompt[np.newaxis],
+                np.array([len(prompt)], np.int32),
+                max_new_tokens=wanted,
+                max_length=room,
+                end_id=end_id,
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                seed=seed % 2**31,  # Keras' seeds are of 32 bits
+            )
         new_ids = found[0, : lengths[0]]
     has_ended = len(new_ids) < wanted
     chosen = np.append(new_ids, end_id) if has_ended else new_ids
@@ -86,15 +94,16 @@ def _continue(
         text=cut,
         token_ids=tuple(new_ids.tolist()),
         finish_reason="stop" if cut != text else "end" if has_ended else "length",
-        log_probability=_log_probability(model, prompt, chosen.astype(np.int32)),
+        log_probability=_log_probability(model, prompt, chosen.astype(np.int32), dtype),
         prompt_cut=len(ids) - len(kept),
     )
 
 
-def _log_probability(model: keras.Model, prompt: np.ndarray, chosen: np.ndarray) -> float:
+def _log_probability(model: keras.Model, prompt: np.ndarray, chosen: np.ndarray, dtype: str) -> float:
     """Returns the natural logarithm of the probability of `chosen` after `prompt`, by the whole forward pass."""
     if not len(chosen):
         return 0.0
     ids = tf.constant(np.concatenate([prompt, chosen])[np.newaxis, :-1])
-    logits = model(model_inputs(model, {"token_ids": ids}), training=False)[0, len(prompt) - 1 :]
+    with computing_in(model, dtype):
+        logits = model(model_inputs(model, {"token_ids": ids}), training=False)[0, len(prompt) - 1 :]
     return float(tf.reduce_sum(tf.gather(tf.nn.log_softmax(logits), chosen, batch_dims=1)))

@@ -65,14 +65,19 @@ class TextGenerator:
         Args:
             prompts: Of any lengths. An empty one begins a text.
             settings: How they are continued.
-            batch_size: Prompts of one call; it changes no text.
+            batch_size: Prompts of one call; in float32 it changes no text but by rounding (docs/generate.md).
         Raises:
             InputError: If a setting or a prompt does not fit.
         """
         check_prompts(prompts)
         if not self._is_own:
             return continue_by_preset(
-                self._model, self._tokenizer, prompts, settings=settings, max_length=self._max_length
+                self._model,
+                self._tokenizer,
+                prompts,
+                settings=settings,
+                max_length=self._max_length,
+                dtype=self._dtype,
             )
         rows_settings = settings_of(settings, len(prompts))
         functions = self._functions_of(settings)
@@ -121,6 +126,10 @@ class TextGenerator:
     def count_tokens(self, text: str) -> int:
         """Returns how many tokens a text is."""
         return len(self._tokenizer.encode([text])[0])
+
+    def count_cut(self, prompt: str) -> int:
+        """Returns how many tokens at the beginning of a prompt are left out, because it is too long."""
+        return max(0, self.count_tokens(clean(prompt)) - (self._max_length - 1))
 
     def _functions_of(self, settings: GenerationConfig) -> "_Functions":
         key = (settings.num_beams, settings.stop)

@@ -1,6 +1,7 @@
 """The task `generate`: documents -> a language model that continues text."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,10 +33,12 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     """A generator, trained on contiguous windows of `data.max_length` tokens."""
     check_sizes(config, prepared, devices)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
-    end_id = _end_of_text(tokenizer)
     split = prepared.splits["train"]
     check_not_empty(split)
     length = config.data.max_length
+    windows_of = functools.partial(
+        WindowSource, end_id=_end_of_text(tokenizer), start_id=tokenizer.start_of_text_id, length=length
+    )
     order = WindowOrder(
         num_targets(split),
         length=length,
@@ -63,10 +66,8 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         losses=token_losses,
         observe=_observe,
         order=order,
-        train=WindowSource(
-            split, order.batch, end_id=end_id, length=length, global_batch_size=config.training.global_batch_size
-        ),
-        evaluations=_evaluations(config, prepared, end_id),
+        train=windows_of(split, order.batch, global_batch_size=config.training.global_batch_size),
+        evaluations=_evaluations(config, prepared, windows_of),
         best_metric=language_model.best_metric(config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         sample=_sampler(config, tokenizer),
@@ -95,7 +96,9 @@ def _observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Te
     }
 
 
-def _evaluations(config: ExperimentConfig, prepared: PreparedDataset, end_id: int) -> dict[str, EvaluationSplit]:
+def _evaluations(
+    config: ExperimentConfig, prepared: PreparedDataset, windows_of: Callable[..., WindowSource]
+) -> dict[str, EvaluationSplit]:
     length, size = config.data.max_length, config.evaluation.batch_size
     evaluations = {}
     for name in ("validation", "test"):
@@ -103,7 +106,7 @@ def _evaluations(config: ExperimentConfig, prepared: PreparedDataset, end_id: in
         if split is None or not split.num_examples:
             continue
         batches = window_batches(num_targets(split), length=length, batch_size=size)
-        source = WindowSource(split, batches.__getitem__, end_id=end_id, length=length, global_batch_size=size)
+        source = windows_of(split, batches.__getitem__, global_batch_size=size)
         evaluations[name] = EvaluationSplit(
             source=source, num_batches=len(batches), score=_scorer(prepared.utf8_bytes(name)), length=length
         )
@@ -119,17 +122,17 @@ def _scorer(utf8_bytes: int) -> Callable[[dict[str, np.ndarray]], dict[str, Any]
     return score
 
 
-def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], dict[str, str]] | None:
+def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], list[tuple[str, str]]] | None:
     prompts = config.evaluation.sample_prompts
     if not prompts:
         return None
     generators: dict[int, TextGenerator] = {}  # one a model, so that its functions are traced once
 
-    def sample(model: keras.Model) -> dict[str, str]:
+    def sample(model: keras.Model) -> list[tuple[str, str]]:
         if id(model) not in generators:
             generators[id(model)] = TextGenerator(model, tokenizer, max_length=config.data.max_length)
         answers = generators[id(model)].generate(prompts, settings=config.generation, batch_size=len(prompts))
-        return {prompt: answer.text for prompt, answer in zip(prompts, answers, strict=True)}
+        return [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
 
     return sample
 

@@ -49,8 +49,8 @@ class Task:
     """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
     data_sha256: str
     """Hash of the prepared data set; a run refuses to go on with another."""
-    sample: Callable[[keras.Model], dict[str, str]] | None = None
-    """Texts that the model generates, by a name, to be looked at after an evaluation."""
+    sample: Callable[[keras.Model], list[tuple[str, str]]] | None = None
+    """Prompts and what the model makes of each, to be looked at after an evaluation."""
 
 
 class Watcher(Protocol):
@@ -65,7 +65,7 @@ class Watcher(Protocol):
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         """After an evaluation."""
 
-    def on_samples(self, step: int, texts: dict[str, str]) -> None:
+    def on_samples(self, step: int, texts: list[tuple[str, str]]) -> None:
         """After an evaluation, where the task generates something."""
 
     def before_checkpoint(self, step: int) -> None:

@@ -176,6 +176,7 @@ def test_sentence_piece_presets_of_generators_spell_their_pieces():
     proto = sentence_pieces(pad_id=0, eos_id=1, bos_id=2, unk_id=3, **names)
     tokenizer = Tokenizer(PresetTokenizer(keras_nlp.models.GemmaTokenizer(proto=proto), "here"))
     assert tokenizer.decode_bytes([2, *tokenizer.encode(["the fox"])[0], 1]) == b" the fox"
+    assert (tokenizer.start_of_text_id, tokenizer.end_of_text_id) == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm_roberta"])

@@ -41,6 +41,15 @@ def test_an_evaluation_reads_the_stream_from_its_start_with_the_token_before_as_
     assert second["example_ids"].tolist() == [6 + 8] * 2
 
 
+def test_a_start_of_text_is_read_before_each_document_and_is_no_target():
+    batches = window_batches(8, length=5, batch_size=2)
+    rows = WindowSource(THREE, batches.__getitem__, end_id=END, start_id=8, length=5, global_batch_size=2)
+    batch = rows.rows(0, shard=0, num_shards=1)
+    assert batch["token_ids"].tolist() == [[8, 1, 2, 3, 8], [8, 4, 5, 8, 8]]
+    assert batch["labels"].tolist() == [[1, 2, 3, 9, 9], [4, 5, 9, 9, 9]]
+    assert batch["padding_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+
+
 @pytest.mark.parametrize("length", [1, 3, 4, 7, 8, 50])
 def test_each_target_is_trained_on_once_an_epoch_after_the_token_before_it(length):
     stream = [1, 2, 3, 9, 9, 4, 5, 9]

@@ -1,5 +1,6 @@
 """Building generators: determinism, dtypes, every kind of source, and what is said of a broken one."""
 
+import contextlib
 import functools
 import json
 import math
@@ -46,6 +47,16 @@ BACKBONES = {
 
 def make_batch(rows=3, length=11, seed=0):
     return {"token_ids": np.random.default_rng(seed).integers(0, 60, (rows, length)).astype(np.int32)}
+
+
+@contextlib.contextmanager
+def eager_generation(model):
+    """KerasNLP's generation without a compilation, which takes seconds."""
+    model.sampler_key, model.causal_lm.run_eagerly = None, True
+    try:
+        yield
+    finally:
+        model.sampler_key, model.causal_lm.run_eagerly = None, False
 
 
 def logits_of(model, batch=None):
@@ -396,16 +407,34 @@ def test_keras_nlp_continues_prompts_of_several_lengths(tmp_path):
             row.append(int(logits_of(model, {"token_ids": np.array([row], np.int32)})[0, -1].argmax()))
         expected.append(row[length:])
     end_id = expected[1][3]
-    ids, counts = keras_generate(model, prompts, lengths, max_new_tokens=6, end_id=end_id)
+    ids, counts = keras_generate(model, prompts, lengths, max_new_tokens=6, max_length=24, end_id=end_id)
     cut = [row[: row.index(end_id)] if end_id in row else row for row in expected]
     assert [row[:count].tolist() for row, count in zip(ids, counts, strict=True)] == cut
-    model.causal_lm.run_eagerly = True  # a compilation takes seconds
-    ids, counts = keras_generate(model, prompts, lengths, max_new_tokens=6, end_id=61)
+    ids, counts = keras_generate(model, prompts[:, :5], lengths - 1, max_new_tokens=7, max_length=24, end_id=end_id)
+    assert model.causal_lm.generate_function.experimental_get_tracing_count() == 1
+    with eager_generation(model):
+        ids, counts = keras_generate(model, prompts, lengths, max_new_tokens=6, max_length=24, end_id=61)
     assert ids.tolist() == expected
     assert counts.tolist() == [6, 6, 6]
-    options = {"max_new_tokens": 6, "end_id": 61, "temperature": 1.0, "top_p": 0.9}
-    first, second = (keras_generate(model, prompts, lengths, **options, seed=seed)[0] for seed in (1, 1))
-    np.testing.assert_array_equal(first, second)
+
+
+def test_keras_nlp_draws_by_the_seed_whatever_was_drawn_before(tmp_path):
+    keras_nlp.models.OPTBackbone(**BACKBONES["OPTBackbone"]).save_to_preset(str(tmp_path))
+    model = build_generator(ModelConfig(source=str(tmp_path)), **SIZES)
+
+    def draw(seed, **settings):
+        with eager_generation(model):
+            prompts = make_batch(rows=1, length=3)["token_ids"]
+            options = {"max_new_tokens": 20, "max_length": 23, "end_id": 61, "temperature": 1.0, **settings}
+            return keras_generate(model, prompts, np.array([3]), seed=seed, **options)[0].tolist()
+
+    first = draw(1)
+    assert draw(2) != first
+    assert draw(1) == first
+    assert draw(1, top_k=2) != first
+    assert draw(1, top_p=0.5) == draw(1, top_p=0.5) != draw(2, top_p=0.5)
+    assert draw(1, temperature=0.0) == draw(2, temperature=0.0) != first
+    assert draw(1) == first
 
 
 @pytest.mark.parametrize(

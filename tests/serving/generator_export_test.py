@@ -1,5 +1,6 @@
 """An exported generator: the same text in another process, signatures that say all, nothing left of a failure."""
 
+import dataclasses
 import json
 
 import keras_nlp
@@ -10,7 +11,7 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 from aigc_tf.models.generator_sources import wrap_backbone
-from aigc_tf.serving import generator_export
+from aigc_tf.serving import generator_export, generator_parity
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.generator_parity import GeneratorParity, check_parity
@@ -189,7 +190,30 @@ def test_the_other_formats_hold_the_same_model(exported, tokenizer):
 def test_an_export_of_another_model_is_caught(exported, tokenizer):
     other = GeneratorModule(tiny_generator.build_model(tokenizer, seed=2), tokenizer, max_length=MAX_LENGTH)
     with pytest.raises(RunError, match=r"answers another .* than the trained one: .* nothing was published"):
-        check_parity(exported[1].path, other, prompts=["abc", "x"], max_length=MAX_LENGTH)
+        check_parity(exported[1].path, other, prompts=["abc", "x"], max_length=MAX_LENGTH, dtype="float32")
+
+
+def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(exported, tokenizer, monkeypatch):
+    call_here = generator_parity._call_here
+
+    def call_with_neighbours(module, calls):
+        answers = call_here(module, calls)
+        for outputs in answers.outputs[1:4]:  # prompts 0 to 2 alone
+            outputs["token_ids"] = outputs["token_ids"] + 1
+        return answers
+
+    monkeypatch.setattr(generator_parity, "_call_here", call_with_neighbours)
+    module = GeneratorModule(tiny_generator.build_model(tokenizer), tokenizer, max_length=MAX_LENGTH)
+    monkeypatch.setattr(
+        generator_parity,
+        "call_elsewhere",
+        lambda folder, calls: dataclasses.replace(call_with_neighbours(module, calls)),
+    )
+    prompts = ["abc", "x", "The quick", "dog"]
+    with pytest.raises(RunError, match="3 of 4 prompts are continued otherwise alone than beside other prompts"):
+        check_parity(exported[1].path, module, prompts=prompts, max_length=MAX_LENGTH, dtype="float32")
+    parity = check_parity(exported[1].path, module, prompts=prompts, max_length=MAX_LENGTH, dtype="bfloat16")
+    assert (parity.num_alone, parity.num_alone_identical) == (4, 1)
 
 
 def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(untried, tokenizer, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from aigc_tf.config import InputError
 from aigc_tf.models.generator_sources import wrap_backbone
+from aigc_tf.serving import preset_generation
 from aigc_tf.serving.continuations import pad_rows, settings_of
 from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.text_generator import TextGenerator, _PieceStream
@@ -217,6 +218,24 @@ def test_another_network_of_keras_nlp_is_continued_by_its_own_generation(preset_
     (cut,) = preset_generator.generate(prompts[:1], settings=settings(max_new_tokens=4, top_k=5, stop=(stop,)))
     assert (cut.text, cut.finish_reason) == (answers[0].text.split(stop)[0], "stop")
     assert list(preset_generator.stream("The", settings=settings(max_new_tokens=0))) == []
+
+
+def test_a_prompt_follows_the_token_that_the_network_has_for_the_start_of_a_text(preset_generator, monkeypatch):
+    tokenizer = tiny_generator.build_tokenizer_of_texts()
+    tokenizer.start_of_text_id = 2
+    asked = []
+
+    def generate(model, prompt_ids, prompt_lengths, *, max_new_tokens, **rest):
+        asked.append(prompt_ids[0, : prompt_lengths[0]].tolist())
+        return np.full([1, max_new_tokens], 7, np.int32), np.array([max_new_tokens])
+
+    monkeypatch.setattr(preset_generation, "keras_generate", generate)
+    generator = TextGenerator(preset_generator._model, tokenizer, max_length=MAX_LENGTH)
+    answers = list(generator.generate(["The", "", "a" * 200], settings=settings(max_new_tokens=4)))
+    long = tokenizer.encode(["a" * 200])[0].tolist()
+    assert asked == [[2, *tokenizer.encode(["The"])[0]], [2], [2, *long[-(MAX_LENGTH - 2) :]]]
+    assert [answer.prompt_cut for answer in answers] == [0, 0, len(long) - (MAX_LENGTH - 2)]
+    assert len(answers[2].token_ids) == 1
 
 
 def test_settings_that_keras_nlp_does_not_have_are_refused(preset_generator):
