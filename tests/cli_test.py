@@ -18,13 +18,30 @@ from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, f
 ROOT = Path(__file__).parent.parent
 CONFIGS = ", ".join(sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")))
 CONFIG = "configs/bert_sentiment.py"
-SCRIPTS = ("prepare", "train", "evaluate", "predict", "export")
+SCRIPTS = ("prepare", "train", "evaluate", "predict", "generate", "export")
 FLAGS = {
     "prepare": ("config", "overwrite", "dry_run"),
     "train": ("config", "workdir", "dry_run"),
     "evaluate": ("workdir", "checkpoint", "config", "dry_run"),
     "export": ("workdir", "checkpoint", "config", "dry_run"),
     "predict": ("model", "text", "text_b", "input", "output", "overwrite", "checkpoint"),
+    "generate": (
+        "model",
+        "prompt",
+        "max_new_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "stop",
+        "num_beams",
+        "seed",
+        "input",
+        "output",
+        "overwrite",
+        "checkpoint",
+    ),
 }
 
 
@@ -202,6 +219,15 @@ def test_predict_hands_over_its_texts(run, calls, tmp_path):
     assert run("predict", f"--model={workdir}", "--text=a", "--text", "--b", "--text_b=c", "--text_b=")[0] == 0
     wanted = {"texts": ["a", "--b"], "texts_b": ["c", ""], "input_path": "", "output_path": "", "checkpoint": "best"}
     assert calls == [("predict", (workdir,), wanted)]
+
+
+def test_generate_hands_over_its_prompts_and_the_settings_that_were_given(run, calls, tmp_path):
+    name = _run_folder(tmp_path)
+    flags = ["--prompt=a", "--prompt=", "--stop=x", "--stop=y", "--temperature=0", "--max_new_tokens=0", "--seed=7"]
+    assert run("generate", f"--model={name}", *flags)[0] == 0
+    [(_, args, kwargs)] = calls
+    assert (args, kwargs["prompts"]) == ((name,), ["a", ""])
+    assert kwargs["settings"] == {"stop": ("x", "y"), "temperature": 0.0, "max_new_tokens": 0, "seed": 7}
 
 
 def test_a_home_folder_is_found_behind_the_equals_sign(run, calls, tmp_path, monkeypatch):
@@ -481,6 +507,33 @@ def test_a_config_file_is_read_anew_each_time(config_file, tmp_path):
 def test_predict_says_what_does_not_fit(run, calls, texts, arguments, sentence):
     _run_folder(texts)
     status, _, errors = run("predict", *arguments)
+    assert status == 2
+    assert calls == []
+    assert errors.startswith(f"error: {sentence}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--prompt=a"], "--model is missing: Run folder, or folder of an exported model such as "),
+        (["--model=m", "--prompt=a", "--input=a.csv"], "Give the prompts with --prompt (once for each), or a file"),
+        (["--model=m", "--output=new.jsonl"], "--output needs prompts: give them with --prompt (once for each), or"),
+        (["--model=m", "--input=a.cvs"], "There is no file a.cvs. Did you mean 'a.csv'?"),
+        (["--model=runs/s2", "--prompt=a"], "There is no model runs/s2. The folder runs has: s1."),
+        (["--model=runs/s1", "--prompt=a", "--output=a.csv"], "a.csv is there already; nothing was overwritten. "),
+        (["--model=runs/s1", "--prompt=a", "--temperature=-1"], "--temperature is -1.0; it must be a number of at "),
+        (["--model=runs/s1", "--prompt=a", "--temperature=nan"], "--temperature is nan; it must be "),
+        (["--model=runs/s1", "--prompt=a", "--top_p=0"], "--top_p is 0.0; it must be in (0, 1]."),
+        (["--model=runs/s1", "--prompt=a", "--top_k=x"], "flag --top_k=x: "),
+        (["--model=runs/s1", "--prompt=a", "--max_new_tokens=-1"], "--max_new_tokens is -1; it must be a number of"),
+        (["--model=runs/s1", "--prompt=a", "--stop="], "--stop is ('',); it must be texts that are not empty."),
+        (["--model=runs/s1", "--text=a"], "There is no flag --text."),
+    ],
+)
+def test_generate_says_what_does_not_fit(run, calls, texts, arguments, sentence):
+    _run_folder(texts)
+    status, _, errors = run("generate", *arguments)
     assert status == 2
     assert calls == []
     assert errors.startswith(f"error: {sentence}")
