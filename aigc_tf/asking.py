@@ -8,20 +8,22 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from aigc_tf import storage
-from aigc_tf.config import DataConfig, GenerationConfig, InputError, RunError
+from aigc_tf.answers import count, open_output, with_progress
+from aigc_tf.config import DataConfig, ExperimentConfig, GenerationConfig, InputError
 from aigc_tf.data import sources
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.runs import CONFIG, config_of_run, door_of, load_model, read_facts
-from aigc_tf.serving.continuations import Continuation, clean
+from aigc_tf.serving.continuations import Continuation, Piece, clean
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.predictor import Predictor
 from aigc_tf.serving.text_generator import TextGenerator
+
+with contextlib.suppress(ImportError):  # some builds of Python are without
+    import readline  # noqa: F401  line editing and a history for `input`
 
 
 def predict(
@@ -46,15 +48,18 @@ def predict(
     rows, inputs = itertools.tee(
         _read_texts(input_path, columns) if input_path else iter(_pair_up(texts, texts_b or []))
     )
-    started, count = time.perf_counter(), 0
-    with _open_output(output_path) as write:
-        for (text, text_b), answered in zip(inputs, answer(rows), strict=True):
+    started, num_rows = time.perf_counter(), 0
+    with open_output(output_path) as write:
+        answered_rows: Iterator[Any] = zip(inputs, answer(rows), strict=True)
+        if output_path:
+            answered_rows = with_progress(answered_rows, total=len(texts) or None, what="Answering")
+        for (text, text_b), answered in answered_rows:
             row = {"text": text} | ({"text_b": text_b} if text_b else {}) | answered
             write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
+            num_rows += 1
     if output_path:
-        rate = count / (time.perf_counter() - started)
-        print(f"{count} answers in {output_path}, {rate:.0f} texts per second.", file=sys.stderr)
+        rate = num_rows / (time.perf_counter() - started)
+        print(f"{count(num_rows, 'answer')} in {output_path}, {rate:.0f} texts per second.", file=sys.stderr)
 
 
 def _pair_up(texts: list[str], texts_b: list[str]) -> list[tuple[str, str]]:
@@ -117,7 +122,7 @@ def generate(
     """Continues texts with a run or an exported model.
 
     Prompts of a file, or with an output file, give one JSON object a line. Others are shown as text, a single one
-    while it is generated; without any, prompts are lines read from standard input.
+    while it is generated. Without any, prompts are the lines of standard input; on a terminal it is a conversation.
 
     Args:
         model: Run folder, or folder of an exported model.
@@ -129,120 +134,145 @@ def generate(
     """
     if input_path and output_path and os.path.exists(output_path) and os.path.samefile(input_path, output_path):
         raise InputError(f"--output {output_path} is the file of the prompts; give another name.")
-    continuer, defaults = _continuer(model, checkpoint)
+    config = _config_of(model, settings, checkpoint)
+    converses = not prompts and not input_path and sys.stdin is not None and sys.stdin.isatty()
+    if input_path:
+        column = config.data.text_column if config else "text"
+        prompts = [text for text, _ in _read_texts(input_path, (column, ""))]
+    elif not prompts and not converses:
+        prompts = _piped_prompts()
+    prompts = [clean(prompt) for prompt in prompts]
+    continuer, defaults = _continuer(model, config, checkpoint)
     chosen = dataclasses.replace(defaults, **settings)
     chosen.stop = tuple(clean(text) for text in chosen.stop)
-    prompts = [clean(prompt) for prompt in prompts]
     if input_path or output_path:
-        texts = prompts or [text for text, _ in _read_texts(input_path, ("text", ""))]
-        with _open_output(output_path) as write:
-            for prompt, answer in _continue_all(continuer, texts, chosen):
+        with open_output(output_path) as write:
+            answers = _continue_all(continuer, prompts, chosen)
+            if output_path:
+                answers = with_progress(answers, total=len(prompts), what="Continuing")
+            for prompt, answer in answers:
                 write(json.dumps({"prompt": prompt, **dataclasses.asdict(answer)}, ensure_ascii=False) + "\n")
         if output_path:
             print(f"Continuations: {output_path}", file=sys.stderr)
-    elif len(prompts) > 1:
-        for prompt, answer in _continue_all(continuer, prompts, chosen):
-            print(f"{prompt}{answer.text}\n{'-' * 20}", flush=True)
-    elif prompts:
+    elif converses:
+        _converse(continuer, chosen)
+    elif len(prompts) == 1 and sys.stdout.isatty() and isinstance(continuer, TextGenerator):
+        _build_graphs(continuer, chosen)
         _stream(continuer, prompts[0], chosen)
     else:
-        for number, prompt in enumerate(_typed_prompts()):
-            _stream(continuer, prompt, dataclasses.replace(chosen, seed=chosen.seed + number))
+        for prompt, answer in _continue_all(continuer, prompts, chosen):
+            print(f"{prompt}{answer.text}" + (f"\n{'-' * 20}" if len(prompts) > 1 else ""), flush=True)
 
 
-def _continuer(model: str, checkpoint: str) -> tuple[TextGenerator | ExportedGenerator, GenerationConfig]:
+Continuer = TextGenerator | ExportedGenerator
+
+
+def _config_of(model: str, settings: dict[str, Any], checkpoint: str) -> ExperimentConfig | None:
+    """Returns the config of a run of a generator, None for an exported model."""
+    if storage.exists(storage.join(model, CONFIG)):
+        config = config_of_run(model, None)
+        if config.task != "generate":
+            raise InputError(f"{model} is a run of task {config.task!r}; scripts/predict.py asks it, with --text.")
+        return config
+    if checkpoint != "best":
+        raise InputError(f"--checkpoint={checkpoint} is for runs; the exported model {model} has one set of weights.")
+    if settings.get("num_beams", 1) > 1:
+        raise InputError(
+            f"--num_beams is {settings['num_beams']}, but an exported model has no beam search; ask the run instead."
+        )
+    return None
+
+
+def _continuer(model: str, config: ExperimentConfig | None, checkpoint: str) -> tuple[Continuer, GenerationConfig]:
     """Returns what continues texts, and how it does where nothing else is asked for."""
-    if not storage.exists(storage.join(model, CONFIG)):
+    if sys.stderr.isatty():
+        print(f"Loading {model} ...", file=sys.stderr)
+    if config is None:
         exported = ExportedGenerator(model)
         return exported, exported.defaults
-    config = config_of_run(model, None)
-    if config.task != "generate":
-        raise InputError(f"{model} is a run of task {config.task!r}; scripts/predict.py asks it, with --text.")
     loaded, _ = load_model(model, config, checkpoint=checkpoint, dtype="float32")
     tokenizer = load_tokenizer(read_facts(model).tokenizer_folder)
     return TextGenerator(loaded, tokenizer, max_length=config.data.max_length), config.generation
 
 
 def _continue_all(
-    continuer: TextGenerator | ExportedGenerator, prompts: list[str], settings: GenerationConfig
+    continuer: Continuer, prompts: list[str], settings: GenerationConfig
 ) -> Iterator[tuple[str, Continuation]]:
     """Yields prompts and their continuations, then says how fast they came, the building of graphs left out."""
     for _ in continuer.generate([""], settings=dataclasses.replace(settings, max_new_tokens=1)):
         pass
-    num_tokens, started = 0, time.perf_counter()
+    num_tokens, num_cut, num_full, started = 0, 0, 0, time.perf_counter()
     for prompt, answer in zip(prompts, continuer.generate(prompts, settings=settings), strict=True):
         num_tokens += len(answer.token_ids)
-        _say_cut(answer.prompt_cut)
+        num_cut += answer.prompt_cut > 0
+        num_full += answer.finish_reason == "length" and len(answer.token_ids) < settings.max_new_tokens
         yield prompt, answer
-    _print_speed(len(prompts), num_tokens, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    _say_what_did_not_fit(num_cut, num_full, continuer.max_length)
+    _print_speed(len(prompts), num_tokens, seconds)
 
 
-def _stream(continuer: TextGenerator | ExportedGenerator, prompt: str, settings: GenerationConfig) -> None:
-    """Shows a prompt and its continuation, as it comes where somebody looks on."""
-    if isinstance(continuer, ExportedGenerator) or not sys.stdout.isatty():
-        for _, answer in _continue_all(continuer, [prompt], settings):
-            print(prompt + answer.text, flush=True)
-        return
+def _build_graphs(continuer: Continuer, settings: GenerationConfig) -> None:
+    """Has what is traced at the first call traced now."""
     for _ in continuer.stream("", settings=dataclasses.replace(settings, max_new_tokens=8)):
-        pass  # builds the graphs
-    _say_cut(continuer.count_cut(prompt))
+        pass
+
+
+def _converse(continuer: Continuer, settings: GenerationConfig) -> None:
+    """Continues what is typed until the end of the input. Ctrl-C ends a continuation."""
+    _build_graphs(continuer, settings)
+    print("Type a beginning and Enter; \\n stands for a new line. Ctrl-C stops a text, Ctrl-D ends.", file=sys.stderr)
+    for number in itertools.count():
+        try:
+            prompt = clean(input("> ").replace("\\n", "\n"))
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        try:
+            _stream(continuer, prompt, dataclasses.replace(settings, seed=settings.seed + number))
+        except KeyboardInterrupt:
+            print(flush=True)
+
+
+def _stream(continuer: Continuer, prompt: str, settings: GenerationConfig) -> None:
+    """Shows a prompt and its continuation as it comes."""
     print(prompt, end="", flush=True)
-    text, started = "", time.perf_counter()
-    for piece in continuer.stream(prompt, settings=settings):
-        text += piece
-        print(piece, end="", flush=True)
+    started, last = time.perf_counter(), Piece("", 0)
+    for last in continuer.stream(prompt, settings=settings):
+        print(last.text, end="", flush=True)
     print(flush=True)
-    _print_speed(1, continuer.count_tokens(text), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    is_full = last.finish_reason == "length" and last.num_tokens < settings.max_new_tokens
+    _say_what_did_not_fit(int(last.prompt_cut > 0), int(is_full), continuer.max_length)
+    _print_speed(1, last.num_tokens, seconds)
 
 
-def _say_cut(num_tokens: int) -> None:
-    if num_tokens:
-        print(f"Too long a prompt: its first {num_tokens} tokens were left out.", file=sys.stderr)
+def _say_what_did_not_fit(num_cut: int, num_full: int, max_length: int) -> None:
+    if num_cut:
+        print(
+            f"{count(num_cut, 'prompt')} too long for the context of {max_length} tokens: the end was kept.",
+            file=sys.stderr,
+        )
+    if num_full:
+        print(
+            f"{count(num_full, 'continuation')} ended early: prompt and continuation filled the context of "
+            f"{max_length} tokens.",
+            file=sys.stderr,
+        )
 
 
 def _print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
-    plural = "" if num_prompts == 1 else "s"
     speed = f"{num_tokens / seconds:,.0f} tokens per second" if seconds and num_tokens else "nothing to time"
-    print(f"{num_prompts} continuation{plural} of {num_tokens} tokens in {seconds:.2f} s, {speed}.", file=sys.stderr)
+    print(
+        f"{count(num_prompts, 'continuation')} of {count(num_tokens, 'token')} in {seconds:.2f} s, {speed}.",
+        file=sys.stderr,
+    )
 
 
-def _typed_prompts() -> Iterator[str]:
-    """Yields the lines of standard input, a backslash and n in them as a line's end; asks for them on a terminal."""
+def _piped_prompts() -> list[str]:
+    """Returns the lines of standard input, a backslash and n in them as a line's end."""
+    if sys.stdin is None:
+        raise InputError("There is no prompt, and no standard input to read one from; give --prompt or --input.")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        print("Type a beginning and Enter; \\n stands for a new line. Ctrl-D ends.", file=sys.stderr)
-    while True:
-        if is_terminal:
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        yield line.removesuffix("\n").replace("\\n", "\n")
-
-
-@contextlib.contextmanager
-def _open_output(path: str) -> Iterator[Callable[[str], Any]]:
-    """Yields the function that writes a line: to the terminal, or to a file that is whole or not there."""
-    if not path:
-        yield sys.stdout.write
-        return
-    partial = Path(f"{path}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        file = open(partial, "w", encoding="utf-8")  # noqa: SIM115 - what opening it says is the user's to mend
-    except OSError as error:
-        raise InputError(f"--output {path} cannot be written: {error.strerror}.") from error
-
-    def write(line: str) -> None:
-        try:
-            file.write(line)
-        except OSError as error:
-            raise RunError(f"Cannot write {path}: {error.strerror}.") from error
-
-    try:
-        with file:
-            yield write
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin]

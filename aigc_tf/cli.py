@@ -7,6 +7,7 @@ Exit status: 0 done, 1 the run failed, 2 something the user handed over does not
 import contextlib
 import dataclasses
 import difflib
+import errno
 import glob
 import importlib
 import os
@@ -74,12 +75,22 @@ def _one_line_errors(is_debugged: bool) -> Iterator[None]:
             _fail(message, status=2)
         if isinstance(error, RunError):
             _fail(message, status=1)
+        kind = type(error).__name__
+        if kind in ("ResourceExhaustedError", "MemoryError"):
+            _fail(
+                f"Out of memory. Lower training.global_batch_size, evaluation.batch_size or data.max_length, or take a "
+                f"smaller model ({_shorten(message, 200)}).",
+                status=1,
+            )
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"Cannot write: {error.strerror}. Make room and run the same command again.", status=1)
         hint = "" if is_debugged else " Run again with --debug to see where."
-        _fail(f"{type(error).__name__}: {_shorten(message)}{hint}", status=1)
+        shown = _shorten(message)
+        _fail(f"{kind}: {shown}{'' if shown.endswith('.') else '.'}{hint}", status=1)
 
 
 def _fail(message: str, *, status: int) -> NoReturn:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(status)
@@ -136,7 +147,8 @@ def export(options: Options) -> None:
 
 def predict(options: Options) -> None:
     """Answers texts with a run or an exported model."""
-    model, source, target = _required_path(options, "model"), _path(options.input), _path(options.output)
+    model = _required_path(options, "model")
+    source, target = _optional_path(options, "input"), _optional_path(options, "output")
     if bool(options.text) == bool(source):
         raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
     if options.text_b and len(options.text_b) != len(options.text or []):
@@ -146,8 +158,7 @@ def predict(options: Options) -> None:
         raise InputError(f"There is no file {source}.{_nearest(source)}")
     if not storage.exists(model):
         raise InputError(f"There is no model {model}.{_nearest(model)}")
-    if target and os.path.exists(target) and not options.overwrite:
-        raise InputError(f"{target} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    _check_output(target, overwrite=options.overwrite)
     asking = _heavy_room("asking")
     with _quiet():
         asking.predict(
@@ -162,7 +173,8 @@ def predict(options: Options) -> None:
 
 def generate(options: Options) -> None:
     """Continues texts with a run or an exported model."""
-    model, source, target = _required_path(options, "model"), _path(options.input), _path(options.output)
+    model = _required_path(options, "model")
+    source, target = _optional_path(options, "input"), _optional_path(options, "output")
     if options.prompt and source:
         raise InputError("Give the prompts with --prompt (once for each), or a file with --input, and not both.")
     if target and not (options.prompt or source):
@@ -171,8 +183,7 @@ def generate(options: Options) -> None:
         raise InputError(f"There is no file {source}.{_nearest(source)}")
     if not storage.exists(model):
         raise InputError(f"There is no model {model}.{_nearest(model)}")
-    if target and os.path.exists(target) and not options.overwrite:
-        raise InputError(f"{target} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    _check_output(target, overwrite=options.overwrite)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(GenerationConfig)}
     settings: dict[str, Any] = {
         name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
@@ -214,6 +225,23 @@ def _required_path(options: Options, name: str) -> str:
         raise InputError(f"--{name} is missing: {HELP[name]}")
     _check_no_file(f"--{name}", path)
     return path
+
+
+def _optional_path(options: Options, name: str) -> str:
+    """Returns the path that a flag gives, empty without the flag."""
+    if getattr(options, name) == "":
+        raise InputError(f"--{name} is empty; give a file, or leave it out.")
+    return _path(getattr(options, name))
+
+
+def _check_output(path: str, *, overwrite: bool) -> None:
+    if os.path.isdir(path):
+        raise InputError(f"--output {path} is a folder; give a file.")
+    if os.path.isfile(path) and not overwrite:  # what is no plain file, such as /dev/null, is written to as it is
+        raise InputError(f"{path} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise InputError(f"--output {path} cannot be written: there is no folder {folder}.")
 
 
 def _check_no_file(what: str, path: str) -> None:

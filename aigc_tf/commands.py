@@ -1,5 +1,6 @@
 """What the scripts do: prepare, train, evaluate, export. The same for every task."""
 
+import contextlib
 import math
 import os
 import sys
@@ -70,12 +71,28 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
         print(f"This run is finished: {newest.step} steps are done.")
         report.print_report(report.read_report(workdir), workdir=workdir)
         return
+    with contextlib.ExitStack() as stack:
+        if devices.is_chief:
+            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
+            stack.enter_context(storage.locked_file(storage.join(workdir, ".lock"), busy=busy))
+        _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
+
+
+def _train(
+    config: ExperimentConfig,
+    workdir: str,
+    *,
+    task: loop.Task,
+    newest: checkpoints.Checkpoint | None,
+    facts: DataFacts,
+    devices: Devices,
+) -> None:
+    door = door_of(config)
     state = loop.build_state(task, config.training, devices)
     if newest:
         loop.restore(state, newest)
         if devices.is_chief:
             loop.repair_folder(workdir, state, newest, task)
-    facts = facts_of(prepared)
     if devices.is_chief:
         describe_run(workdir, config, facts, state.model)
     metric, _ = task.best_metric

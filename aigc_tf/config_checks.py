@@ -54,6 +54,8 @@ def validate(config: ExperimentConfig) -> None:
     ):
         if value not in known:
             raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
+    keeps_text = config.task != "generate" or config.tokenizer.kind != "wordpiece"
+    _require(keeps_text, "tokenizer.kind", config.tokenizer.kind, "'sentencepiece' for a generator, which keeps text")
     _validate_columns(data)
     _validate_labels(data)
     _validate_numbers(config)

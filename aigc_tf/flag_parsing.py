@@ -33,9 +33,10 @@ HELP: dict[str, str] = {
     "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
     "text": "Text to answer; give it once for each text.",
     "text_b": "Second text of a pair; once for each --text.",
-    "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the columns text and text_b.",
+    "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the column text (pairs: and text_b).",
     "output": "JSONL file of the answers; the terminal if left out.",
-    "prompt": "Text to continue; give it once for each. Without it and --input, prompts are read from the terminal.",
+    "prompt": "Text to continue; give it once for each. Without it and --input, prompts are lines of standard input. "
+    "A line's end is typed as $'one\\ntwo' in a shell.",
     "max_new_tokens": "Longest continuation in tokens.",
     "temperature": "Divides the logits; 0: always the likeliest token.",
     "top_k": "Draw from that many likeliest tokens; 0: from all.",
@@ -50,6 +51,8 @@ HELP: dict[str, str] = {
 CHECKPOINTS = ("best", "last")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
+_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed")}
+_VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
     "model": "FOLDER",

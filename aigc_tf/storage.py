@@ -6,6 +6,7 @@ permission) leaves what was there before and raises one sentence.
 
 import atexit
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -204,6 +205,32 @@ def as_local_folder(folder: str | os.PathLike[str]) -> Path:
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy_folder(folder, copy)
     return Path(copy)
+
+
+@contextlib.contextmanager
+def locked_file(path: str | os.PathLike[str], *, busy: str) -> Iterator[None]:
+    """Holds a lock that the operating system frees when the process ends; on an object store there is none.
+
+    Args:
+        path: A local file, which is made and stays.
+        busy: What to say where another process holds it.
+    Raises:
+        RunError: If another process holds it, or the file cannot be made.
+    """
+    if is_remote(path):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with _one_sentence(path):
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            handle = stack.enter_context(open(path, "ab"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(busy) from error
+        except OSError:
+            pass  # a network drive without locks
+        yield
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -563,7 +563,7 @@ def test_a_missing_source_is_told_before_anything_heavy(run, calls):
     [
         (InputError("It does not\n  fit."), 2, "error: It does not fit.\n"),
         (RunError("The disk is full."), 1, "error: The disk is full.\n"),
-        (KeyError("x"), 1, "error: KeyError: 'x' Run again with --debug to see where.\n"),
+        (KeyError("x"), 1, "error: KeyError: 'x'. Run again with --debug to see where.\n"),
         (ValueError("y" * 900), 1, f"error: ValueError: {'y' * 500} ... Run again with --debug to see where.\n"),
         (
             KeyboardInterrupt(),

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from aigc_tf import asking, commands
+from aigc_tf import asking, commands, storage
 from aigc_tf.config import (
     DataConfig,
     EvaluationConfig,
@@ -19,6 +19,7 @@ from aigc_tf.config import (
     ExportConfig,
     InputError,
     ModelConfig,
+    RunError,
     TokenizerConfig,
     TrainingConfig,
     to_json,
@@ -398,6 +399,16 @@ def test_a_broken_config_of_a_run_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: The config is not valid JSON"):
         commands.evaluate(str(tmp_path))
+
+
+def test_two_trainings_into_one_folder_do_not_run_at_once(trained, tmp_path):
+    _, config = trained
+    with (
+        storage.locked_file(tmp_path / "run" / ".lock", busy=""),
+        pytest.raises(RunError, match=r"Another process trains into .*run right now"),
+    ):
+        commands.train(config, str(tmp_path / "run"))
+    assert os.listdir(tmp_path / "run") == [".lock"]
 
 
 def test_a_mistyped_task_is_refused(tmp_path):

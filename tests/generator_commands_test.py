@@ -135,7 +135,8 @@ def test_the_export_says_what_the_run_says(trained, capsys):
     from_export = ask(capsys, folder / "saved_models" / "tiny", prompts, settings=settings)
     assert from_run.out == from_export.out
     assert "tokens per second" in from_run.err
-    assert "Too long a prompt: its first" in from_run.err
+    assert "1 prompt too long for the context of 32 tokens: the end was kept." in from_run.err
+    assert "ended early: prompt and continuation filled the context of 32 tokens." in from_run.err
 
 
 def test_files_of_prompts_give_one_line_each(trained, tmp_path, capsys):

@@ -77,6 +77,9 @@ class ExampleReader:
     ) -> None:
         self._sources, self._data, self._is_labelled, self._verdicts = found, data, is_labelled, verdicts
         self._sizes = [source_size(source) for source in found]
+        self._splits = [source.split for source in found]
+        if len(found) == 1 and found[0].format == "document":
+            self._splits = [found[0].split or "train"]  # wherever the hash would put it
         self.validation_from_train = data.split != "hash" and _lacks_validation(found)
         self.encoder = LabelEncoder(data)
         """Knows the labels that were read so far."""
@@ -114,7 +117,7 @@ class ExampleReader:
             texts: tuple[bytes, ...] = (record.text.encode(),)
             if self._data.text_b_column:
                 texts += (record.text_b.encode(),)
-            given = self._sources[source].split
+            given = self._splits[source]
             yield Example(split_of(texts, given, validation_from_train=self.validation_from_train), texts, label)
 
     def _verdict(self) -> int:

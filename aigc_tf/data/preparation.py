@@ -14,7 +14,6 @@ so the same config and sources give the same bytes, and memory does not grow wit
 
 import collections
 import contextlib
-import fcntl
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError, RunError
+from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data import ledger, sources
 from aigc_tf.data.examples import Example, ExampleReader, find_duplicates, source_size
 from aigc_tf.data.ledger import Counts
@@ -211,7 +210,8 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
     found = sources.find_sources(config.data)
     if config.task == "classify":
         sources.check_labelled(found)
-    with _only_writer(folder):
+    busy = f"Another process prepares {folder} right now; wait until it is done."
+    with storage.locked_file(folder.with_name(f".{folder.name}.lock"), busy=busy):
         _refuse_foreign(folder)
         if folder.exists() and not overwrite:
             prepared = _check_same(folder, config, found)
@@ -261,21 +261,3 @@ def _refuse_foreign(folder: Path) -> None:
         raise InputError(
             f"{folder} is there and is no prepared data set, so it is not replaced; take another data.prepared_dir."
         )
-
-
-@contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Holds a lock, which the operating system frees when the process ends, on making a data set."""
-    path = folder.with_name(f".{folder.name}.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = stack.enter_context(open(path, "ab"))
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"Another process prepares {folder} right now; wait until it is done.") from error
-        except OSError as error:
-            raise RunError(
-                f"Cannot write {path.parent}: {error.strerror}. Set data.prepared_dir to a folder that can be written."
-            ) from error
-        yield

@@ -1,7 +1,8 @@
 """What follows a prompt, and what every way to generate it shares: checked prompts, settings a row, rows of ids."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,22 @@ class Continuation:
     """Of the tokens, and of the end of text where it was chosen, under the model as it is."""
     prompt_cut: int
     """Tokens cut off the beginning of a prompt that is too long."""
+
+
+class Piece(NamedTuple):
+    """What is new of a continuation that is shown as it comes; the last one has the reason of its end."""
+
+    text: str
+    num_tokens: int
+    """Of the continuation so far."""
+    finish_reason: str = ""
+    prompt_cut: int = 0
+
+
+def as_pieces(answers: Iterable[Continuation]) -> Iterator[Piece]:
+    """Yields whole continuations as pieces."""
+    for answer in answers:
+        yield Piece(answer.text, len(answer.token_ids), answer.finish_reason, answer.prompt_cut)
 
 
 def settings_of(config: GenerationConfig, num_rows: int) -> Settings:

@@ -9,7 +9,15 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import GenerationConfig, InputError
 from aigc_tf.generation.stopping import cut_at_stop
-from aigc_tf.serving.continuations import Continuation, check_prompts, clean, continuations, settings_of
+from aigc_tf.serving.continuations import (
+    Continuation,
+    Piece,
+    as_pieces,
+    check_prompts,
+    clean,
+    continuations,
+    settings_of,
+)
 from aigc_tf.serving.generator_signatures import SETTINGS
 from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, load_exported, read_manifest
 
@@ -84,6 +92,6 @@ class ExportedGenerator:
                 else:
                     yield dataclasses.replace(answer, text=cut.decode("utf-8", "replace"), finish_reason="stop")
 
-    def stream(self, prompt: str, *, settings: GenerationConfig | None = None) -> Iterator[str]:
-        """Yields the text of `generate([prompt])` as one piece: a signature answers when it has all."""
-        return (answer.text for answer in self.generate([prompt], settings=settings) if answer.text)
+    def stream(self, prompt: str, *, settings: GenerationConfig | None = None) -> Iterator[Piece]:
+        """Yields `generate([prompt])` as one piece: a signature answers when it has all."""
+        return as_pieces(self.generate([prompt], settings=settings))

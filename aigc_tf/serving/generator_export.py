@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import GenerationConfig
+from aigc_tf.config import GenerationConfig, InputError
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.generator import clone_generator, describe_generator, model_inputs
 from aigc_tf.models.generator_formats import save_hugging_face, save_keras_preset
@@ -57,6 +57,11 @@ def export_generator(
             was added.
     """
     check_name(name)
+    if generation.num_beams > 1:
+        raise InputError(
+            f"generation.num_beams is {generation.num_beams}, but an exported model has no beam search; export it with "
+            "--config.generation.num_beams=1."
+        )
     Continuer(model, tokenizer, max_length=max_length)  # refuses what cannot be served
     with tf.device("CPU:0"):  # see serving.other_process
         served = clone_generator(model, dtype=POLICIES[dtype])

@@ -11,7 +11,6 @@ store it is copied, the manifest last. A number is never used for two models.
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -96,7 +95,8 @@ def publish(
             was added.
     """
     check_name(name)
-    with alone(directory, name):
+    busy = f"Another process is exporting {name!r} to {os.fspath(directory)}; try again later."
+    with storage.locked_file(storage.join(directory, f".{name}.lock"), busy=busy):
         return _publish(publication, storage.join(directory, name), name, source or {})
 
 
@@ -174,29 +174,6 @@ def _signature(function: Any) -> dict[str, Any]:
             name: [value.dtype.name, value.shape.as_list()] for name, value in concrete.structured_outputs.items()
         },
     }
-
-
-@contextlib.contextmanager
-def alone(directory: str | os.PathLike[str], name: str) -> Iterator[None]:
-    """Holds a lock on a model's name: two exports at once would write into one staged folder.
-
-    Raises:
-        RunError: If another process holds it.
-    """
-    if storage.is_remote(directory):
-        yield
-        return
-    storage.make_folder(directory)
-    with open(Path(directory) / f".{name}.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"Another process is exporting {name!r} to {os.fspath(directory)}; try again later."
-            ) from error
-        except OSError:
-            pass  # a network drive without locks
-        yield
 
 
 def _published_versions(base: str) -> list[int]:

@@ -19,13 +19,15 @@ from aigc_tf.generation.stopping import build_stop_table
 from aigc_tf.models.generator import computing_in, is_own
 from aigc_tf.serving.continuations import (
     Continuation,
+    Piece,
+    as_pieces,
     check_prompts,
     clean,
     continuations,
     pad_rows,
     settings_of,
 )
-from aigc_tf.serving.generator_signatures import SETTINGS, Continuer
+from aigc_tf.serving.generator_signatures import FINISH_REASONS, SETTINGS, Continuer
 from aigc_tf.serving.preset_generation import continue_by_preset
 
 _STREAM_TOKENS = 4
@@ -51,7 +53,7 @@ class TextGenerator:
 
     def __init__(self, model: keras.Model, tokenizer: Tokenizer, *, max_length: int, dtype: str = "float32"):
         self._model, self._tokenizer, self._dtype = model, tokenizer, dtype
-        self._max_length = max_length
+        self.max_length = max_length
         self._functions: dict[tuple[int, tuple[str, ...]], _Functions] = {}
         self._is_own = is_own(model)
         if self._is_own:
@@ -76,7 +78,7 @@ class TextGenerator:
                 self._tokenizer,
                 prompts,
                 settings=settings,
-                max_length=self._max_length,
+                max_length=self.max_length,
                 dtype=self._dtype,
             )
         rows_settings = settings_of(settings, len(prompts))
@@ -92,8 +94,8 @@ class TextGenerator:
             outputs = functions.generate(ids, lengths, Settings(*[value[rows] for value in settings]))
             yield from continuations({name: value.numpy() for name, value in outputs.items()})
 
-    def stream(self, prompt: str, *, settings: GenerationConfig) -> Iterator[str]:
-        """Yields the text of `generate([prompt])` piece by piece, as it is generated.
+    def stream(self, prompt: str, *, settings: GenerationConfig) -> Iterator[Piece]:
+        """Yields `generate([prompt])` piece by piece, as it is generated.
 
         What may still become part of a character or of a stop string is held back until it is certain.
 
@@ -102,41 +104,34 @@ class TextGenerator:
         """
         check_prompts([prompt])
         if settings.num_beams > 1 or not self._is_own:  # which of the beams it is shows at the end
-            return (answer.text for answer in self.generate([prompt], settings=settings) if answer.text)
+            return as_pieces(self.generate([prompt], settings=settings))
         return self._stream(self._functions_of(settings), prompt, settings_of(settings, 1), settings.stop)
 
     def _stream(
         self, functions: "_Functions", prompt: str, settings: Settings, stops: tuple[str, ...]
-    ) -> Iterator[str]:
+    ) -> Iterator[Piece]:
         ids, lengths = pad_rows(self._tokenizer.encode([clean(prompt)]))
+        prompt_cut = max(0, int(lengths[0]) - (self.max_length - 1))
         state = functions.start(ids, lengths, settings)
         pieces = _PieceStream([stop.encode() for stop in stops])
         done = 0
         while True:
             count = int(state.lengths[0])
             new = self._tokenizer.decode_bytes(state.token_ids[0, done:count].numpy())
-            has_ended, done = bool(state.finish_reason[0]), count
-            piece = pieces.add(new, cut_bytes=int(state.cut_bytes[0]), is_last=has_ended)
-            if piece:
-                yield piece
-            if has_ended:
+            reason, done = FINISH_REASONS.get(int(state.finish_reason[0]), ""), count
+            text = pieces.add(new, cut_bytes=int(state.cut_bytes[0]), is_last=bool(reason))
+            if text or reason:
+                yield Piece(text, count, reason, prompt_cut)
+            if reason:
                 return
             state = functions.advance(state, settings)
-
-    def count_tokens(self, text: str) -> int:
-        """Returns how many tokens a text is."""
-        return len(self._tokenizer.encode([text])[0])
-
-    def count_cut(self, prompt: str) -> int:
-        """Returns how many tokens at the beginning of a prompt are left out, because it is too long."""
-        return max(0, self.count_tokens(clean(prompt)) - (self._max_length - 1))
 
     def _functions_of(self, settings: GenerationConfig) -> "_Functions":
         key = (settings.num_beams, settings.stop)
         if key not in self._functions:
             pieces = self._tokenizer.piece_bytes() if settings.stop else []
             table = build_stop_table([text.encode() for text in settings.stop], pieces)
-            continuer = Continuer(self._model, self._tokenizer, max_length=self._max_length, stop=table)
+            continuer = Continuer(self._model, self._tokenizer, max_length=self.max_length, stop=table)
             if len(self._functions) == _KEPT_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
             self._functions[key] = _Functions(continuer, self._model, self._dtype, num_beams=settings.num_beams)

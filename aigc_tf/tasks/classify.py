@@ -21,7 +21,7 @@ from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.predictor import predict_texts
 from aigc_tf.serving.publishing import Export
-from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, policy_of
+from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
 from aigc_tf.training import losses
 from aigc_tf.training.loop import EvaluationSplit, Task
 from aigc_tf.training.strategy import Devices
@@ -33,6 +33,7 @@ _EXPORT_SAMPLES = 32
 def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
     """A text classifier: single texts or pairs; classes, several labels, or a number."""
     check_sizes(config, prepared, devices)
+    check_tokenizer(config, prepared)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     packing = build_packing(tokenizer, max_length=config.data.max_length, truncation=config.data.truncation)
     split = prepared.splits["train"]

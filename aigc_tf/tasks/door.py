@@ -1,6 +1,7 @@
 """What every task has: the functions by which it enters the commands, and what a run keeps of its data."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data.prepared import PreparedDataset
+from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.serving.publishing import Export
 from aigc_tf.training.loop import Task
 from aigc_tf.training.strategy import Devices
@@ -83,6 +85,22 @@ def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: De
         raise InputError(
             "training.early_stopping_patience counts evaluations on the validation split, but the data have none; "
             "set it to 0 or prepare the data with a validation split."
+        )
+
+
+def check_tokenizer(config: ExperimentConfig, prepared: PreparedDataset) -> None:
+    """Refuses data whose token ids mean something else to the run that the weights start from.
+
+    Raises:
+        InputError: If `model.source` is a run with another tokenizer.
+    """
+    folder = os.path.join(config.model.source, "tokenizer")
+    if not config.model.source or not os.path.isdir(folder):
+        return
+    if load_tokenizer(folder).sha256() != load_tokenizer(prepared.tokenizer_folder).sha256():
+        raise InputError(
+            f"model.source {config.model.source!r} was trained with another tokenizer than {prepared.folder} was "
+            "prepared with; leave tokenizer.source empty, prepare the data anew, and they have the same."
         )
 
 

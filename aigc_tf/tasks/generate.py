@@ -19,7 +19,7 @@ from aigc_tf.models import generator
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.publishing import Export
 from aigc_tf.serving.text_generator import TextGenerator
-from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, policy_of
+from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
 from aigc_tf.training import losses
 from aigc_tf.training.loop import EvaluationSplit, Task
 from aigc_tf.training.strategy import Devices
@@ -32,6 +32,7 @@ _EXPORT_PROMPT_TOKENS = 16
 def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
     """A generator, trained on contiguous windows of `data.max_length` tokens."""
     check_sizes(config, prepared, devices)
+    check_tokenizer(config, prepared)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     split = prepared.splits["train"]
     check_not_empty(split)

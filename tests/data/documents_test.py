@@ -175,10 +175,17 @@ def test_several_files_give_validation_by_the_hash(tmp_path):
     assert "a tenth of the training split, by hash, is it" in printed
 
 
-def test_one_document_that_the_hash_gives_to_testing_is_one_sentence(tmp_path):
+def test_one_document_is_trained_on_wherever_the_hash_would_put_it(tmp_path):
+    source = write_files(tmp_path, a="a")
+    assert hash_bucket(b"a") == 0  # testing
+    data = prepare(make_config(tmp_path, source, format="document"))
+    assert {name: split.num_examples for name, split in data.splits.items()} == {"train": 1}
+
+
+def test_one_row_that_the_hash_gives_to_testing_is_one_sentence(tmp_path):
     source = write_files(tmp_path, a="a")
     with pytest.raises(InputError, match=r"of 1 rows, 0 are broken, and 1 are in the splits test; add data or change"):
-        prepare(make_config(tmp_path, source, format="document"))
+        prepare(make_config(tmp_path, source, format="text"))
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):

@@ -207,7 +207,7 @@ def test_an_object_store_gets_the_manifest_last_and_reuses_the_number_of_a_kille
 
 
 def test_two_exports_of_one_name_do_not_run_at_once(untried, tokenizer, tmp_path):
-    with publishing.alone(tmp_path, "toy"):
+    with storage.locked_file(tmp_path / ".toy.lock", busy=""):
         with pytest.raises(RunError, match="Another process is exporting 'toy'"):
             export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
         assert export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="other").created

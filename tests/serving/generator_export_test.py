@@ -152,7 +152,7 @@ def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise
     assert (there.defaults, there.max_length) == (settings(stop=("\n",)), MAX_LENGTH)
     (default,) = there.generate(["The quick"])
     assert [default] == list(there.generate(["The quick"], settings=settings(stop=("\n",))))
-    assert list(there.stream("The quick")) == [default.text]
+    assert list(there.stream("The quick")) == [(default.text, len(default.token_ids), default.finish_reason, 0)]
     assert list(there.generate([])) == []
     with pytest.raises(InputError, match="no beam search"):
         there.generate(["x"], settings=settings(num_beams=2))

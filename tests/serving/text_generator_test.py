@@ -71,8 +71,10 @@ def test_row_i_draws_by_seed_plus_i(generator, texts):
 @pytest.mark.parametrize("row", range(len(HOSTILE)))
 def test_a_stream_is_the_text_in_pieces(row, generator, texts):
     pieces = list(generator.stream(HOSTILE[row], settings=settings(seed=3 + row)))
-    assert "".join(pieces) == texts[row]
-    assert all(pieces)
+    (answer,) = generator.generate([HOSTILE[row]], settings=settings(seed=3 + row))
+    assert "".join(piece.text for piece in pieces) == texts[row]
+    assert all(piece.text and not piece.finish_reason for piece in pieces[:-1])
+    assert pieces[-1][1:] == (len(answer.token_ids), answer.finish_reason, answer.prompt_cut)
     assert len(pieces) > 1 or len(texts[row]) < 12
 
 
@@ -90,7 +92,7 @@ def test_a_stop_string_is_cut_off_wherever_it_stands_and_however_it_comes(genera
         assert answer.finish_reason == "stop"
         assert answer.text == spelled.split(stop[0].encode())[0].decode("utf-8", "replace")
         assert answer.token_ids == whole.token_ids[: len(answer.token_ids)]
-        assert "".join(generator.stream(prompt, settings=chosen)) == answer.text
+        assert "".join(piece.text for piece in generator.stream(prompt, settings=chosen)) == answer.text
 
 
 def test_pieces_are_the_text_however_bytes_come_and_whatever_stops_it():
@@ -155,7 +157,7 @@ def test_beams_find_what_is_at_least_as_likely_a_token_and_draw_nothing(generato
         sum(answer.log_probability / max(1, len(answer.token_ids)) for answer in answers) for answers in (beams, greedy)
     ]
     assert totals[0] > totals[1]
-    assert list(generator.stream(PROMPTS[0], settings=settings(num_beams=4))) == [beams[0].text]
+    assert [piece.text for piece in generator.stream(PROMPTS[0], settings=settings(num_beams=4))] == [beams[0].text]
 
 
 def test_what_does_not_fit_is_said_before_anything_is_computed(generator, model, tmp_path):
@@ -175,7 +177,7 @@ def test_no_prompts_and_no_tokens_are_answered(generator):
     assert list(generator.generate([], settings=settings())) == []
     (answer,) = generator.generate(["x"], settings=settings(max_new_tokens=0))
     assert (answer.text, answer.token_ids, answer.finish_reason, answer.log_probability) == ("", (), "length", 0.0)
-    assert list(generator.stream("x", settings=settings(max_new_tokens=0))) == []
+    assert list(generator.stream("x", settings=settings(max_new_tokens=0))) == [("", 0, "length", 0)]
 
 
 def test_rows_of_ids_are_padded_on_the_right():
@@ -217,7 +219,7 @@ def test_another_network_of_keras_nlp_is_continued_by_its_own_generation(preset_
     stop = answers[0].text[1]
     (cut,) = preset_generator.generate(prompts[:1], settings=settings(max_new_tokens=4, top_k=5, stop=(stop,)))
     assert (cut.text, cut.finish_reason) == (answers[0].text.split(stop)[0], "stop")
-    assert list(preset_generator.stream("The", settings=settings(max_new_tokens=0))) == []
+    assert list(preset_generator.stream("The", settings=settings(max_new_tokens=0))) == [("", 0, "length", 0)]
 
 
 def test_a_prompt_follows_the_token_that_the_network_has_for_the_start_of_a_text(preset_generator, monkeypatch):
