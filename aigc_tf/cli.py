@@ -11,6 +11,7 @@ import errno
 import glob
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import traceback
@@ -112,6 +113,7 @@ def prepare(options: Options) -> None:
         print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
         return
     _heavy_room("commands").prepare(config, overwrite=options.overwrite)
+    print(f"Train on it:   python scripts/train.py {_typed_without('overwrite', 'debug')} --workdir=runs/{config.name}")
 
 
 def train(options: Options) -> None:
@@ -122,7 +124,7 @@ def train(options: Options) -> None:
     if not storage.exists(storage.join(prepared, "dataset.json")):
         raise InputError(
             f"There is no prepared data set {prepared}; "
-            f"make it with: python scripts/prepare.py --config={options.config_path}"
+            f"make it with: python scripts/prepare.py {_typed_without('workdir', 'dry_run', 'debug')}"
         )
     _heavy_room("commands").train(config, workdir, dry_run=options.dry_run)
 
@@ -197,6 +199,17 @@ def generate(options: Options) -> None:
         output_path=target,
         checkpoint=options.checkpoint,
     )
+
+
+def _typed_without(*names: str) -> str:
+    """Returns the arguments of this command but for some flags, as a shell takes them: for the next command."""
+    kept, is_value = [], False
+    for argument in sys.argv[1:]:
+        name, is_joined, _ = argument.lstrip("-").partition("=")
+        if not is_value and not (argument.startswith("-") and name in names):
+            kept.append(argument)
+        is_value = not is_value and name == "workdir" and not is_joined and name in names
+    return shlex.join(kept)
 
 
 def _checked_config(options: Options) -> ExperimentConfig:

@@ -196,7 +196,9 @@ def _finish(
         metrics=metrics,
     )
     report.print_report(written, workdir=workdir)
+    ask = door_of(config).ask_script.replace(" ", f" --model={workdir} ")
     print(f"\nLook at it:  tensorboard --logdir={workdir}/logs")
+    print(f'Ask it:      python scripts/{ask}="..."')
     print(f"Export it:   python scripts/export.py --workdir={workdir}")
 
 
@@ -272,11 +274,12 @@ def _print_plan(config: ExperimentConfig, task: loop.Task, devices: Devices) -> 
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     training, order = config.training, task.order
     examples = training.num_steps * training.global_batch_size
+    unit = door_of(config).unit
     table = Table(title=f"Plan of {config.name}", show_header=False, title_justify="left")
     for name, value in {
         "parameters": f"{model.count_params():,} ({trainable:,} trained)",
-        "training examples": f"{order.num_examples:,}",
-        "steps": f"{training.num_steps:,} of {training.global_batch_size} examples, "
+        f"training {unit}": f"{order.num_examples:,}",
+        "steps": f"{training.num_steps:,} of {training.global_batch_size} {unit}, "
         f"{examples / order.num_examples:.2f} epochs",
         "padded lengths": f"{len(order.bucket_lengths)}: {', '.join(map(str, order.bucket_lengths))}",
         "evaluated on": ", ".join(f"{name} ({split.num_batches} batches)" for name, split in task.evaluations.items())

@@ -111,7 +111,7 @@ def _prepared(tmp_path, name="bert_sentiment"):
 
 
 def test_prepare_gets_the_config_with_its_overrides(run, calls, texts):
-    status, _, _ = run(
+    status, shown, _ = run(
         "prepare",
         f"--config={CONFIG}",
         "--config.data.sources=a.csv,b.csv",
@@ -123,6 +123,11 @@ def test_prepare_gets_the_config_with_its_overrides(run, calls, texts):
         "--overwrite",
     )
     assert status == 0
+    assert shown == (
+        f"Train on it:   python scripts/train.py --config={CONFIG} --config.data.sources=a.csv,b.csv "
+        "--config.data.format=auto --config.data.column_names= --config.data.label_column=label "
+        "--config.data.max_length 64 --workdir=runs/bert_sentiment\n"
+    )
     [(name, (config,), kwargs)] = calls
     assert name == "prepare"
     assert kwargs == {"overwrite": True}

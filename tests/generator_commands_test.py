@@ -1,7 +1,14 @@
 """A generator from documents to an export that is asked, through the functions behind the scripts."""
 
+import dataclasses
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +30,7 @@ from aigc_tf.evaluation.report import read_report
 from aigc_tf.training import checkpoints
 from aigc_tf.training.telemetry import read_metrics
 
+ROOT = Path(__file__).parent.parent
 LINES = (
     "The cat sat on the mat.",
     "A dog ran to the red house.",
@@ -156,6 +164,101 @@ def test_typed_lines_are_continued_one_by_one(trained, capsys, monkeypatch):
     shown = ask(capsys, folder / "run").out
     assert shown.startswith("The cat\n")
     assert "A dog" in shown
+
+
+def converse(folder, *, typed, wait_for):
+    """Runs scripts/generate.py on a terminal of its own; types a line each time that the answer to the last is there."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "scripts/generate.py", f"--model={folder}", "--max_new_tokens=8"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "dumb"}
+    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, cwd=ROOT, env=environment)
+    os.close(follower)
+    shown = b""
+    try:
+        for line, sign in zip(typed, wait_for, strict=True):
+            deadline = time.monotonic() + 120
+            while sign not in shown and time.monotonic() < deadline:
+                shown += os.read(leader, 1 << 16)
+            os.write(leader, line)
+            shown = shown.replace(sign, b"")  # looked for anew
+        assert process.wait(timeout=60) == 0
+        return shown.decode()
+    finally:
+        process.kill()
+        os.close(leader)
+
+
+@pytest.mark.slow
+def test_on_a_terminal_it_is_a_conversation(trained):
+    folder, _ = trained
+    shown = converse(folder / "run", typed=[b"The cat\\n\n", b"\x04"], wait_for=[b"> ", b"tokens per second.\r\n> "])
+    assert "Loading" in shown
+    assert "Ctrl-D ends" in shown
+    assert "The cat\r\n" in shown  # with the line's end that was typed
+    assert "1 continuation of" in shown
+
+
+def test_lines_of_a_pipe_are_told_apart_and_need_be_no_utf_8(trained, capsys, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"The cat\n\xff dog\n"), encoding="utf-8"))
+    shown = ask(capsys, folder / "run")
+    first, second, end = shown.out.split("-" * 20 + "\n")
+    assert first.startswith("The cat")
+    assert second.startswith("\ufffd dog")
+    assert not end
+    assert "2 continuations of" in shown.err
+
+
+def test_bytes_of_the_command_line_that_are_no_utf_8_are_question_marks(trained, capsys, tmp_path):
+    folder, _ = trained
+    output = str(tmp_path / "out.jsonl")
+    ask(capsys, folder / "run", ["\udcff x"], output_path=output, settings={"stop": ("\udcff",)})
+    assert json.loads((tmp_path / "out.jsonl").read_text())["prompt"] == "? x"
+
+
+def test_what_a_model_has_not_is_refused_before_it_is_loaded(trained):
+    folder, _ = trained
+    export = str(folder / "saved_models" / "tiny")
+    with pytest.raises(InputError, match="--num_beams is 4, but an exported model has no beam search"):
+        asking.generate(export, prompts=["x"], settings={"num_beams": 4})
+    with pytest.raises(InputError, match="--checkpoint=last is for runs"):
+        asking.generate(export, prompts=["x"], settings={}, checkpoint="last")
+    (folder / "prompts.txt").write_text("The cat\n")
+    with pytest.raises(InputError, match="is the file of the prompts"):
+        path = str(folder / "prompts.txt")
+        asking.generate(export, prompts=[], settings={}, input_path=path, output_path=path)
+
+
+def test_beams_are_not_exported(trained, tmp_path):
+    folder, config = trained
+    with pytest.raises(InputError, match=r"has no beam search; export it with --config\.generation\.num_beams=1"):
+        changed = dataclasses.replace(config, generation=dataclasses.replace(config.generation, num_beams=2))
+        commands.export(str(folder / "run"), config=changed)
+
+
+def test_one_document_is_trained_on_with_samples_and_nothing_to_judge(trained, tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "only.txt").write_text("\n".join(LINES * 40), encoding="utf-8")
+    config = tiny_config(tmp_path)
+    config.data.split, config.data.test_files, config.data.validation_files = "hash", (), ()
+    commands.prepare(config)
+    commands.train(config, str(tmp_path / "run"))
+    shown = capsys.readouterr()
+    assert "sample 1 after step 20" in shown.err
+    assert "There is no metric: the data have neither a validation nor a test split." in shown.out
+    assert read_report(tmp_path / "run")["metrics"] == {}
+
+
+def test_weights_of_a_run_with_another_tokenizer_are_refused(trained, tmp_path):
+    folder, _ = trained
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "valid.txt", "test.txt"):
+        (tmp_path / "texts" / name).write_text("\n".join(["Bird, dog and mat: " + line for line in LINES] * 30))
+    config = tiny_config(tmp_path)
+    commands.prepare(config)
+    config.model.source = str(folder / "run")
+    with pytest.raises(InputError, match="was trained with another tokenizer than"):
+        commands.train(config, str(tmp_path / "run"))
 
 
 def test_a_stop_string_ends_a_continuation_and_beams_draw_nothing(trained, capsys):

@@ -124,7 +124,6 @@ def print_ledger(prepared: PreparedDataset, *, max_length: int, num_special: int
     print_line(
         console, f"\nPrepared data: {prepared.folder} ({_size(files)}, vocabulary of {info['vocabulary_size']:,})."
     )
-    print_line(console, f"Train on it:   python scripts/train.py --config=... --workdir=runs/{prepared.folder.name}")
 
 
 def find_warnings(info: Mapping[str, Any]) -> list[str]:
@@ -135,6 +134,12 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
     """
     splits = info["splits"]
     warnings = [f"There is no {split} split." for split in SPLIT_NAMES if split not in splits]
+    tables = [source["uri"] for source in info.get("sources", []) if _is_table_as_text(source)]
+    if tables:
+        warnings.append(
+            f"With data.format 'document' a table is one text, commas and quotes included: {_some(tables)}. "
+            "Leave data.format at 'auto' to read its rows."
+        )
     counts = splits["train"].get("label_counts", {})
     missing = [name for name, count in counts.items() if not count]
     if info["problem_type"] == "single_label" and len(counts) - len(missing) == 1:
@@ -151,6 +156,11 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
     if empty:
         warnings.append(f"{empty:,} examples have no token: their text is empty or white space.")
     return warnings
+
+
+def _is_table_as_text(source: Mapping[str, Any]) -> bool:
+    name = source["uri"].removesuffix(".gz")
+    return source["format"] == "document" and name.endswith((".csv", ".tsv", ".jsonl", ".ndjson"))
 
 
 def _sources_table(info: Mapping[str, Any]) -> Table:

@@ -172,7 +172,15 @@ class WindowSource(BatchSource):
         }
 
 
-def check_not_empty(split: PreparedSplit) -> None:
-    """Refuses documents that are all empty."""
+def check_size(split: PreparedSplit, length: int) -> None:
+    """Refuses documents that are all empty, and windows longer than all documents together.
+
+    Raises:
+        InputError: If they are.
+    """
     if not int(split.document_ends[-1]):
         raise InputError("The documents of the training split are all empty; prepare texts with something in them.")
+    if length > num_targets(split):
+        raise InputError(
+            f"data.max_length is {length}, but the training documents are {num_targets(split)} tokens in all; lower it."
+        )

@@ -172,8 +172,10 @@ def print_report(
     """
     console = console or Console()
     metrics = report["metrics"]
-    console.print(_metrics_table(metrics))
-    if metrics:
+    if not metrics:
+        console.print("There is no metric: the data have neither a validation nor a test split.")
+    else:
+        console.print(_metrics_table(metrics))
         split = split if split in metrics else list(metrics)[-1]
         per_class, matrix = metrics[split].get("per_class"), metrics[split].get("confusion_matrix")
         if per_class:

@@ -202,5 +202,6 @@ DOOR = TaskDoor(
     answer=answer_classification,
     draw=draw_confusions,
     ask_script="predict.py --text",
+    unit="examples",
     rate="examples_per_second",
 )

@@ -50,6 +50,8 @@ class TaskDoor:
     """Metrics of an evaluation -> pictures by tag, `(H, W, 3)` uint8."""
     ask_script: str
     """The script that asks the model, with its flag for a text, for the line that says what comes next."""
+    unit: str
+    """What a batch counts: `examples` or `windows`."""
     rate: str
     """Which speed people look at: `examples_per_second` or `tokens_per_second`."""
 

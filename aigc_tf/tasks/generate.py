@@ -13,7 +13,7 @@ from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data.prepared import PreparedDataset
 from aigc_tf.data.samples import resolve_sample
 from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
-from aigc_tf.data.windows import WindowOrder, WindowSource, check_not_empty, num_targets, window_batches
+from aigc_tf.data.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
 from aigc_tf.evaluation import language_model
 from aigc_tf.models import generator
 from aigc_tf.serving.generator_export import export_generator
@@ -35,8 +35,8 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     check_tokenizer(config, prepared)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     split = prepared.splits["train"]
-    check_not_empty(split)
     length = config.data.max_length
+    check_size(split, length)
     windows_of = functools.partial(
         WindowSource, end_id=_end_of_text(tokenizer), start_id=tokenizer.start_of_text_id, length=length
     )
@@ -174,5 +174,6 @@ DOOR = TaskDoor(
     answer=None,
     draw=lambda metrics, facts: {},
     ask_script="generate.py --prompt",
+    unit="windows",
     rate="tokens_per_second",
 )

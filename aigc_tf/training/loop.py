@@ -222,16 +222,15 @@ def _at_boundary(
     """Evaluates and writes a checkpoint where this step is due one."""
     last = state.step == config.num_steps
     improved = False
-    if "validation" in task.evaluations and (
-        last or (config.evaluate_every and not state.step % config.evaluate_every)
-    ):
+    is_evaluated = last or bool(config.evaluate_every and not state.step % config.evaluate_every)
+    if is_evaluated and "validation" in task.evaluations:
         started = time.perf_counter()
         metrics = evaluator.evaluate("validation")
         improved = _note_evaluation(state, metrics, task.best_metric, config.early_stopping_patience)
         if devices.is_chief:
             watcher.on_evaluation(state.step, "validation", metrics, time.perf_counter() - started)
-            if task.sample:
-                watcher.on_samples(state.step, task.sample(state.model))
+    if is_evaluated and devices.is_chief and task.sample:
+        watcher.on_samples(state.step, task.sample(state.model))
     due = last or improved or state.progress.stopped_early or not state.step % config.checkpoint_every
     if not due or not devices.is_chief:
         return

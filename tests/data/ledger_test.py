@@ -84,6 +84,16 @@ def test_what_is_odd_is_said():
     assert find_warnings(described("multi_label", train=everywhere, validation=everywhere, test=everywhere)) == []
 
 
+def test_a_table_that_is_read_as_one_text_is_said():
+    fine = split(label_counts={"a": 5, "b": 5})
+    sources = [{"uri": "a.txt", "format": "document"}, {"uri": "b.jsonl.gz", "format": "document"}]
+    info = described("none", train=fine, validation=fine, test=fine) | {"sources": sources}
+    assert find_warnings(info) == [
+        "With data.format 'document' a table is one text, commas and quotes included: b.jsonl.gz. "
+        "Leave data.format at 'auto' to read its rows."
+    ]
+
+
 def test_of_many_labels_the_most_frequent_are_shown():
     counts = {f"label {i}": i for i in range(100)}
     lines = ledger._labels({"examples": 4950, "label_counts": counts}).splitlines()

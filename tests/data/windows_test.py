@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aigc_tf.config import InputError
-from aigc_tf.data.windows import WindowOrder, WindowSource, check_not_empty, num_targets, window_batches
+from aigc_tf.data.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
 
 END = 9
 
@@ -115,7 +115,10 @@ def test_the_data_set_gives_the_rows():
 
 def test_empty_documents_alone_are_refused():
     with pytest.raises(InputError, match="all empty"):
-        check_not_empty(Documents([], []))
+        check_size(Documents([], []), 1)
+    check_size(THREE, 8)
+    with pytest.raises(InputError, match=r"data\.max_length is 9, but the training documents are 8 tokens in all"):
+        check_size(THREE, 9)
 
 
 GOLDEN = [[22, 70, 6, 54], [186, 90, 38, 83], [51, 19, 35, 67]]
