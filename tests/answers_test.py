@@ -9,6 +9,11 @@ from aigc_tf.answers import count, open_output, with_progress
 from aigc_tf.config import InputError, RunError
 
 
+def write_and_raise(write, error):
+    write("a line\n")
+    raise error
+
+
 def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text("old")
@@ -23,8 +28,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text("old")
     with pytest.raises(ValueError), open_output(str(path)) as write:
-        write("new\n")
-        raise ValueError
+        write_and_raise(write, ValueError)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["answers.jsonl"]
 
@@ -32,10 +36,9 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 def test_an_interrupted_run_keeps_its_answers_beside_and_says_where(tmp_path, capsys):
     path = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt), open_output(str(path)) as write:
-        write("one\n")
-        raise KeyboardInterrupt
+        write_and_raise(write, KeyboardInterrupt)
     assert os.listdir(tmp_path) == ["answers.jsonl.partial"]
-    assert (tmp_path / "answers.jsonl.partial").read_text() == "one\n"
+    assert (tmp_path / "answers.jsonl.partial").read_text() == "a line\n"
     assert capsys.readouterr().err == f"\nThe answers so far are in {path}.partial.\n"
 
 
@@ -59,11 +62,9 @@ def test_a_link_is_followed_and_a_pipe_written_to(tmp_path):
 
 
 def test_a_disk_that_is_full_is_one_sentence():
-    with (
-        pytest.raises(RunError, match=r"Cannot write /dev/full: No space left on device\."),
-        open_output("/dev/full") as w,
-    ):
-        w("x")
+    full = r"Cannot write /dev/full: No space left on device\."
+    with pytest.raises(RunError, match=full), open_output("/dev/full") as write:
+        write("x")
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):

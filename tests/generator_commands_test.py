@@ -167,7 +167,7 @@ def test_typed_lines_are_continued_one_by_one(trained, capsys, monkeypatch):
 
 
 def converse(folder, *, typed, wait_for):
-    """Runs scripts/generate.py on a terminal of its own; types a line each time that the answer to the last is there."""
+    """Runs scripts/generate.py on a terminal of its own; types a line each time that a sign is there."""
     leader, follower = pty.openpty()
     command = [sys.executable, "scripts/generate.py", f"--model={folder}", "--max_new_tokens=8"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "dumb"}
@@ -224,15 +224,15 @@ def test_what_a_model_has_not_is_refused_before_it_is_loaded(trained):
     with pytest.raises(InputError, match="--checkpoint=last is for runs"):
         asking.generate(export, prompts=["x"], settings={}, checkpoint="last")
     (folder / "prompts.txt").write_text("The cat\n")
+    path = str(folder / "prompts.txt")
     with pytest.raises(InputError, match="is the file of the prompts"):
-        path = str(folder / "prompts.txt")
         asking.generate(export, prompts=[], settings={}, input_path=path, output_path=path)
 
 
 def test_beams_are_not_exported(trained, tmp_path):
     folder, config = trained
+    changed = dataclasses.replace(config, generation=dataclasses.replace(config.generation, num_beams=2))
     with pytest.raises(InputError, match=r"has no beam search; export it with --config\.generation\.num_beams=1"):
-        changed = dataclasses.replace(config, generation=dataclasses.replace(config.generation, num_beams=2))
         commands.export(str(folder / "run"), config=changed)
 
 
