@@ -7,6 +7,11 @@
 A document is a dialogue, and a line of it what one of the two said. So a prompt is a line with its end, and the answer
 is the next line: `generation.stop` ends it there. Type `Hi, how are you?\\n` after the last command.
 
+Test dialogues: 1.797 bits per byte, perplexity 93 (a token is 3.6 bytes); 1,400 steps in about 4 min, 13,600 tokens
+per second (2 cores of an AMD EPYC with avx512_bf16, TensorFlow 2.21, 2026-11-25). So small a model answers in
+sentences, and seldom to the question: `Hi, how are you?` got `I have one day and I love to watch it. It is really
+cool.`
+
 The people who chatted were paid volunteers and nobody moderated them; what the model says is like what they said.
 Dialogues: chitchat-dataset 0.9.0 (MIT).
 """
