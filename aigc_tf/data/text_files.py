@@ -31,8 +31,8 @@ _OTHER_KINDS = {
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it or use gzip",
     b"\x1f\x8b": "compressed twice with gzip; unpack it once",
     b"%PDF": "a PDF document; extract its text",
-    b"\x89PNG": "an image; text is needed",
-    b"\x89HDF": "an HDF5 file; text is needed",
+    b"\x89PNG": "an image; text is needed, so leave it out",
+    b"\x89HDF": "an HDF5 file; text is needed, so leave it out",
     b"ARROW1": "an Arrow file; save it as Parquet",
     b"SQLite format 3": "a SQLite database; export it as CSV",
 }

@@ -160,6 +160,8 @@ def _write_saved_model(module: Any, save_assets: Callable[[Path], None], folder:
         try:
             tf.saved_model.save(module, os.fspath(folder), signatures=module.signatures(), options=options)
         except (AssertionError, tf.errors.OpError) as error:  # an untracked resource; the disk
+            if "No space left on device" in str(error):
+                raise RunError(f"Cannot write {folder}: No space left on device. Nothing was published.") from error
             raise RunError(f"The SavedModel cannot be written: {str(error).splitlines()[0][:300]}") from error
     signatures = {key: _signature(function) for key, function in module.signatures().items()}
     return {"signatures": signatures, "ops": check_ops(folder)}
