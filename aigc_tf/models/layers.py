@@ -56,12 +56,13 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     Args:
         x: Any shape.
         rate: In [0, 1).
-        seed: `(2,)` integers.
+        seed: `(2,)` integers, of which the lower 31 bits count.
     Source: Srivastava et al. 2014, section 10 (scaled while training).
     """
     threshold = round(rate * 2**16)
     size = tf.size(x)
-    bits = tf.random.stateless_uniform([(size + 1) // 2], tf.cast(seed, tf.int64), None, None, tf.uint32)
+    seed = tf.bitwise.bitwise_and(tf.cast(seed, tf.int64), 2**31 - 1)  # of more bits XLA draws other numbers
+    bits = tf.random.stateless_uniform([(size + 1) // 2], seed, None, None, tf.uint32)
     draws = tf.reshape(tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size], tf.shape(x))
     kept = tf.cast(draws >= tf.constant(threshold, tf.uint16), x.dtype)
     return x * (kept * tf.cast(2**16 / (2**16 - threshold), x.dtype))

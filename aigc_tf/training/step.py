@@ -38,9 +38,8 @@ def stateless_seeds(generators: Sequence[keras.random.SeedGenerator], key: tf.Te
         generators: What `seed_generators` found.
         key: `(2,)` int32, a different one for every forward.
     """
-    # Of 31 bits: from larger ones XLA draws other numbers than a plain graph.
     seeds = tf.random.stateless_uniform(
-        [max(len(generators), 1), 2], key, minval=0, maxval=2**31 - 1, dtype=tf.int64, alg="philox"
+        [max(len(generators), 1), 2], key, minval=None, maxval=None, dtype=tf.int64, alg="philox"
     )
     for index, generator in enumerate(generators):
         generator.next = _Seeds(seeds[index])
