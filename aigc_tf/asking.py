@@ -271,8 +271,9 @@ def _print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
 
 def _piped_prompts() -> list[str]:
     """Returns the lines of standard input, a backslash and n in them as a line's end."""
-    if sys.stdin is None:
-        raise InputError("There is no prompt, and no standard input to read one from; give --prompt or --input.")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    return [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin]
+    prompts = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
+    if not prompts:
+        raise InputError("There is no prompt, and nothing on standard input; give --prompt or --input.")
+    return prompts

@@ -209,6 +209,14 @@ def test_lines_of_a_pipe_are_told_apart_and_need_be_no_utf_8(trained, capsys, mo
     assert "2 continuations of" in shown.err
 
 
+@pytest.mark.parametrize("stdin", [None, io.StringIO()])
+def test_nothing_to_continue_is_one_sentence(stdin, trained, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr("sys.stdin", stdin)
+    with pytest.raises(InputError, match="There is no prompt, and nothing on standard input"):
+        asking.generate(str(folder / "run"), prompts=[], settings={})
+
+
 def test_bytes_of_the_command_line_that_are_no_utf_8_are_question_marks(trained, capsys, tmp_path):
     folder, _ = trained
     output = str(tmp_path / "out.jsonl")
