@@ -569,6 +569,17 @@ def test_a_missing_source_is_told_before_anything_heavy(run, calls):
         (InputError("It does not\n  fit."), 2, "error: It does not fit.\n"),
         (RunError("The disk is full."), 1, "error: The disk is full.\n"),
         (KeyError("x"), 1, "error: KeyError: 'x'. Run again with --debug to see where.\n"),
+        (
+            MemoryError("no room"),
+            1,
+            "error: Out of memory. Lower training.global_batch_size, evaluation.batch_size or data.max_length, or take "
+            "a smaller model (no room).\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "error: Cannot write: No space left on device. Make room and run the same command again.\n",
+        ),
         (ValueError("y" * 900), 1, f"error: ValueError: {'y' * 500} ... Run again with --debug to see where.\n"),
         (
             KeyboardInterrupt(),
