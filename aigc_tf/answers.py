@@ -6,7 +6,6 @@ import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -35,26 +34,33 @@ def open_output(path: str) -> Iterator[Callable[[str], Any]]:
         return
     final = os.path.realpath(path)
     is_plain = not os.path.exists(final) or stat.S_ISREG(os.stat(final).st_mode)
-    partial = Path(f"{final}.partial-{uuid.uuid4().hex[:8]}") if is_plain else Path(final)
-    try:
-        with _refused(path, "--output {} cannot be written", InputError):
-            file = open(partial, "w", encoding="utf-8")  # noqa: SIM115 - closed below, where that may fail
+    written = f"{final}.partial-{uuid.uuid4().hex[:8]}" if is_plain else final
+    with _refused(path, "--output {} cannot be written", InputError):
+        file = open(written, "w", encoding="utf-8")  # noqa: SIM115 - closed below, where that may fail
+
+    def write(line: str) -> None:
         with _refused(path, "Cannot write {}", RunError):
-            try:
-                yield file.write
-            except KeyboardInterrupt:
-                file.close()
-                if is_plain and partial.stat().st_size:
-                    kept = f"{path}.partial"
-                    os.replace(partial, f"{final}.partial")
-                    print(f"\nThe answers so far are in {kept}.", file=sys.stderr)
-                raise
+            file.write(line)
+
+    is_kept = not is_plain
+    try:
+        yield write
+        with _refused(path, "Cannot write {}", RunError):
             file.close()
             if is_plain:
-                os.replace(partial, final)
+                os.replace(written, final)
+        is_kept = True
+    except KeyboardInterrupt:
+        file.close()
+        if is_plain and os.path.getsize(written):
+            is_kept = True
+            print(f"\nThe answers so far are in {written}.", file=sys.stderr)
+        raise
     finally:
-        if is_plain:
-            partial.unlink(missing_ok=True)
+        if not is_kept:
+            with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
+                file.close()
+            os.unlink(written)
 
 
 @contextlib.contextmanager

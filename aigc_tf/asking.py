@@ -164,7 +164,7 @@ def generate(
             print(f"{prompt}{answer.text}" + (f"\n{'-' * 20}" if len(prompts) > 1 else ""), flush=True)
 
 
-Continuer = TextGenerator | ExportedGenerator
+LoadedGenerator = TextGenerator | ExportedGenerator
 
 
 def _config_of(model: str, settings: dict[str, Any], checkpoint: str) -> ExperimentConfig | None:
@@ -183,7 +183,9 @@ def _config_of(model: str, settings: dict[str, Any], checkpoint: str) -> Experim
     return None
 
 
-def _continuer(model: str, config: ExperimentConfig | None, checkpoint: str) -> tuple[Continuer, GenerationConfig]:
+def _continuer(
+    model: str, config: ExperimentConfig | None, checkpoint: str
+) -> tuple[LoadedGenerator, GenerationConfig]:
     """Returns what continues texts, and how it does where nothing else is asked for."""
     if sys.stderr.isatty():
         print(f"Loading {model} ...", file=sys.stderr)
@@ -196,7 +198,7 @@ def _continuer(model: str, config: ExperimentConfig | None, checkpoint: str) -> 
 
 
 def _continue_all(
-    continuer: Continuer, prompts: list[str], settings: GenerationConfig
+    continuer: LoadedGenerator, prompts: list[str], settings: GenerationConfig
 ) -> Iterator[tuple[str, Continuation]]:
     """Yields prompts and their continuations, then says how fast they came, the building of graphs left out."""
     for _ in continuer.generate([""], settings=dataclasses.replace(settings, max_new_tokens=1)):
@@ -212,13 +214,13 @@ def _continue_all(
     _print_speed(len(prompts), num_tokens, seconds)
 
 
-def _build_graphs(continuer: Continuer, settings: GenerationConfig) -> None:
+def _build_graphs(continuer: LoadedGenerator, settings: GenerationConfig) -> None:
     """Has what is traced at the first call traced now."""
     for _ in continuer.stream("", settings=dataclasses.replace(settings, max_new_tokens=8)):
         pass
 
 
-def _converse(continuer: Continuer, settings: GenerationConfig) -> None:
+def _converse(continuer: LoadedGenerator, settings: GenerationConfig) -> None:
     """Continues what is typed until the end of the input. Ctrl-C ends a continuation."""
     _build_graphs(continuer, settings)
     print("Type a beginning and Enter; \\n stands for a new line. Ctrl-C stops a text, Ctrl-D ends.", file=sys.stderr)
@@ -234,7 +236,7 @@ def _converse(continuer: Continuer, settings: GenerationConfig) -> None:
             print(flush=True)
 
 
-def _stream(continuer: Continuer, prompt: str, settings: GenerationConfig) -> None:
+def _stream(continuer: LoadedGenerator, prompt: str, settings: GenerationConfig) -> None:
     """Shows a prompt and its continuation as it comes."""
     print(prompt, end="", flush=True)
     started, last = time.perf_counter(), Piece("", 0)

@@ -74,7 +74,8 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
     with contextlib.ExitStack() as stack:
         if devices.is_chief:
             busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
-            stack.enter_context(storage.locked_file(storage.join(workdir, ".lock"), busy=busy))
+            lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
+            stack.enter_context(lock)
         _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
 
 

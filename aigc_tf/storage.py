@@ -208,12 +208,13 @@ def as_local_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def locked_file(path: str | os.PathLike[str], *, busy: str) -> Iterator[None]:
+def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "") -> Iterator[None]:
     """Holds a lock that the operating system frees when the process ends; on an object store there is none.
 
     Args:
         path: A local file, which is made and stays.
         busy: What to say where another process holds it.
+        advice: What to do where the file cannot be made.
     Raises:
         RunError: If another process holds it, or the file cannot be made.
     """
@@ -221,9 +222,12 @@ def locked_file(path: str | os.PathLike[str], *, busy: str) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        with _one_sentence(path):
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        folder = os.path.dirname(os.path.abspath(path))
+        try:
+            os.makedirs(folder, exist_ok=True)
             handle = stack.enter_context(open(path, "ab"))
+        except OSError as error:
+            raise RunError(f"Cannot write {folder}: {error.strerror}. {advice}".rstrip()) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

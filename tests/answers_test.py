@@ -37,9 +37,19 @@ def test_an_interrupted_run_keeps_its_answers_beside_and_says_where(tmp_path, ca
     path = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt), open_output(str(path)) as write:
         write_and_raise(write, KeyboardInterrupt)
-    assert os.listdir(tmp_path) == ["answers.jsonl.partial"]
-    assert (tmp_path / "answers.jsonl.partial").read_text() == "a line\n"
-    assert capsys.readouterr().err == f"\nThe answers so far are in {path}.partial.\n"
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("answers.jsonl.partial-")
+    assert kept.read_text() == "a line\n"
+    assert capsys.readouterr().err == f"\nThe answers so far are in {kept}.\n"
+    with pytest.raises(KeyboardInterrupt), open_output(str(path)) as write:
+        write_and_raise(write, KeyboardInterrupt)
+    assert len(list(tmp_path.iterdir())) == 2  # the first are still there
+
+
+def test_what_fails_besides_writing_is_no_fault_of_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError), open_output(str(tmp_path / "answers.jsonl")) as write:
+        write_and_raise(write, FileNotFoundError("prompts.csv"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_link_is_followed_and_a_pipe_written_to(tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras_nlp
 import numpy as np
 import pytest
 
@@ -235,6 +236,34 @@ def test_what_a_model_has_not_is_refused_before_it_is_loaded(trained):
     path = str(folder / "prompts.txt")
     with pytest.raises(InputError, match="is the file of the prompts"):
         asking.generate(export, prompts=[], settings={}, input_path=path, output_path=path)
+
+
+@pytest.mark.slow
+def test_another_network_of_keras_nlp_trains_goes_on_and_is_continued(trained, tmp_path, capsys):
+    folder, _ = trained
+    backbone = keras_nlp.models.OPTBackbone(
+        vocabulary_size=340, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32, max_sequence_length=32
+    )
+    backbone.save_to_preset(str(tmp_path / "preset"))
+
+    def train(num_steps, name):
+        config = tiny_config(folder)
+        config.model.source = str(tmp_path / "preset")
+        config.training.num_steps, config.training.schedule = num_steps, "constant"
+        config.evaluation.sample_prompts = ()
+        commands.train(config, str(tmp_path / name))
+
+    train(20, "run")
+    train(40, "run")
+    train(40, "one")
+    once = checkpoints.load_named(str(tmp_path / "one"), "last").weights
+    for path, value in checkpoints.load_named(str(tmp_path / "run"), "last").weights.items():
+        np.testing.assert_array_equal(value, once[path], err_msg=path)
+    assert read_report(tmp_path / "run")["metrics"]["test"]["loss"] < 0.9 * np.log(340)
+    shown = [ask(capsys, tmp_path / "run", ["The cat"], settings={"seed": 1}).out for _ in range(2)]
+    assert shown[0] == shown[1] != "The cat\n"
+    with pytest.raises(InputError, match="GPT-2 is the architecture that is served"):
+        commands.export(str(tmp_path / "run"))
 
 
 def test_beams_are_not_exported(trained, tmp_path):

@@ -211,7 +211,8 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
     if config.task == "classify":
         sources.check_labelled(found)
     busy = f"Another process prepares {folder} right now; wait until it is done."
-    with storage.locked_file(folder.with_name(f".{folder.name}.lock"), busy=busy):
+    advice = "Set data.prepared_dir to a folder that can be written."
+    with storage.locked_file(folder.with_name(f".{folder.name}.lock"), busy=busy, advice=advice):
         _refuse_foreign(folder)
         if folder.exists() and not overwrite:
             prepared = _check_same(folder, config, found)

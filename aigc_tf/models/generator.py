@@ -49,6 +49,7 @@ __all__ = [
     "rebuild_generator",
 ]
 _GENERATED_WIDTH = 64
+"""Lengths that KerasNLP generates are multiples of it, since each is a compilation."""
 _SPARE_IDS = 1024
 """Embeddings beyond the tokenizer's ids that a model may have: their number is often rounded up."""
 

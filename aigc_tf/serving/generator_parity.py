@@ -22,8 +22,8 @@ from aigc_tf.serving.other_process import Answers, Call, bytes_array, call_elsew
 BOUND = 1e-4
 """Largest difference of a log-probability of a continuation."""
 _BATCH = 8
-_NEW_TOKENS = 16
-_TIMED_TOKENS = 64
+_FEW_TOKENS = 16
+_MANY_TOKENS = 64
 _MAX_ALONE = 8
 _MAX_TURNED = 2  # of these in float32; a neighbour that is seen by mistake turns nearly all
 
@@ -96,11 +96,11 @@ def check_parity(
     rows = np.arange(len(prompts))
     batches = [rows[first : first + _BATCH] for first in range(0, len(prompts), _BATCH)]
     alone = rows[:: -(-len(rows) // _MAX_ALONE)]
-    calls = [requests.call(some, _DRAWN, new_tokens=_TIMED_TOKENS) for some in [alone, *np.split(alone, len(alone))]]
+    calls = [requests.call(some, _DRAWN, new_tokens=_MANY_TOKENS) for some in [alone, *np.split(alone, len(alone))]]
     calls += [requests.call(batch, _VARIED) for batch in batches]
     calls += [requests.call(batch, _GREEDY) for batch in [*batches, rows[:0]]]
     calls += [requests.call(batch, _VARIED, function="generate_ids") for batch in batches]
-    calls += 2 * [requests.call(np.resize(rows, _BATCH), _VARIED, new_tokens=_TIMED_TOKENS)] + calls[:1]
+    calls += 2 * [requests.call(np.resize(rows, _BATCH), _VARIED, new_tokens=_MANY_TOKENS)] + calls[:1]
     here, there = _call_here(module, calls), call_elsewhere(folder, calls)
     differences = [_compare(*triple) for triple in zip(calls, here.outputs, there.outputs, strict=True)]
     together = _token_rows(here.outputs[0])
@@ -141,7 +141,7 @@ class _Requests:
         rows: np.ndarray,
         varied: Mapping[str, Sequence[float]],
         *,
-        new_tokens: int = _NEW_TOKENS,
+        new_tokens: int = _FEW_TOKENS,
         function: str = "serving_default",
     ) -> Call:
         if function == "serving_default":

@@ -96,7 +96,8 @@ def publish(
     """
     check_name(name)
     busy = f"Another process is exporting {name!r} to {os.fspath(directory)}; try again later."
-    with storage.locked_file(storage.join(directory, f".{name}.lock"), busy=busy):
+    advice = "Set export.directory to a folder that can be written."
+    with storage.locked_file(storage.join(directory, f".{name}.lock"), busy=busy, advice=advice):
         return _publish(publication, storage.join(directory, name), name, source or {})
 
 

@@ -609,7 +609,9 @@ def test_two_processes_do_not_prepare_the_same_data_set(tmp_path, done):
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "prepared").write_text("a file, not a folder")
-    refuses("Cannot write .*prepared/.task.lock: File exists", tmp_path, "x\tgood", kind=RunError)
+    refuses(
+        "Cannot write .*prepared: File exists. Set data.prepared_dir to a folder", tmp_path, "x\tgood", kind=RunError
+    )
 
 
 def test_a_full_disk_leaves_the_old_data_set_and_nothing_else(tmp_path, done, monkeypatch):
