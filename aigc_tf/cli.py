@@ -1,7 +1,8 @@
 """The door: flags, the config, and every error as one line. A script names one command and the flags it reads.
 
 TensorFlow takes seconds to import, so that waits until flags, config and sources are known to be right.
-Exit status: 0 done, 1 the run failed, 2 something the user handed over does not fit, 130 interrupted.
+Exit status: 0 done, 1 the run failed, 2 something the user handed over does not fit, 130 interrupted (Ctrl-C), 143
+asked to end (SIGTERM).
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 from absl import app
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError, RunError, table
+from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError, Preempted, RunError, table
 from aigc_tf.config_checks import validate, validate_generation
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
@@ -68,6 +69,10 @@ def _one_line_errors(is_debugged: bool) -> Iterator[None]:
         raise SystemExit(141) from None
     except KeyboardInterrupt:
         _fail("Interrupted. What was complete is kept; the same command may be run again.", status=130)
+    except Preempted:
+        _fail(
+            "Asked to end: what is done is in the last checkpoint, and the same command goes on from there.", status=143
+        )
     except Exception as error:  # the one place that must let nothing pass
         if is_debugged:
             traceback.print_exc()

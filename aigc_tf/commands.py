@@ -4,10 +4,12 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +38,9 @@ from aigc_tf.runs import (
 from aigc_tf.tasks import DataFacts, TaskDoor, facts_of
 from aigc_tf.tasks.door import policy_of
 from aigc_tf.training import checkpoints, loop, strategy
+from aigc_tf.training.preemption import stop_requests
 from aigc_tf.training.progress import ProgressBar
+from aigc_tf.training.step_log import StepLog
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.telemetry import Telemetry
 
@@ -97,12 +101,21 @@ def _train(
     if devices.is_chief:
         describe_run(workdir, config, facts, state.model)
     metric, _ = task.best_metric
-    with _Watcher(
-        door, config, workdir, resume_step=state.step, devices=devices, facts=facts, metric=metric
-    ) as watcher:
-        loop.train(task, config.training, workdir, state=state, devices=devices, watcher=watcher)
-    loop.wait_for_all(devices)
-    _finish(config, workdir, task=task, state=state, devices=devices)
+    with stop_requests() as stop_requested:
+        with _Watcher(
+            door, config, workdir, resume_step=state.step, devices=devices, facts=facts, metric=metric
+        ) as watcher:
+            loop.train(
+                task,
+                config.training,
+                workdir,
+                state=state,
+                devices=devices,
+                watcher=watcher,
+                stop_requested=stop_requested,
+            )
+        loop.wait_for_all(devices)
+        _finish(config, workdir, task=task, state=state, devices=devices, stop_requested=stop_requested)
 
 
 def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: str = "best") -> None:
@@ -167,21 +180,35 @@ def _reported_step(workdir: str) -> int | None:
 
 
 def _judge(
-    task: loop.Task, model: keras.Model, devices: Devices, config: ExperimentConfig, *, step: int
+    task: loop.Task,
+    model: keras.Model,
+    devices: Devices,
+    config: ExperimentConfig,
+    *,
+    step: int,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[str, Any]]:
     """Evaluates every split and says of which step the weights are."""
-    evaluator = loop.Evaluator(model, task, devices=devices, jit=config.training.jit == "on")
+    jit = config.training.jit == "on"
+    evaluator = loop.Evaluator(model, task, devices=devices, jit=jit, stop_requested=stop_requested)
     return {split: {"step": step} | evaluator.evaluate(split) for split in task.evaluations}
 
 
 def _finish(
-    config: ExperimentConfig, workdir: str, *, task: loop.Task, state: loop.TrainState, devices: Devices
+    config: ExperimentConfig,
+    workdir: str,
+    *,
+    task: loop.Task,
+    state: loop.TrainState,
+    devices: Devices,
+    stop_requested: Callable[[], bool],
 ) -> None:
     """Judges the best weights on every split and writes the report. Every worker takes part in the evaluation."""
     last_weights = weights_by_path(state.model)
     best = checkpoints.load_named(workdir, "best")
-    checkpoints.assign(state.model.variables, best.weights, what="weights")
-    metrics = _judge(task, state.model, devices, config, step=best.step)
+    weights = best.weights_of(config.evaluation.weights)
+    checkpoints.assign(state.model.variables, weights, what="weights")
+    metrics = _judge(task, state.model, devices, config, step=best.step, stop_requested=stop_requested)
     if not devices.is_chief:
         return
     seconds = state.progress.train_seconds
@@ -219,13 +246,21 @@ class _Watcher:
     ):
         self._door, self._facts = door, facts
         self._metric = metric
-        self._telemetry = Telemetry(
-            workdir, resume_step=resume_step, log_every=config.training.log_every, enabled=devices.is_chief
-        )
+        self._config, self._workdir, self._is_chief = config, workdir, devices.is_chief
+        self._telemetry, self._example_ids = self._open(resume_step)
         self._progress = ProgressBar(
             num_steps=config.training.num_steps, first_step=resume_step, rate=door.rate, enabled=devices.is_chief
         )
-        self._telemetry.config(to_json(config))
+
+    def _open(self, resume_step: int) -> tuple[Telemetry, StepLog | None]:
+        training = self._config.training
+        telemetry = Telemetry(
+            self._workdir, resume_step=resume_step, log_every=training.log_every, enabled=self._is_chief
+        )
+        telemetry.config(to_json(self._config))
+        if not training.log_example_ids or not self._is_chief:
+            return telemetry, None
+        return telemetry, StepLog(storage.join(self._workdir, "example_ids.jsonl"), resume_step=resume_step)
 
     def __enter__(self) -> "_Watcher":
         self._telemetry.__enter__()
@@ -236,6 +271,8 @@ class _Watcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.__exit__(kind, error, trace)
+        if self._example_ids is not None:
+            self._example_ids.__exit__(kind, error, trace)
         self._telemetry.__exit__(kind, error, trace)
 
     def on_start(self, step: int) -> None:
@@ -264,9 +301,29 @@ class _Watcher:
 
     def before_checkpoint(self, step: int) -> None:
         self._telemetry.flush()
+        if self._example_ids is not None:
+            self._example_ids.flush()
 
-    def on_checkpoint(self, step: int, seconds: float) -> None:
+    def on_checkpoint(self, step: int, blocked_seconds: float) -> None:
+        self._telemetry.scalars(step, {"time/checkpoint_blocked_seconds": blocked_seconds})
+
+    def on_written(self, step: int, seconds: float) -> None:
         self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds})
+
+    def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
+        if self._example_ids is not None:
+            for step, ids in enumerate(example_ids.tolist(), start=first_step):
+                self._example_ids.add(step, {"example_ids": ids})
+
+    def on_skipped(self, step: int, message: str) -> None:
+        self._progress.note(message)
+
+    def on_rollback(self, step: int) -> None:
+        self._telemetry.close()
+        if self._example_ids is not None:
+            self._example_ids.close()
+        self._telemetry, self._example_ids = self._open(step)
+        self._progress.note(f"went back to what the run was after step {step}")
 
 
 def _print_plan(config: ExperimentConfig, task: loop.Task, devices: Devices) -> None:

@@ -23,6 +23,10 @@ class RunError(RuntimeError):
     """A run failed for a reason outside its input: disk full, a diverged loss, no network. Exit status 1."""
 
 
+class Preempted(RuntimeError):
+    """A run was asked to end (SIGTERM) and has written a last checkpoint. Exit status 143."""
+
+
 TASK_NAMES = ("classify", "generate")
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
 FORMATS = ("auto", "text", "document", "csv", "tsv", "jsonl", "parquet", "tfrecord")
@@ -33,6 +37,8 @@ SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 JIT_MODES = ("auto", "on", "off")
+BAD_STEP_POLICIES = ("stop", "skip", "rollback")
+WEIGHT_KINDS = ("auto", "raw", "averaged")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -179,6 +185,21 @@ class TrainingConfig:
     """Steps between two evaluations on the validation split. 0: only at the end."""
     early_stopping_patience: int = 0
     """Stop after this many evaluations without a better one. 0: never."""
+    micro_batches: int = 1
+    """Parts that each replica's rows are computed in, one after another (gradient accumulation): less memory, the same
+    result."""
+    recompute: bool = False
+    """Compute the network's blocks again in the backward pass instead of keeping what is inside them: less memory."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, in [0, 1), such as 0.999. 0: none is kept."""
+    on_bad_step: str = "stop"
+    """One of `BAD_STEP_POLICIES`: what happens at a loss or gradient that is not finite, or a spike of the loss."""
+    spike_threshold: float = 0.0
+    """Standard deviations above its running mean from which a step's loss is a spike. 0: spikes are not looked for."""
+    rollback_batches: int = 1
+    """With on_bad_step `rollback`: batches left out from then on, the bad one and those right before it."""
+    log_example_ids: bool = False
+    """Write which examples each step saw to example_ids.jsonl."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -190,6 +211,9 @@ class EvaluationConfig:
     best_metric: str = "auto"
     """Metric of the validation split that names the best checkpoint; `auto`: accuracy, micro_f1 or mse by problem,
     for a generator loss."""
+    weights: str = "auto"
+    """One of `WEIGHT_KINDS`: which weights are judged, exported and asked; `auto`: averaged where training.ema_decay is
+    set."""
     sample_prompts: tuple[str, ...] = ("",)
     """Generators: what is continued after each evaluation, for people to read. Empty: nothing is."""
 
@@ -256,6 +280,12 @@ OPERATIONAL_FIELDS = frozenset(
         "training.log_every",
         "training.checkpoint_every",
         "training.evaluate_every",
+        "training.micro_batches",
+        "training.recompute",
+        "training.on_bad_step",
+        "training.spike_threshold",
+        "training.rollback_batches",
+        "training.log_example_ids",
         "evaluation.batch_size",
         "evaluation.sample_prompts",
         "export.directory",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from aigc_tf.config import (
+    BAD_STEP_POLICIES,
     FORMATS,
     JIT_MODES,
     PRECISIONS,
@@ -17,6 +18,7 @@ from aigc_tf.config import (
     TASK_NAMES,
     TOKENIZER_KINDS,
     TRUNCATIONS,
+    WEIGHT_KINDS,
     DataConfig,
     ExperimentConfig,
     GenerationConfig,
@@ -50,6 +52,8 @@ def validate(config: ExperimentConfig) -> None:
         ("training.precision", training.precision, PRECISIONS),
         ("training.jit", training.jit, JIT_MODES),
         ("training.strategy", training.strategy, STRATEGIES),
+        ("training.on_bad_step", training.on_bad_step, BAD_STEP_POLICIES),
+        ("evaluation.weights", config.evaluation.weights, WEIGHT_KINDS),
         ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
     ):
         if value not in known:
@@ -197,6 +201,9 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "training.checkpoint_every": 1,
         "training.evaluate_every": 0,
         "training.early_stopping_patience": 0,
+        "training.micro_batches": 1,
+        "training.spike_threshold": 0,
+        "training.rollback_batches": 1,
         "evaluation.batch_size": 1,
     }
     flat = flatten(config)
@@ -210,7 +217,8 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     }
     for name, highest in at_most.items():
         _require(flat[name] <= highest, name, flat[name], f"at most {highest}")
-    for name in ("model.dropout", "training.beta_1", "training.beta_2", "training.label_smoothing"):
+    shares = ("model.dropout", "training.beta_1", "training.beta_2", "training.label_smoothing", "training.ema_decay")
+    for name in shares:
         _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
     _require(0 <= config.data.max_bad_share <= 1, "data.max_bad_share", config.data.max_bad_share, "a share in [0, 1]")
     _require(config.training.seed < 2**63, "training.seed", config.training.seed, "below 2**63")
@@ -224,6 +232,10 @@ def _validate_numbers(config: ExperimentConfig) -> None:
             f"training.warmup_steps is {config.training.warmup_steps}, so the rate would never reach its peak; "
             f"it must be below training.num_steps, {config.training.num_steps}."
         )
+    if config.training.rollback_batches > 1 and config.training.on_bad_step != "rollback":
+        raise InputError("training.rollback_batches belongs to training.on_bad_step 'rollback'; set that too.")
+    if config.evaluation.weights == "averaged" and not config.training.ema_decay:
+        raise InputError("evaluation.weights is 'averaged', but no average is kept; set training.ema_decay too.")
     if config.training.early_stopping_patience and not config.training.evaluate_every:
         raise InputError("training.early_stopping_patience counts evaluations; set training.evaluate_every too.")
 

@@ -29,7 +29,7 @@ HELP: dict[str, str] = {
     "workdir": "Folder of the run, such as runs/s1; local or gs://.",
     "dry_run": "Print the resolved config and what would be done, and do nothing.",
     "overwrite": "Replace what is there.",
-    "checkpoint": "Which weights of the run: those judged best on the validation data, or the last.",
+    "checkpoint": "Which weights of the run: those judged best on the validation data, or the last; raw: not averaged.",
     "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
     "text": "Text to answer; give it once for each text.",
     "text_b": "Second text of a pair; once for each --text.",
@@ -48,7 +48,7 @@ HELP: dict[str, str] = {
     "seed": "Of the draws; prompt i draws by seed + i.",
     "debug": "Show the traceback of an error.",
 }
-CHECKPOINTS = ("best", "last")
+CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
 _VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed")}

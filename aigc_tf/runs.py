@@ -141,15 +141,16 @@ def load_model(workdir: str, config: ExperimentConfig, *, checkpoint: str, dtype
     Args:
         workdir: The run folder.
         config: Its config, of `config_of_run`.
-        checkpoint: `best` or `last`.
+        checkpoint: `best` or `last`, with the weights that `evaluation.weights` says; `best_raw` or `last_raw`.
         dtype: A Keras dtype policy, whatever it was trained in.
     Raises:
         InputError: If the run has no checkpoint.
     """
-    loaded = checkpoints.load_named(workdir, checkpoint)
+    loaded = checkpoints.load_named(workdir, checkpoint.removesuffix("_raw"))
+    weights = loaded.weights_of("raw" if checkpoint.endswith("_raw") else config.evaluation.weights)
     description = storage.read_json(storage.join(workdir, ARCHITECTURE_FILE))
     model = door_of(config).rebuild(description, dtype=dtype)
-    load_weights_by_path(model, loaded.weights, source=f"the checkpoint of {workdir}")
+    load_weights_by_path(model, weights, source=f"the checkpoint of {workdir}")
     return model, loaded.step
 
 

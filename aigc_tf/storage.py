@@ -243,6 +243,16 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_read_back(path: str | os.PathLike[str]) -> str:
+    """Returns the sha256 of what the disk or the object store gives back, past what memory still holds of the file."""
+    if is_remote(path):
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    with open(path, "rb") as file:
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def _remote_errors() -> Iterator[None]:
     """Turns the errors of TensorFlow's file layer into those that the same trouble on a local disk gives."""

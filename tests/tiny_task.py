@@ -122,6 +122,7 @@ class ListWatcher:
 
     def __init__(self):
         self.records, self.evaluations, self.checkpoints, self.started = [], [], [], []
+        self.written, self.example_ids, self.skipped, self.rollbacks = [], [], [], []
 
     def on_start(self, step):
         self.started.append(step)
@@ -135,6 +136,19 @@ class ListWatcher:
     def before_checkpoint(self, step):
         self.flushed = step
 
-    def on_checkpoint(self, step, seconds):
+    def on_checkpoint(self, step, blocked_seconds):
         assert self.flushed == step
         self.checkpoints.append(step)
+
+    def on_written(self, step, seconds):
+        self.written.append(step)
+
+    def on_example_ids(self, first_step, example_ids):
+        self.example_ids += [ids.tolist() for ids in example_ids]
+
+    def on_skipped(self, step, message):
+        self.skipped.append((step, message))
+
+    def on_rollback(self, step):
+        self.rollbacks.append(step)
+        self.records = [record for record in self.records if record["step"] <= step]

@@ -163,7 +163,7 @@ def read_architecture(folder: Path) -> dict[str, Any]:
 
 
 def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the best weights of a run folder, or the last ones where none was judged best.
+    """Reads the best weights of a run folder, or the last ones where none was judged best; averaged where it has those.
 
     Raises:
         InputError: If the folder has no checkpoint that can be read.
@@ -174,7 +174,12 @@ def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             step_folder = str(read_json(checkpoints / name).get("folder"))
             if not re.fullmatch(r"step-\d+", step_folder):
                 raise InputError(f"{checkpoints / name} names the folder {step_folder!r}; it must be step-NNNNNNNN.")
-            return read_safetensors(checkpoints / step_folder / "weights.safetensors")
+            weights = read_safetensors(checkpoints / step_folder / "weights.safetensors")
+            frozen = str(read_json(checkpoints / step_folder / "state.json").get("frozen", ""))
+            if frozen:
+                weights |= read_safetensors(checkpoints / os.path.basename(frozen))
+            averages = checkpoints / step_folder / "averages.safetensors"
+            return weights | (read_safetensors(averages) if averages.is_file() else {})
     raise InputError(f"{os.fspath(folder)} has no checkpoint yet; model.source must be a run that wrote one.")
 
 

@@ -17,6 +17,7 @@ from aigc_tf.data.samples import resolve_sample
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.evaluation import classification
 from aigc_tf.models import classifier
+from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.predictor import predict_texts
@@ -91,6 +92,8 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         evaluations=_evaluations(config, prepared, packing, order.bucket_lengths, devices, score=score),
         best_metric=classification.best_metric(problem_type, config.evaluation.best_metric),
         data_sha256=prepared.sha256,
+        judged_weights=config.evaluation.weights,
+        blocks=repeated_blocks,
     )
 
 

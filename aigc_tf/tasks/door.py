@@ -83,6 +83,12 @@ def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: De
                 f"{name} is {size}, which cannot be split evenly over {devices.num_replicas} replicas; "
                 f"take a multiple of {devices.num_replicas}."
             )
+    per_replica = config.training.global_batch_size // devices.num_replicas
+    if per_replica % config.training.micro_batches:
+        raise InputError(
+            f"training.micro_batches is {config.training.micro_batches}, into which the {per_replica} rows of each of "
+            f"the {devices.num_replicas} replica(s) cannot be split evenly; take a divisor of {per_replica}."
+        )
     if config.training.early_stopping_patience and "validation" not in prepared.splits:
         raise InputError(
             "training.early_stopping_patience counts evaluations on the validation split, but the data have none; "

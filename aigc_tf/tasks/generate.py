@@ -16,6 +16,7 @@ from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
 from aigc_tf.data.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
 from aigc_tf.evaluation import language_model
 from aigc_tf.models import generator
+from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.publishing import Export
 from aigc_tf.serving.text_generator import TextGenerator
@@ -71,6 +72,8 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         evaluations=_evaluations(config, prepared, windows_of),
         best_metric=language_model.best_metric(config.evaluation.best_metric),
         data_sha256=prepared.sha256,
+        judged_weights=config.evaluation.weights,
+        blocks=repeated_blocks,
         sample=_sampler(config, tokenizer),
     )
 

@@ -1,21 +1,29 @@
 """Checkpoints of a run: weights and optimizer slots as safetensors, the rest as JSON, all hashed.
 
     checkpoints/
-      step-00000500/weights.safetensors     model.variables by path, without random states
+      step-00000500/weights.safetensors     the model's trained variables by path
+                    averages.safetensors    their moving averages, where the run keeps them
                     optimizer.safetensors   optimizer.variables by path
-                    state.json              step, progress of the run, sha256 of the two
+                    state.json              step, progress of the run, sha256 of every file, the name of the frozen one
+      frozen-<sha256>.safetensors           the variables that no step changes, once for all steps
       best.json                             {"folder", "step", "metric", "value"} of the best evaluation
       last.json                             {"folder", "step"}
 
-A folder gets its name when it is complete and on disk; only then are older ones removed (the newest two and the best
-stay). Reading checks the hashes; a broken newest checkpoint is named and the one before is taken.
+A folder gets its name when it is complete, on disk, read back and found to be what was written; only then are older
+ones removed (the newest two and the best stay). Reading checks the hashes; a broken newest checkpoint is named and the
+one before is taken. `Writer` does all that in a thread, on copies in the host's memory, while training goes on.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -25,7 +33,8 @@ import safetensors.numpy
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 
-_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_WEIGHTS, _AVERAGES, _OPTIMIZER = "weights.safetensors", "averages.safetensors", "optimizer.safetensors"
+_STATE = "state.json"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,14 +42,46 @@ class Checkpoint:
     """What a checkpoint folder holds, on the host."""
 
     step: int
-    """Optimizer steps done."""
+    """Steps done."""
     weights: dict[str, np.ndarray]
+    """By path: what is trained, and when it was read from disk what is frozen too."""
     slots: dict[str, np.ndarray]
     progress: dict[str, Any]
     """What else a run needs to go on: seconds trained, evaluations since the best, ..."""
+    averages: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Moving averages of what is trained, by the path of the weight."""
+    frozen: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """What no step changes, by path; only where it is to be written."""
+
+    def weights_of(self, kind: str) -> dict[str, np.ndarray]:
+        """Returns the weights to judge and to export.
+
+        Args:
+            kind: `raw`, `averaged`, or `auto`: averaged where there are averages.
+        Raises:
+            InputError: If there are no averages.
+        """
+        if kind == "averaged" and not self.averages:
+            raise InputError("This run keeps no averaged weights (training.ema_decay is 0); ask for raw ones.")
+        return self.weights if kind == "raw" else self.weights | self.averages
 
 
-def named_variables(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
+class Best(NamedTuple):
+    """The best evaluation so far."""
+
+    metric: str
+    value: float
+
+
+class Written(NamedTuple):
+    """A checkpoint that is on disk."""
+
+    step: int
+    seconds: float
+    """It took, in the thread."""
+
+
+def named_variables(variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
     """Returns variables by path, without the states of seed generators, which the step does not use.
 
     Raises:
@@ -58,7 +99,7 @@ def named_variables(variables: list[keras.Variable]) -> dict[str, keras.Variable
     return named
 
 
-def to_host(variables: list[keras.Variable]) -> dict[str, np.ndarray]:
+def to_host(variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
     """Copies variables to host arrays by path."""
     return {path: np.asarray(variable.numpy()) for path, variable in named_variables(variables).items()}
 
@@ -87,32 +128,111 @@ def folder_of(workdir: str | os.PathLike[str], *names: str) -> str:
     return storage.join(workdir, "checkpoints", *names)
 
 
+class Writer:
+    """Writes checkpoints one after another in a thread. A context manager; leaving it waits for the last one.
+
+    What fails in the thread is raised by the next call.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self._workdir = workdir
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future[Written] | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The error that ended the run is the one to report.
+        with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():
+            self.wait()
+        self._pool.shutdown()
+
+    def submit(self, checkpoint: Checkpoint, *, best: Best | None = None) -> list[Written]:
+        """Has a checkpoint written, once the one before is; returns that one, if it was not reported yet.
+
+        Args:
+            checkpoint: Copies in the host's memory, which nobody else changes.
+            best: Given where it is the best so far.
+        Raises:
+            RunError: If the one before could not be written.
+        """
+        written = self.wait()
+        self._pending = self._pool.submit(_write, self._workdir, checkpoint, best)
+        return written
+
+    def poll(self) -> list[Written]:
+        """Returns the checkpoint that is done by now and was not reported yet.
+
+        Raises:
+            RunError: If it could not be written.
+        """
+        return self.wait() if self._pending is not None and self._pending.done() else []
+
+    def wait(self) -> list[Written]:
+        """Waits for the checkpoint that is being written.
+
+        Raises:
+            RunError: If it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        return [] if pending is None else [pending.result()]
+
+
+def _write(workdir: str | os.PathLike[str], checkpoint: Checkpoint, best: Best | None) -> Written:
+    started = time.perf_counter()
+    save(workdir, checkpoint)
+    if best is not None:
+        mark_best(workdir, step=checkpoint.step, metric=best.metric, value=best.value)
+    prune(workdir)
+    return Written(checkpoint.step, time.perf_counter() - started)
+
+
 def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint, makes it the last, and removes older ones but the one before and the best.
+    """Writes a checkpoint, reads it back and makes it the last.
 
     Raises:
-        RunError: If the disk is full; the older checkpoints are untouched.
+        RunError: If the disk is full, or gives back something else; the older checkpoints are untouched.
     """
     name = f"step-{checkpoint.step:08d}"
-    parts = {
-        _WEIGHTS: safetensors.numpy.save(checkpoint.weights),
-        _OPTIMIZER: safetensors.numpy.save(checkpoint.slots),
-    }
-    state = {
-        "step": checkpoint.step,
-        "progress": checkpoint.progress,
-        "sha256": {part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
-    }
-    if storage.is_remote(workdir):
-        for part, content in parts.items():
-            storage.write_bytes(folder_of(workdir, name, part), content)
-        storage.write_json(folder_of(workdir, name, _STATE), state)  # last: a folder without it is no checkpoint
-    else:
-        with storage.staged_folder(folder_of(workdir, name), overwrite=True) as staging:
-            for part, content in parts.items():
-                (staging / part).write_bytes(content)
-            storage.write_json(staging / _STATE, state)
+    parts = {_WEIGHTS: checkpoint.weights, _AVERAGES: checkpoint.averages, _OPTIMIZER: checkpoint.slots}
+    hashes: dict[str, str] = {}
+    state = {"step": checkpoint.step, "progress": checkpoint.progress, "sha256": hashes}
+    if checkpoint.frozen:
+        state["frozen"] = _save_frozen(workdir, checkpoint.frozen)
+    with contextlib.ExitStack() as stack:
+        folder: str | Path = folder_of(workdir, name)
+        if not storage.is_remote(workdir):
+            folder = stack.enter_context(storage.staged_folder(folder, overwrite=True))
+        for part, arrays in parts.items():
+            if arrays or part != _AVERAGES:
+                hashes[part] = _write_checked(storage.join(folder, part), safetensors.numpy.save(arrays))
+        storage.write_json(storage.join(folder, _STATE), state)  # last: a remote folder without it is no checkpoint
     storage.write_json(folder_of(workdir, "last.json"), {"folder": name, "step": checkpoint.step})
+
+
+def _save_frozen(workdir: str | os.PathLike[str], frozen: dict[str, np.ndarray]) -> str:
+    """Writes what no step changes, where it is not there yet; returns the name of its file."""
+    content = safetensors.numpy.save(frozen)
+    name = f"frozen-{hashlib.sha256(content).hexdigest()}.safetensors"
+    if not storage.exists(folder_of(workdir, name)):
+        _write_checked(folder_of(workdir, name), content)
+    return name
+
+
+def _write_checked(path: str, content: bytes) -> str:
+    """Writes a file, reads it back and returns its sha256.
+
+    Raises:
+        RunError: If it cannot be written, or something else comes back.
+    """
+    written = hashlib.sha256(content).hexdigest()
+    storage.write_bytes(path, content)
+    if storage.sha256_read_back(path) != written:
+        raise RunError(f"What was written to {path} is not what the disk gives back; look after the disk.")
+    return written
 
 
 def mark_best(workdir: str | os.PathLike[str], *, step: int, metric: str, value: float) -> None:
@@ -204,13 +324,22 @@ def load(folder: str) -> Checkpoint:
     parts: dict[str, dict[str, np.ndarray]] = {}
     try:
         state = storage.read_json(storage.join(folder, _STATE))
-        for part, expected in state["sha256"].items():
-            content = storage.read_bytes(storage.join(folder, part))
+        files = {storage.join(folder, part): (part, expected) for part, expected in state["sha256"].items()}
+        if "frozen" in state:
+            name = state["frozen"]
+            path = storage.join(os.path.dirname(folder), name)
+            files[path] = ("frozen", name.removeprefix("frozen-").removesuffix(".safetensors"))
+        for path, (part, expected) in files.items():
+            content = storage.read_bytes(path)
             if hashlib.sha256(content).hexdigest() != expected:
-                raise RunError(f"Checkpoint {folder} is broken: {part} is not what was written.")
+                raise RunError(f"Checkpoint {folder} is broken: {os.path.basename(path)} is not what was written.")
             parts[part] = safetensors.numpy.load(content)
         return Checkpoint(
-            step=state["step"], weights=parts[_WEIGHTS], slots=parts[_OPTIMIZER], progress=state["progress"]
+            step=state["step"],
+            weights=parts[_WEIGHTS] | parts.get("frozen", {}),
+            slots=parts[_OPTIMIZER],
+            progress=state["progress"],
+            averages=parts.get(_AVERAGES, {}),
         )
     except (OSError, KeyError, TypeError, InputError, safetensors.SafetensorError) as error:
         raise RunError(f"Checkpoint {folder} is broken: {error}") from error

@@ -1,4 +1,4 @@
-"""The outer loop: calls into the graph, records, evaluation, checkpoints, resume.
+"""The outer loop: calls into the graph, records, evaluation, checkpoints, resume, bad steps, the end on request.
 
 One loop for every task and every strategy. A task brings values and functions (`Task`); what it computes per step
 lies in step.py.
@@ -7,20 +7,31 @@ lies in step.py.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import InputError, RunError, TrainingConfig
+from aigc_tf.config import InputError, Preempted, RunError, TrainingConfig
 from aigc_tf.data.batches import BatchSource
 from aigc_tf.data.order import TrainingOrder
 from aigc_tf.data.windows import WindowOrder
-from aigc_tf.training import checkpoints, optimizers
-from aigc_tf.training.step import Losses, Observe, build_evaluate_step, build_run_steps
+from aigc_tf.training import checkpoints, optimizers, skipping
+from aigc_tf.training.averages import averaged, build_averages
+from aigc_tf.training.step import (
+    Losses,
+    LossHistory,
+    Observe,
+    build_evaluate_step,
+    build_inspect_step,
+    build_run_steps,
+)
 from aigc_tf.training.strategy import Devices
+
+_BAD_STEPS_IN_A_ROW = 10
+"""So many bad steps one after another are no fault of their batches: the run stops whatever the policy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +60,10 @@ class Task:
     """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
     data_sha256: str
     """Hash of the prepared data set; a run refuses to go on with another."""
+    judged_weights: str = "auto"
+    """One of config.WEIGHT_KINDS."""
+    blocks: Callable[[keras.Model], Sequence[keras.layers.Layer]] = lambda model: ()
+    """The layers that `training.recompute` computes again in the backward pass."""
     sample: Callable[[keras.Model], list[tuple[str, str]]] | None = None
     """Prompts and what the model makes of each, to be looked at after an evaluation."""
 
@@ -71,8 +86,20 @@ class Watcher(Protocol):
     def before_checkpoint(self, step: int) -> None:
         """What was recorded up to `step` must be on disk now: a resumed run starts from there."""
 
-    def on_checkpoint(self, step: int, seconds: float) -> None:
-        """After a checkpoint is on disk."""
+    def on_checkpoint(self, step: int, blocked_seconds: float) -> None:
+        """After the weights were copied for a checkpoint, which is written while training goes on."""
+
+    def on_written(self, step: int, seconds: float) -> None:
+        """After a checkpoint is on disk, which took so long."""
+
+    def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
+        """After a call into the graph, where ids are asked for: `(steps, B, ...)` int64, the step counted from 1."""
+
+    def on_skipped(self, step: int, message: str) -> None:
+        """After the batch of a step was left out."""
+
+    def on_rollback(self, step: int) -> None:
+        """After the run went back to what it was after `step`: what was recorded since is void."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -87,6 +114,10 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
+    evaluated_step: int = 0
+    """The last step after which there was an evaluation."""
+    loss_history: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """`step.LossHistory`, from which a spike is told."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -98,14 +129,28 @@ class TrainState:
     step: int
     progress: Progress
     data_sha256: str
+    averages: list[keras.Variable] = dataclasses.field(default_factory=list)
+    """Of the model's trainable variables, in their order; empty where none are kept."""
 
     def checkpoint(self) -> checkpoints.Checkpoint:
+        """Returns copies of all that a run goes on from."""
+        trained = self.model.trainable_variables
         return checkpoints.Checkpoint(
             step=self.step,
-            weights=checkpoints.to_host(self.model.variables),
+            weights=checkpoints.to_host(trained),
             slots=checkpoints.to_host(self.optimizer.variables),
             progress=dataclasses.asdict(self.progress) | {"data_sha256": self.data_sha256},
+            averages={
+                variable.path: np.asarray(average.numpy())
+                for variable, average in zip(trained, self.averages, strict=bool(self.averages))
+            },
+            frozen=self._frozen,
         )
+
+    @functools.cached_property
+    def _frozen(self) -> dict[str, np.ndarray]:
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        return checkpoints.to_host(variable for variable in self.model.variables if id(variable) not in trained)
 
 
 def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainState:
@@ -113,7 +158,15 @@ def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainSt
     with devices.strategy.scope():
         model = task.build_model()
         optimizer = optimizers.build_optimizer(config, model.trainable_variables)
-    return TrainState(model=model, optimizer=optimizer, step=0, progress=Progress(), data_sha256=task.data_sha256)
+        averages = build_averages(model.trainable_variables) if config.ema_decay else []
+    return TrainState(
+        model=model,
+        optimizer=optimizer,
+        step=0,
+        progress=Progress(),
+        data_sha256=task.data_sha256,
+        averages=averages,
+    )
 
 
 def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
@@ -130,7 +183,11 @@ def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
         )
     checkpoints.assign(state.model.variables, checkpoint.weights, what="weights")
     checkpoints.assign(state.optimizer.variables, checkpoint.slots, what="optimizer slots")
-    state.step, state.progress = checkpoint.step, Progress(**progress)
+    for variable, average in zip(state.model.trainable_variables, state.averages, strict=bool(state.averages)):
+        average.assign(checkpoint.averages[variable.path])
+    progress = {"evaluated_step": checkpoint.step} | progress  # what runs did not keep before they kept averages
+    history = tuple(progress.pop("loss_history", (0.0, 0.0, 0.0)))
+    state.step, state.progress = checkpoint.step, Progress(**progress, loss_history=history)
 
 
 def repair_folder(workdir: str, state: TrainState, checkpoint: checkpoints.Checkpoint, task: Task) -> None:
@@ -163,85 +220,257 @@ def train(
     state: TrainState,
     devices: Devices,
     watcher: Watcher,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Runs `state` up to `config.num_steps` or an early stop, with checkpoints and evaluations on the way.
 
+    Args:
+        task: What is trained.
+        config: How.
+        workdir: The run folder.
+        state: New, or restored from a checkpoint; it is changed.
+        devices: Where.
+        watcher: Sees what happens.
+        stop_requested: Whether this process was asked to end, looked at between calls into the graph and between the
+            batches of an evaluation.
     Raises:
-        RunError: If the loss or a gradient is not finite, or the disk is full.
+        Preempted: If this process or another worker was asked to end; a last checkpoint is on disk.
+        RunError: If a step is bad and the policy is to stop, or a checkpoint cannot be written.
     """
-    run_steps = build_run_steps(
-        state.model,
-        state.optimizer,
-        task.losses,
-        strategy=devices.strategy,
-        learning_rate=functools.partial(optimizers.learning_rate, config=config),
-        clip_norm=config.clip_norm,
-        seed=config.seed,
-        jit=config.jit == "on",
-    )
-    evaluator = Evaluator(state.model, task, devices=devices, jit=config.jit == "on")
-    feed = _Feed(task, devices, state.step)
-    if devices.is_chief:
-        watcher.on_start(state.step)
-    while state.step < config.num_steps and not state.progress.stopped_early:
-        iterator, num_steps = feed.take(state.step, _steps_to_event(state.step, config))
+    with checkpoints.Writer(workdir) as writer:
+        loop = _Loop(
+            task,
+            config,
+            workdir,
+            state=state,
+            devices=devices,
+            watcher=watcher,
+            writer=writer,
+            stop_requested=stop_requested,
+        )
+        loop.run()
+
+
+class _Loop:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainingConfig,
+        workdir: str,
+        *,
+        state: TrainState,
+        devices: Devices,
+        watcher: Watcher,
+        writer: checkpoints.Writer,
+        stop_requested: Callable[[], bool],
+    ):
+        self._task, self._config, self._workdir = task, config, workdir
+        self._state, self._devices, self._watcher, self._writer = state, devices, watcher, writer
+        self._stop_requested = stop_requested
+        self._run_steps = build_run_steps(
+            state.model,
+            state.optimizer,
+            task.losses,
+            strategy=devices.strategy,
+            learning_rate=functools.partial(optimizers.learning_rate, config=config),
+            config=config,
+            averages=state.averages,
+            blocks=task.blocks(state.model) if config.recompute else (),
+        )
+        self._evaluator = Evaluator(
+            state.model, task, devices=devices, jit=config.jit == "on", stop_requested=stop_requested
+        )
+        self._feed = _Feed(task, devices, state.step)
+        self._omitted = skipping.omitted_steps(workdir, resume_step=state.step)
+        self._bad_in_a_row = 0
+        self._saved_step = state.step
+
+    def run(self) -> None:
+        state, config = self._state, self._config
+        if self._devices.is_chief:
+            self._watcher.on_start(state.step)
+            skipping.cut_back(self._workdir, resume_step=state.step)
+            if config.on_bad_step == "rollback" and not state.step:
+                self._save(improved=False)  # or there would be nothing to go back to before the first one
+        try:
+            if self._is_due_for_evaluation():
+                self._at_boundary()  # the process before was asked to end during this evaluation
+            while state.step < config.num_steps and not state.progress.stopped_early:
+                is_stopping = self._call()
+                if is_stopping:
+                    raise Preempted
+                self._at_boundary()
+        except Preempted:
+            self._save_last()
+            raise
+        self._report_written(self._writer.wait())
+
+    def _call(self) -> bool:
+        """Does the next steps, up to an event or a bad one; returns whether any worker was asked to end."""
+        state = self._state
+        if state.step in self._omitted:
+            return self._leave_out()
+        to_omitted = [step - state.step for step in self._omitted if step > state.step]
+        limit = min([_steps_to_event(state.step, self._config), *to_omitted])
+        iterator, num_steps = self._feed.take(state.step, limit)
         started = time.perf_counter()
-        columns = run_steps(iterator, tf.constant(state.step, tf.int64), tf.constant(num_steps))
-        records = _records(columns, state.step)
+        columns, history = self._run_steps(
+            iterator,
+            tf.constant(state.step, tf.int64),
+            tf.constant(num_steps),
+            LossHistory(*(tf.constant(value, tf.float32) for value in state.progress.loss_history)),
+            tf.constant(self._stop_requested()),
+        )
+        arrays = {name: column.numpy() for name, column in columns.items()}
         seconds = time.perf_counter() - started
-        state.progress.train_seconds += seconds
-        state.step += num_steps
+        records = _records(arrays, state.step)
         tokens = sum(record["train/tokens"] for record in records)
+        state.progress.train_seconds += seconds
         state.progress.train_tokens += tokens
-        if devices.is_chief:
+        steps, mean, variance = (float(value) for value in history)
+        state.progress.loss_history = (steps, mean, variance)
+        if self._devices.is_chief:
             rates = {
-                "time/examples_per_second": num_steps * task.train.global_batch_size / seconds,
+                "time/examples_per_second": len(records) * self._task.train.global_batch_size / seconds,
                 "time/tokens_per_second": tokens / seconds,
             }
-            watcher.on_steps([record | rates for record in records])
-        _check_finite(records, workdir)
-        _at_boundary(task, config, workdir, state=state, evaluator=evaluator, devices=devices, watcher=watcher)
+            self._watcher.on_steps([record | rates for record in records])
+            if self._config.log_example_ids:
+                self._watcher.on_example_ids(state.step + 1, arrays["example_ids"])
+            self._report_written(self._writer.poll())
+        state.step += len(records)
+        if arrays["good"][-1]:
+            self._bad_in_a_row = 0
+        else:
+            self._on_bad_step(records[-1])
+        return bool(arrays["stop"][-1])
+
+    def _leave_out(self) -> bool:
+        """Passes over a batch that a rollback left out: step and schedule go on, weights and slots stay."""
+        self._feed.drop(self._state.step)
+        self._state.step += 1
+        if self._devices.is_chief:
+            self._watcher.on_steps([{"step": self._state.step, "train/skipped": True}])
+        return False
+
+    def _on_bad_step(self, record: dict[str, Any]) -> None:
+        """Writes down which examples made a step bad, and stops, skips the batch, or rolls back, as the policy says.
+
+        The weights are those that the step was computed with.
+        """
+        step, policy = int(record["step"]), self._config.on_bad_step
+        self._bad_in_a_row += 1
+        path = skipping.examples_path(self._workdir, step)
+        rows = self._inspect(step - 1)
+        if self._devices.is_chief:
+            skipping.write_examples(self._workdir, step, rows)
+        what = (
+            f"Step {step} gave a loss of {record['train/loss']:.6g} and a gradient norm of "
+            f"{record['train/gradient_norm']:.6g}" + (", a spike" if record["train/finite"] else "")
+        )
+        look = f"its examples, with their losses: python scripts/inspect_examples.py --workdir={self._workdir}"
+        if policy == "stop" or self._bad_in_a_row == _BAD_STEPS_IN_A_ROW:
+            many = f", the {self._bad_in_a_row}th bad step in a row" if self._bad_in_a_row > 1 else ""
+            raise RunError(
+                f"{what}{many}; training stopped, and the checkpoints in {self._workdir} are from before. "
+                f"Look at its data ({look}), lower training.learning_rate in another --workdir, or go on with "
+                "--config.training.on_bad_step=skip."
+            )
+        first = step if policy == "skip" else max(step - self._config.rollback_batches + 1, 1)
+        if self._devices.is_chief:
+            skipping.append(self._workdir, record, policy=policy, omitted=range(first, step + 1), examples=path)
+            self._watcher.on_skipped(step, f"{what}; {look}")
+        if policy == "rollback":
+            self._roll_back(omitted=range(first - 1, step))
+
+    def _roll_back(self, *, omitted: range) -> None:
+        self._report_written(self._writer.wait())
+        wait_for_all(self._devices)  # the checkpoint and skipped.jsonl are there for every worker
+        newest, _ = checkpoints.load_newest(self._workdir)
+        if newest is None:
+            raise RunError(f"There is no checkpoint in {self._workdir} to go back to.")
+        restore(self._state, newest)
+        if self._devices.is_chief:
+            repair_folder(self._workdir, self._state, newest, self._task)
+            self._watcher.on_rollback(self._state.step)
+        self._omitted |= {step for step in omitted if step >= self._state.step}
+        self._saved_step = self._state.step
+        self._feed = _Feed(self._task, self._devices, self._state.step)
+
+    def _inspect(self, step: int) -> list[dict[str, Any]]:
+        """Returns the examples of a step, counted from 0, with their losses, the greatest first."""
+        inspect_step = build_inspect_step(
+            self._state.model, self._task.losses, strategy=self._devices.strategy, config=self._config
+        )
+        length = self._task.order.batch(step).length
+        batches = distribute(self._task.train, self._devices, first_step=step, num_steps=1, length=length)
+        seen = {name: value.numpy() for name, value in inspect_step(iter(batches), tf.constant(step, tf.int64)).items()}
+        return skipping.rank_examples(**seen)
+
+    def _is_due_for_evaluation(self) -> bool:
+        step, every = self._state.step, self._config.evaluate_every
+        is_due = step == self._config.num_steps or bool(every and not step % every)
+        return is_due and self._state.progress.evaluated_step < step
+
+    def _at_boundary(self) -> None:
+        """Evaluates and writes a checkpoint where this step is due one."""
+        state, config, task = self._state, self._config, self._task
+        improved = False
+        if self._is_due_for_evaluation():
+            judged = state.averages if task.judged_weights != "raw" else []
+            with averaged(judged, state.model.trainable_variables):
+                improved = self._evaluate()
+                if self._devices.is_chief and task.sample:
+                    self._watcher.on_samples(state.step, task.sample(state.model))
+            state.progress.evaluated_step = state.step
+        last = state.step == config.num_steps or state.progress.stopped_early
+        is_due = last or not state.step % config.checkpoint_every
+        if improved or (is_due and state.step != self._saved_step):
+            self._save(improved=improved)
+
+    def _evaluate(self) -> bool:
+        """Returns whether this is the best evaluation so far."""
+        state = self._state
+        if "validation" not in self._task.evaluations:
+            return False
+        started = time.perf_counter()
+        metrics = self._evaluator.evaluate("validation")
+        improved = _note_evaluation(state, metrics, self._task.best_metric, self._config.early_stopping_patience)
+        if self._devices.is_chief:
+            self._watcher.on_evaluation(state.step, "validation", metrics, time.perf_counter() - started)
+        return improved
+
+    def _save(self, *, improved: bool) -> None:
+        """Copies the run and has the copy written while training goes on."""
+        self._saved_step = self._state.step
+        if not self._devices.is_chief:
+            return
+        self._watcher.before_checkpoint(self._state.step)
+        started = time.perf_counter()
+        checkpoint = self._state.checkpoint()
+        name, sign = self._task.best_metric
+        value = self._state.progress.best_value
+        best = checkpoints.Best(name, sign * value) if improved and value is not None else None
+        self._report_written(self._writer.submit(checkpoint, best=best))
+        self._watcher.on_checkpoint(self._state.step, time.perf_counter() - started)
+
+    def _save_last(self) -> None:
+        """Has what is done on disk before the process ends."""
+        if self._saved_step != self._state.step:
+            self._save(improved=False)
+        self._report_written(self._writer.wait())
+
+    def _report_written(self, written: list[checkpoints.Written]) -> None:
+        for checkpoint in written:
+            self._watcher.on_written(checkpoint.step, checkpoint.seconds)
 
 
 def _steps_to_event(step: int, config: TrainingConfig) -> int:
     """Steps until something happens between two calls, at most `steps_per_call`."""
     intervals = [config.steps_per_call, config.checkpoint_every, config.evaluate_every]
     return min([interval - step % interval for interval in intervals if interval] + [config.num_steps - step])
-
-
-def _at_boundary(
-    task: Task,
-    config: TrainingConfig,
-    workdir: str,
-    *,
-    state: TrainState,
-    evaluator: "Evaluator",
-    devices: Devices,
-    watcher: Watcher,
-) -> None:
-    """Evaluates and writes a checkpoint where this step is due one."""
-    last = state.step == config.num_steps
-    improved = False
-    is_evaluated = last or bool(config.evaluate_every and not state.step % config.evaluate_every)
-    if is_evaluated and "validation" in task.evaluations:
-        started = time.perf_counter()
-        metrics = evaluator.evaluate("validation")
-        improved = _note_evaluation(state, metrics, task.best_metric, config.early_stopping_patience)
-        if devices.is_chief:
-            watcher.on_evaluation(state.step, "validation", metrics, time.perf_counter() - started)
-    if is_evaluated and devices.is_chief and task.sample:
-        watcher.on_samples(state.step, task.sample(state.model))
-    due = last or improved or state.progress.stopped_early or not state.step % config.checkpoint_every
-    if not due or not devices.is_chief:
-        return
-    watcher.before_checkpoint(state.step)
-    started = time.perf_counter()
-    checkpoints.save(workdir, state.checkpoint())
-    if improved and state.progress.best_value is not None:
-        name, sign = task.best_metric
-        checkpoints.mark_best(workdir, step=state.step, metric=name, value=sign * state.progress.best_value)
-    checkpoints.prune(workdir)
-    watcher.on_checkpoint(state.step, time.perf_counter() - started)
 
 
 def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tuple[str, int], patience: int) -> bool:
@@ -257,11 +486,11 @@ def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tu
     return False
 
 
-def _records(columns: dict[str, tf.Tensor], first_step: int) -> list[dict[str, float]]:
+def _records(arrays: dict[str, np.ndarray], first_step: int) -> list[dict[str, Any]]:
     """Turns the columns of a call into one record a step, the step counted from 1."""
-    arrays = {name: column.numpy() for name, column in columns.items()}
-    return [
-        {
+    records = []
+    for i in range(len(arrays["loss"])):
+        record = {
             "step": first_step + i + 1,
             "train/loss": float(arrays["loss"][i]),
             "train/weight": float(arrays["weight"][i]),
@@ -272,29 +501,33 @@ def _records(columns: dict[str, tf.Tensor], first_step: int) -> list[dict[str, f
             "train/useful_share": float(arrays["tokens"][i] / arrays["positions"][i]),
             "time/input_seconds": float(arrays["input_seconds"][i]),
         }
-        for i in range(len(arrays["loss"]))
-    ]
-
-
-def _check_finite(records: list[dict[str, float]], workdir: str) -> None:
-    for record in records:
-        if not record["train/finite"]:
-            raise RunError(
-                f"Step {record['step']} gave a loss of {record['train/loss']} and a gradient norm of "
-                f"{record['train/gradient_norm']}; training stopped, and what {workdir} has of checkpoints is from "
-                "before. Try a lower training.learning_rate in another --workdir, or look at the data of that step."
-            )
+        if not arrays["good"][i]:
+            record["train/skipped"] = True
+        records.append(record)
+    return records
 
 
 class Evaluator:
     """Runs the model over whole splits."""
 
-    def __init__(self, model: keras.Model, task: Task, *, devices: Devices, jit: bool):
-        self._task, self._devices = task, devices
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        *,
+        devices: Devices,
+        jit: bool,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ):
+        self._task, self._devices, self._stop_requested = task, devices, stop_requested
         self._evaluate_step = build_evaluate_step(model, task.observe, strategy=devices.strategy, jit=jit)
 
     def evaluate(self, split: str) -> dict[str, Any]:
-        """Returns the task's metrics of a split, the same on every worker."""
+        """Returns the task's metrics of a split, the same on every worker.
+
+        Raises:
+            Preempted: If a worker was asked to end.
+        """
         return self._task.evaluations[split].score(self.observe(split))
 
     def observe(self, split: str) -> dict[str, np.ndarray]:
@@ -305,7 +538,10 @@ class Evaluator:
         )
         batches: list[dict[str, np.ndarray]] = []
         for _ in range(chosen.num_batches):
-            results = {name: value.numpy() for name, value in self._evaluate_step(iterator).items()}
+            observed, is_stopping = self._evaluate_step(iterator, tf.constant(self._stop_requested()))
+            if is_stopping:
+                raise Preempted
+            results = {name: value.numpy() for name, value in observed.items()}
             real = results["weights"] > 0
             batches.append({name: values[real] for name, values in results.items()})
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -346,3 +582,8 @@ class _Feed:
         length = self._task.order.batch(step).length
         batches = distribute(self._task.train, self._devices, first_step=step, num_steps=num_steps, length=length)
         return iter(batches), num_steps
+
+    def drop(self, step: int) -> None:
+        """Passes over the batch of a step."""
+        if self._iterator is not None:
+            next(self._iterator)

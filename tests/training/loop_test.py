@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch)
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.replace", full)
     state.step = 6
     with pytest.raises(RunError, match="No space left on device"):
         checkpoints.save(str(tmp_path), state.checkpoint())

@@ -1,0 +1,32 @@
+"""The blocks of a network: the layers of one class that make up most of it, one after another."""
+
+from collections import defaultdict
+
+import keras
+
+from aigc_tf.config import InputError
+from aigc_tf.models.networks import Decoder, PresetModel
+
+
+def repeated_blocks(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the blocks of a classifier or a generator, in their order.
+
+    In a network of KerasNLP's they are the layers of its backbone whose class holds the most weights of all classes
+    with two layers or more, such as the `TransformerEncoder` of BERT.
+
+    Raises:
+        InputError: If no layer is there twice.
+    """
+    if isinstance(model, Decoder):
+        return list(model.blocks)
+    backbone = model.causal_lm.backbone if isinstance(model, PresetModel) else model.backbone
+    groups: dict[type, list[keras.layers.Layer]] = defaultdict(list)
+    for layer in backbone.layers:
+        groups[type(layer)].append(layer)
+    repeated = [group for group in groups.values() if len(group) > 1 and group[0].count_params()]
+    if not repeated:
+        raise InputError(
+            f"training.recompute needs a network of repeated blocks; {type(backbone).__name__} has none here, so leave "
+            "it out."
+        )
+    return max(repeated, key=lambda group: sum(layer.count_params() for layer in group))

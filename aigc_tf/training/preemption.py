@@ -1,0 +1,22 @@
+"""The request to end that schedulers send before they take a machine away."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether this process has received SIGTERM since; inside, the signal ends nothing."""
+    received: list[int] = []
+
+    def note(signal_number: int, frame: Any) -> None:
+        del frame
+        received.append(signal_number)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,142 @@
+"""Bad steps of a run: which batches were left out and why, and which examples they held.
+
+    skipped.jsonl                       one line a decision, never changed afterwards
+    bad_steps/step-00000123.jsonl       the examples of the batch with their losses, the greatest first
+
+A line of skipped.jsonl is `{"step", "loss", "gradient_norm", "finite", "policy", "omitted", "examples"}`; steps are
+counted from 1, `omitted` are those whose batch is left out. What the policy `skip` decided is decided again when a run
+that was killed comes to that step anew, so such lines are cut back to the checkpoint's step; lines of a rollback stay,
+for the run that goes on from a checkpoint before them leaves those batches out.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from aigc_tf import storage
+from aigc_tf.config import InputError
+
+LOG_NAME = "skipped.jsonl"
+FOLDER_NAME = "bad_steps"
+
+
+def omitted_steps(workdir: str | os.PathLike[str], *, resume_step: int) -> set[int]:
+    """Returns the steps, counted from 0, whose batches a run that goes on after `resume_step` leaves out."""
+    return {step - 1 for line in _kept(workdir, resume_step) for step in line["omitted"] if step > resume_step}
+
+
+def cut_back(workdir: str | os.PathLike[str], *, resume_step: int) -> None:
+    """Removes what a run that goes on after `resume_step` will decide again."""
+    kept = _kept(workdir, resume_step)
+    if len(kept) != len(_read(workdir)):
+        _write(workdir, kept)
+
+
+def append(
+    workdir: str | os.PathLike[str], record: Mapping[str, Any], *, policy: str, omitted: Iterable[int], examples: str
+) -> None:
+    """Adds a decision to skipped.jsonl.
+
+    Args:
+        workdir: The run folder.
+        record: Of the bad step, as metrics.jsonl has it.
+        policy: `skip` or `rollback`.
+        omitted: Steps, counted from 1, whose batches are left out.
+        examples: Where the examples of the bad step are.
+    """
+    line = {
+        "step": record["step"],
+        "loss": _number(record["train/loss"]),
+        "gradient_norm": _number(record["train/gradient_norm"]),
+        "finite": record["train/finite"],
+        "policy": policy,
+        "omitted": list(omitted),
+        "examples": os.path.basename(examples),
+    }
+    _write(workdir, [*_read(workdir), line])
+
+
+def examples_path(workdir: str | os.PathLike[str], step: int) -> str:
+    """Returns where the examples of a bad step, counted from 1, are written."""
+    return storage.join(workdir, FOLDER_NAME, f"step-{step:08d}.jsonl")
+
+
+def write_examples(workdir: str | os.PathLike[str], step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes what `rank_examples` returned."""
+    storage.make_folder(storage.join(workdir, FOLDER_NAME))
+    content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    storage.write_bytes(examples_path(workdir, step), content.encode())
+
+
+def read_examples(workdir: str | os.PathLike[str], step: int = 0) -> tuple[int, list[dict[str, Any]]]:
+    """Returns the step and the examples of a bad step of a run.
+
+    Args:
+        workdir: The run folder.
+        step: Counted from 1. 0: the last one.
+    Raises:
+        InputError: If the run had no such step.
+    """
+    known = [int(name[5:13]) for name in storage.list_folder(storage.join(workdir, FOLDER_NAME)) if name[:5] == "step-"]
+    if not known:
+        raise InputError(f"{os.fspath(workdir)} had no bad step: there is no folder {FOLDER_NAME} in it.")
+    if step and step not in known:
+        raise InputError(f"Step {step} of {os.fspath(workdir)} was not bad; bad were {', '.join(map(str, known))}.")
+    step = step or max(known)
+    lines = storage.read_bytes(examples_path(workdir, step)).splitlines()
+    return step, [json.loads(line) for line in lines]
+
+
+def rank_examples(example_ids: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> list[dict[str, Any]]:
+    """Returns the examples of a batch as JSON-able rows, those that are not finite first, then the greatest loss first.
+
+    Args:
+        example_ids: `(B,)`, or `(B, M)` where a row holds several, -1 for none.
+        losses: `(B,)`, `(B, M)` or one a token, `(B, T)`.
+        weights: As losses.
+    Returns:
+        `{"example_ids", "loss", "weight"}`: weighted mean of the losses and sum of the weights of a row, or of an
+        example where there is one loss for each; a loss that is not finite is a string.
+    """
+    rows = []
+    if example_ids.shape == losses.shape:
+        example_ids, losses, weights = (part.reshape(-1, 1) for part in (example_ids, losses, weights))
+    for ids, values, shares in zip(example_ids.reshape(len(losses), -1), losses, weights, strict=True):
+        values, shares = np.atleast_1d(values).astype(np.float64), np.atleast_1d(shares).astype(np.float64)
+        counted = shares != 0
+        weight = float(shares.sum())
+        if ids.max() < 0 or not counted.any():
+            continue  # fills up a row or a batch
+        loss = float((values[counted] * shares[counted]).sum() / weight)
+        rows.append((loss, {"example_ids": ids[ids >= 0].tolist(), "loss": _number(loss), "weight": weight}))
+    rows.sort(key=lambda row: (math.isfinite(row[0]), -row[0] if math.isfinite(row[0]) else 0.0))
+    return [row for _, row in rows]
+
+
+def _number(value: float) -> float | str:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _kept(workdir: str | os.PathLike[str], resume_step: int) -> list[dict[str, Any]]:
+    return [line for line in _read(workdir) if line["step"] <= resume_step or line["policy"] == "rollback"]
+
+
+def _read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    path = storage.join(workdir, LOG_NAME)
+    if not storage.exists(path):
+        return []
+    try:
+        lines = [json.loads(line) for line in storage.read_bytes(path).splitlines()]
+        return [line | {"step": int(line["step"]), "omitted": list(line["omitted"])} for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not what scripts/train.py writes ({error}); move it away.") from error
+
+
+def _write(workdir: str | os.PathLike[str], lines: Iterable[Mapping[str, Any]]) -> None:
+    content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    storage.write_bytes(storage.join(workdir, LOG_NAME), content.encode())
