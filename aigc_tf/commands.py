@@ -37,11 +37,13 @@ from aigc_tf.runs import (
 )
 from aigc_tf.tasks import DataFacts, TaskDoor, facts_of
 from aigc_tf.tasks.door import policy_of
-from aigc_tf.training import checkpoints, loop, strategy
+from aigc_tf.training import checkpoints, loop, run_state, strategy
+from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.preemption import stop_requests
 from aigc_tf.training.progress import ProgressBar
 from aigc_tf.training.step_log import StepLog
 from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import Task
 from aigc_tf.training.telemetry import Telemetry
 
 
@@ -87,17 +89,17 @@ def _train(
     config: ExperimentConfig,
     workdir: str,
     *,
-    task: loop.Task,
+    task: Task,
     newest: checkpoints.Checkpoint | None,
     facts: DataFacts,
     devices: Devices,
 ) -> None:
     door = door_of(config)
-    state = loop.build_state(task, config.training, devices)
+    state = run_state.build_state(task, config.training, devices)
     if newest:
-        loop.restore(state, newest)
+        run_state.restore(state, newest)
         if devices.is_chief:
-            loop.repair_folder(workdir, state, newest, task)
+            run_state.repair_folder(workdir, state, newest, task)
     if devices.is_chief:
         describe_run(workdir, config, facts, state.model)
     metric, _ = task.best_metric
@@ -180,7 +182,7 @@ def _reported_step(workdir: str) -> int | None:
 
 
 def _judge(
-    task: loop.Task,
+    task: Task,
     model: keras.Model,
     devices: Devices,
     config: ExperimentConfig,
@@ -190,7 +192,7 @@ def _judge(
 ) -> dict[str, dict[str, Any]]:
     """Evaluates every split and says of which step the weights are."""
     jit = config.training.jit == "on"
-    evaluator = loop.Evaluator(model, task, devices=devices, jit=jit, stop_requested=stop_requested)
+    evaluator = Evaluator(model, task, devices=devices, jit=jit, stop_requested=stop_requested)
     return {split: {"step": step} | evaluator.evaluate(split) for split in task.evaluations}
 
 
@@ -198,8 +200,8 @@ def _finish(
     config: ExperimentConfig,
     workdir: str,
     *,
-    task: loop.Task,
-    state: loop.TrainState,
+    task: Task,
+    state: run_state.TrainState,
     devices: Devices,
     stop_requested: Callable[[], bool],
 ) -> None:
@@ -326,7 +328,7 @@ class _Watcher:
         self._progress.note(f"went back to what the run was after step {step}")
 
 
-def _print_plan(config: ExperimentConfig, task: loop.Task, devices: Devices) -> None:
+def _print_plan(config: ExperimentConfig, task: Task, devices: Devices) -> None:
     """Prints what a run would do: parameters, steps, epochs, padded lengths, where it would run."""
     model = task.build_model()
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)

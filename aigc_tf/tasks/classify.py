@@ -24,8 +24,8 @@ from aigc_tf.serving.predictor import predict_texts
 from aigc_tf.serving.publishing import Export
 from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
 from aigc_tf.training import losses
-from aigc_tf.training.loop import EvaluationSplit, Task
 from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import EvaluationSplit, Task
 
 _EXPORT_SAMPLES = 32
 """Examples of the data on which an exported model must answer like the trained one, besides hostile texts."""

@@ -12,8 +12,8 @@ from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data.prepared import PreparedDataset
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.serving.publishing import Export
-from aigc_tf.training.loop import Task
 from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,71 +1,29 @@
 """The outer loop: calls into the graph, records, evaluation, checkpoints, resume, bad steps, the end on request.
 
-One loop for every task and every strategy. A task brings values and functions (`Task`); what it computes per step
-lies in step.py.
+One loop for every task and every strategy. A task brings values and functions (task.py); what it computes per step lies
+in step.py.
 """
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import InputError, Preempted, RunError, TrainingConfig
-from aigc_tf.data.batches import BatchSource
-from aigc_tf.data.order import TrainingOrder
-from aigc_tf.data.windows import WindowOrder
+from aigc_tf.config import Preempted, RunError, TrainingConfig
 from aigc_tf.training import checkpoints, optimizers, skipping
-from aigc_tf.training.averages import averaged, build_averages
-from aigc_tf.training.step import (
-    Losses,
-    LossHistory,
-    Observe,
-    build_evaluate_step,
-    build_inspect_step,
-    build_run_steps,
-)
+from aigc_tf.training.averages import averaged
+from aigc_tf.training.evaluator import Evaluator
+from aigc_tf.training.feed import Feed, distribute
+from aigc_tf.training.state import TrainState, repair_folder, restore
+from aigc_tf.training.step import LossHistory, build_inspect_step, build_run_steps
 from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import Task
 
 _BAD_STEPS_IN_A_ROW = 10
 """So many bad steps one after another are no fault of their batches: the run stops whatever the policy."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSplit:
-    """One pass over a split."""
-
-    source: BatchSource
-    num_batches: int
-    score: Callable[[dict[str, np.ndarray]], dict[str, Any]]
-    """What was observed of all its rows -> its metrics, nested."""
-    length: int | None = None
-    """The padded length of all batches, where shapes must be known."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a task brings to the loop."""
-
-    build_model: Callable[[], keras.Model]
-    losses: Losses
-    observe: Observe
-    order: TrainingOrder | WindowOrder
-    train: BatchSource
-    evaluations: dict[str, EvaluationSplit]
-    best_metric: tuple[str, int]
-    """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
-    data_sha256: str
-    """Hash of the prepared data set; a run refuses to go on with another."""
-    judged_weights: str = "auto"
-    """One of config.WEIGHT_KINDS."""
-    blocks: Callable[[keras.Model], Sequence[keras.layers.Layer]] = lambda model: ()
-    """The layers that `training.recompute` computes again in the backward pass."""
-    sample: Callable[[keras.Model], list[tuple[str, str]]] | None = None
-    """Prompts and what the model makes of each, to be looked at after an evaluation."""
 
 
 class Watcher(Protocol):
@@ -100,103 +58,6 @@ class Watcher(Protocol):
 
     def on_rollback(self, step: int) -> None:
         """After the run went back to what it was after `step`: what was recorded since is void."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Progress:
-    """What a run has to remember besides weights and slots; kept in every checkpoint."""
-
-    train_seconds: float = 0.0
-    """Wall seconds inside training calls, waiting for input included, over all restarts."""
-    train_tokens: float = 0.0
-    """Tokens trained on, padding not counted, over all restarts."""
-    best_value: float | None = None
-    best_step: int = 0
-    evaluations_since_best: int = 0
-    stopped_early: bool = False
-    evaluated_step: int = 0
-    """The last step after which there was an evaluation."""
-    loss_history: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """`step.LossHistory`, from which a spike is told."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class TrainState:
-    """A run in memory."""
-
-    model: keras.Model
-    optimizer: keras.optimizers.Optimizer
-    step: int
-    progress: Progress
-    data_sha256: str
-    averages: list[keras.Variable] = dataclasses.field(default_factory=list)
-    """Of the model's trainable variables, in their order; empty where none are kept."""
-
-    def checkpoint(self) -> checkpoints.Checkpoint:
-        """Returns copies of all that a run goes on from."""
-        trained = self.model.trainable_variables
-        return checkpoints.Checkpoint(
-            step=self.step,
-            weights=checkpoints.to_host(trained),
-            slots=checkpoints.to_host(self.optimizer.variables),
-            progress=dataclasses.asdict(self.progress) | {"data_sha256": self.data_sha256},
-            averages={
-                variable.path: np.asarray(average.numpy())
-                for variable, average in zip(trained, self.averages, strict=bool(self.averages))
-            },
-            frozen=self._frozen,
-        )
-
-    @functools.cached_property
-    def _frozen(self) -> dict[str, np.ndarray]:
-        trained = {id(variable) for variable in self.model.trainable_variables}
-        return checkpoints.to_host(variable for variable in self.model.variables if id(variable) not in trained)
-
-
-def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainState:
-    """Builds model and optimizer under the strategy, at step 0."""
-    with devices.strategy.scope():
-        model = task.build_model()
-        optimizer = optimizers.build_optimizer(config, model.trainable_variables)
-        averages = build_averages(model.trainable_variables) if config.ema_decay else []
-    return TrainState(
-        model=model,
-        optimizer=optimizer,
-        step=0,
-        progress=Progress(),
-        data_sha256=task.data_sha256,
-        averages=averages,
-    )
-
-
-def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
-    """Puts a checkpoint into a state.
-
-    Raises:
-        InputError: If it is of another model or was trained on other data.
-    """
-    progress = dict(checkpoint.progress)
-    if progress.pop("data_sha256", None) != state.data_sha256:
-        raise InputError(
-            "The prepared data set has changed since this run began, so it cannot go on; "
-            "take another --workdir, or prepare the data as they were."
-        )
-    checkpoints.assign(state.model.variables, checkpoint.weights, what="weights")
-    checkpoints.assign(state.optimizer.variables, checkpoint.slots, what="optimizer slots")
-    for variable, average in zip(state.model.trainable_variables, state.averages, strict=bool(state.averages)):
-        average.assign(checkpoint.averages[variable.path])
-    progress = {"evaluated_step": checkpoint.step} | progress  # what runs did not keep before they kept averages
-    history = tuple(progress.pop("loss_history", (0.0, 0.0, 0.0)))
-    state.step, state.progress = checkpoint.step, Progress(**progress, loss_history=history)
-
-
-def repair_folder(workdir: str, state: TrainState, checkpoint: checkpoints.Checkpoint, task: Task) -> None:
-    """Makes the run folder fit the checkpoint that `state` was restored from; called on the chief."""
-    name, sign = task.best_metric
-    progress = state.progress
-    value = sign * (progress.best_value or 0.0)
-    if not checkpoints.repair(workdir, checkpoint, best_step=progress.best_step, metric=name, value=value):
-        progress.best_value, progress.best_step = None, 0  # its weights are gone: the next evaluation is the best
 
 
 def wait_for_all(devices: Devices) -> None:
@@ -282,7 +143,7 @@ class _Loop:
         self._evaluator = Evaluator(
             state.model, task, devices=devices, jit=config.jit == "on", stop_requested=stop_requested
         )
-        self._feed = _Feed(task, devices, state.step)
+        self._feed = Feed(task, devices, state.step)
         self._omitted = skipping.omitted_steps(workdir, resume_step=state.step)
         self._bad_in_a_row = 0
         self._saved_step = state.step
@@ -397,7 +258,7 @@ class _Loop:
             self._watcher.on_rollback(self._state.step)
         self._omitted |= {step for step in omitted if step >= self._state.step}
         self._saved_step = self._state.step
-        self._feed = _Feed(self._task, self._devices, self._state.step)
+        self._feed = Feed(self._task, self._devices, self._state.step)
 
     def _inspect(self, step: int) -> list[dict[str, Any]]:
         """Returns the examples of a step, counted from 0, with their losses, the greatest first."""
@@ -505,85 +366,3 @@ def _records(arrays: dict[str, np.ndarray], first_step: int) -> list[dict[str, A
             record["train/skipped"] = True
         records.append(record)
     return records
-
-
-class Evaluator:
-    """Runs the model over whole splits."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        task: Task,
-        *,
-        devices: Devices,
-        jit: bool,
-        stop_requested: Callable[[], bool] = lambda: False,
-    ):
-        self._task, self._devices, self._stop_requested = task, devices, stop_requested
-        self._evaluate_step = build_evaluate_step(model, task.observe, strategy=devices.strategy, jit=jit)
-
-    def evaluate(self, split: str) -> dict[str, Any]:
-        """Returns the task's metrics of a split, the same on every worker.
-
-        Raises:
-            Preempted: If a worker was asked to end.
-        """
-        return self._task.evaluations[split].score(self.observe(split))
-
-    def observe(self, split: str) -> dict[str, np.ndarray]:
-        """Returns what the task observes of all rows of a split, in the order of its batches."""
-        chosen = self._task.evaluations[split]
-        iterator = iter(
-            distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches, length=chosen.length)
-        )
-        batches: list[dict[str, np.ndarray]] = []
-        for _ in range(chosen.num_batches):
-            observed, is_stopping = self._evaluate_step(iterator, tf.constant(self._stop_requested()))
-            if is_stopping:
-                raise Preempted
-            results = {name: value.numpy() for name, value in observed.items()}
-            real = results["weights"] > 0
-            batches.append({name: values[real] for name, values in results.items()})
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def distribute(
-    source: BatchSource, devices: Devices, *, first_step: int, num_steps: int | None = None, length: int | None = None
-) -> Any:
-    """Returns the distributed data set of a source: each replica gets its rows of each global batch."""
-
-    def dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        del context  # Devices knows this worker's place under every strategy
-        return source.dataset(
-            first_step,
-            first_shard=devices.first_replica,
-            local_shards=devices.local_replicas,
-            num_shards=devices.num_replicas,
-            num_steps=num_steps,
-            length=length,
-        )
-
-    return devices.strategy.distribute_datasets_from_function(dataset)
-
-
-class _Feed:
-    """Hands out the iterator for the next call and how many steps it may take."""
-
-    def __init__(self, task: Task, devices: Devices, first_step: int):
-        self._task, self._devices = task, devices
-        self._iterator = None
-        if not devices.static_shapes:
-            self._iterator = iter(distribute(task.train, devices, first_step=first_step))
-
-    def take(self, step: int, limit: int) -> tuple[Any, int]:
-        if self._iterator is not None:
-            return self._iterator, limit
-        num_steps = min(limit, self._task.order.run_end(step) - step)  # steps of one shape
-        length = self._task.order.batch(step).length
-        batches = distribute(self._task.train, self._devices, first_step=step, num_steps=num_steps, length=length)
-        return iter(batches), num_steps
-
-    def drop(self, step: int) -> None:
-        """Passes over the batch of a step."""
-        if self._iterator is not None:
-            next(self._iterator)

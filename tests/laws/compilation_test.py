@@ -4,13 +4,15 @@ With dropout too for generators of our own layers. In Keras' layers the masks of
 another generator there, which Keras leaves to it.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aigc_tf.config import ModelConfig
 from aigc_tf.models.generator import build_generator
-from aigc_tf.training import checkpoints, loop
+from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.step import forward_key, seed_generators, stateless_seeds
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
@@ -84,7 +86,7 @@ def test_a_run_compiled_by_xla_trains_like_one_that_is_not(tmp_path, strategy, m
         config = tiny_task.training_config(jit=jit, num_steps=4, strategy=strategy, evaluate_every=0)
         task = tiny_task.tiny_task(config, num_buckets=1)  # one shape, one compilation
         devices = build_devices(strategy)
-        state = loop.build_state(task, config, devices)
+        state = run_state.build_state(task, config, devices)
         loop.train(task, config, str(tmp_path / jit), state=state, devices=devices, watcher=tiny_task.ListWatcher())
         return checkpoints.to_host(state.model.variables)
 
@@ -96,13 +98,12 @@ def test_a_run_compiled_by_xla_trains_like_one_that_is_not(tmp_path, strategy, m
 
 def test_shapes_known_per_call_train_like_shapes_that_vary(tmp_path, measure):
     """On TPU a call takes steps of one padded length; the switch must change nothing but the speed."""
-    import dataclasses
 
     def weights(static_shapes):
         config = tiny_task.training_config(num_steps=8, evaluate_every=0)
         task = tiny_task.tiny_task(config, dropout=0.1)
         devices = dataclasses.replace(build_devices("none"), static_shapes=static_shapes)
-        state = loop.build_state(task, config, devices)
+        state = run_state.build_state(task, config, devices)
         watcher = tiny_task.ListWatcher()
         loop.train(task, config, str(tmp_path / str(static_shapes)), state=state, devices=devices, watcher=watcher)
         return checkpoints.to_host(state.model.variables), len(watcher.records)

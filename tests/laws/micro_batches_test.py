@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aigc_tf.training import checkpoints, loop
+from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
 
@@ -14,7 +14,7 @@ def train(tmp_path, *, dropout=0.0, strategy="none", **changes):
     config = tiny_task.training_config(num_steps=20, evaluate_every=0, strategy=strategy, **changes)
     task = tiny_task.tiny_task(config, dropout=dropout, class_weights=(1.0, 3.0))  # so slices differ in weight
     devices = build_devices(strategy)
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     watcher = tiny_task.ListWatcher()
     loop.train(task, config, str(tmp_path), state=state, devices=devices, watcher=watcher)
     return checkpoints.to_host(state.model.variables), watcher.records

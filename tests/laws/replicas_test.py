@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from aigc_tf.training import checkpoints, loop
+from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
 
@@ -24,7 +24,7 @@ def train(strategy, tmp_path, **changes):
     config = tiny_task.training_config(strategy=strategy, **changes)
     task = tiny_task.tiny_task(config)
     devices = build_devices(strategy)
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     watcher = tiny_task.ListWatcher()
     loop.train(task, config, str(tmp_path), state=state, devices=devices, watcher=watcher)
     return checkpoints.to_host(state.model.variables), watcher

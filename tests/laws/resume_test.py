@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from aigc_tf.training import checkpoints, loop
+from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
 
@@ -20,11 +20,11 @@ def train(workdir, *, until=None, **changes):
     config = tiny_task.training_config(num_steps=14, **changes)
     task = tiny_task.tiny_task(config, dropout=0.2)
     devices = build_devices("none")
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     newest, _ = checkpoints.load_newest(str(workdir))
     if newest:
-        loop.restore(state, newest)
-        loop.repair_folder(str(workdir), state, newest, task)
+        run_state.restore(state, newest)
+        run_state.repair_folder(str(workdir), state, newest, task)
     watcher = tiny_task.ListWatcher()
     if until:
         watcher.on_steps = lambda records: _die_at(until, records)
@@ -113,7 +113,7 @@ def test_the_masks_of_dropout_do_change_the_weights(tmp_path):
     config = tiny_task.training_config(num_steps=14)
     task = tiny_task.tiny_task(config, dropout=0.0)
     devices = build_devices("none")
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     loop.train(task, config, str(tmp_path / "b"), state=state, devices=devices, watcher=tiny_task.ListWatcher())
     path, value = next(iter(checkpoints.to_host(state.model.variables).items()))
     assert not np.array_equal(value, checkpoints.to_host(with_dropout.model.variables)[path])

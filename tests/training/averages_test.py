@@ -1,10 +1,12 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aigc_tf.config import InputError
-from aigc_tf.training import checkpoints, loop
+from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.averages import averaged, build_averages, move_averages
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
@@ -38,10 +40,10 @@ def train(workdir, **changes):
     config = tiny_task.training_config(num_steps=12, ema_decay=0.9, **changes)
     task = tiny_task.tiny_task(config, dropout=0.1)
     devices = build_devices("none")
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     newest, _ = checkpoints.load_newest(str(workdir))
     if newest:
-        loop.restore(state, newest)
+        run_state.restore(state, newest)
     watcher = tiny_task.ListWatcher()
     loop.train(task, config, str(workdir), state=state, devices=devices, watcher=watcher)
     return state, watcher
@@ -52,7 +54,7 @@ def test_training_with_an_average_is_the_same_training(tmp_path):
     with_average, _ = train(tmp_path / "a")
     config = tiny_task.training_config(num_steps=12)
     task = tiny_task.tiny_task(config, dropout=0.1)
-    plain = loop.build_state(task, config, build_devices("none"))
+    plain = run_state.build_state(task, config, build_devices("none"))
     watcher = tiny_task.ListWatcher()
     loop.train(task, config, str(tmp_path / "b"), state=plain, devices=build_devices("none"), watcher=watcher)
     weights = checkpoints.to_host(plain.model.variables)
@@ -90,7 +92,7 @@ def test_two_replicas_average_like_one(tmp_path):
     results = []
     for strategy in ("none", "mirrored"):
         task, devices = tiny_task.tiny_task(config), build_devices(strategy)
-        state = loop.build_state(task, config, devices)
+        state = run_state.build_state(task, config, devices)
         watcher = tiny_task.ListWatcher()
         loop.train(task, config, str(tmp_path / strategy), state=state, devices=devices, watcher=watcher)
         results.append([average.numpy() for average in state.averages])
@@ -107,9 +109,9 @@ def test_the_averages_are_judged_unless_raw_weights_are_asked_for(tmp_path):
             return tiny_task.accuracy(rows)
 
         config = tiny_task.training_config(num_steps=12, ema_decay=0.9)
-        task = loop.dataclasses.replace(tiny_task.tiny_task(config, score=score), judged_weights=kind)
+        task = dataclasses.replace(tiny_task.tiny_task(config, score=score), judged_weights=kind)
         devices = build_devices("none")
-        state = loop.build_state(task, config, devices)
+        state = run_state.build_state(task, config, devices)
         watcher = tiny_task.ListWatcher()
         loop.train(task, config, str(tmp_path / kind), state=state, devices=devices, watcher=watcher)
         return seen, checkpoints.to_host(state.model.variables)

@@ -1,11 +1,13 @@
 """Steps whose loss or gradient is not finite, or a spike: stop, skip, roll back; and what is written of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aigc_tf.config import InputError, RunError
-from aigc_tf.training import checkpoints, loop, skipping
+from aigc_tf.training import checkpoints, loop, run_state, skipping
 from aigc_tf.training.step import LossHistory, extend_history, spike_limit
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
@@ -27,13 +29,13 @@ def spiking(model, batch):
 def train(workdir, *, losses=regression, strategy="none", until=None, omit=(), **changes):
     defaults = dict(num_steps=24, evaluate_every=0, checkpoint_every=5, learning_rate=1e-3, strategy=strategy)
     config = tiny_task.training_config(**(defaults | changes))
-    task = loop.dataclasses.replace(tiny_task.tiny_task(config, dropout=0.1), losses=losses)
+    task = dataclasses.replace(tiny_task.tiny_task(config, dropout=0.1), losses=losses)
     devices = build_devices(strategy)
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     newest, _ = checkpoints.load_newest(str(workdir))
     if newest:
-        loop.restore(state, newest)
-        loop.repair_folder(str(workdir), state, newest, task)
+        run_state.restore(state, newest)
+        run_state.repair_folder(str(workdir), state, newest, task)
     if omit:
         record = {"step": max(omit), "train/loss": 0.0, "train/gradient_norm": 0.0, "train/finite": True}
         skipping.append(str(workdir), record, policy="rollback", omitted=omit, examples="")

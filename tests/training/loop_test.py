@@ -1,12 +1,13 @@
 """The loop: it learns, stops, and refuses what does not fit."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from aigc_tf.config import InputError, RunError
-from aigc_tf.training import checkpoints, loop
+from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.strategy import build_devices, resolve_jit, resolve_precision
 from tests import tiny_task
 
@@ -15,10 +16,10 @@ def run(tmp_path, task=None, watcher=None, **changes):
     config = tiny_task.training_config(**changes)
     task = task or tiny_task.tiny_task(config)
     devices = build_devices("none")
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     newest, complaints = checkpoints.load_newest(str(tmp_path))
     if newest:
-        loop.restore(state, newest)
+        run_state.restore(state, newest)
     watcher = watcher or tiny_task.ListWatcher()
     loop.train(task, config, str(tmp_path), state=state, devices=devices, watcher=watcher)
     return state, watcher, complaints
@@ -100,7 +101,7 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_taken(tmp_pat
 
 def test_other_data_under_an_old_run_is_refused(tmp_path):
     run(tmp_path)
-    task = loop.dataclasses.replace(tiny_task.tiny_task(tiny_task.training_config()), data_sha256="other")
+    task = dataclasses.replace(tiny_task.tiny_task(tiny_task.training_config()), data_sha256="other")
     with pytest.raises(InputError, match="data set has changed"):
         run(tmp_path, task)
 
@@ -151,10 +152,10 @@ def test_a_run_on_an_object_store_goes_on_where_it_was(tmp_path):
         config = tiny_task.training_config(num_steps=num_steps, evaluate_every=0)
         task = tiny_task.tiny_task(config, dropout=0.1)
         devices = build_devices("none")
-        state = loop.build_state(task, config, devices)
+        state = run_state.build_state(task, config, devices)
         newest, _ = checkpoints.load_newest(workdir)
         if newest:
-            loop.restore(state, newest)
+            run_state.restore(state, newest)
         watcher = tiny_task.ListWatcher()
         loop.train(task, config, workdir, state=state, devices=devices, watcher=watcher)
         return watcher
@@ -173,10 +174,10 @@ def test_a_run_killed_between_checkpoint_and_pointers_finds_its_best_and_last(tm
     (folder / "best.json").unlink()
     config = tiny_task.training_config(num_steps=12)
     again = tiny_task.tiny_task(config)
-    restored = loop.build_state(again, config, build_devices("none"))
+    restored = run_state.build_state(again, config, build_devices("none"))
     newest, _ = checkpoints.load_newest(str(tmp_path))
-    loop.restore(restored, newest)
-    loop.repair_folder(str(tmp_path), restored, newest, again)
+    run_state.restore(restored, newest)
+    run_state.repair_folder(str(tmp_path), restored, newest, again)
     assert checkpoints.load_named(str(tmp_path), "last").step == 12
     assert checkpoints.load_named(str(tmp_path), "best").step == best
     assert json.loads((folder / "best.json").read_text())["value"] == pytest.approx(state.progress.best_value)
@@ -187,7 +188,7 @@ def test_broken_newer_checkpoints_go_and_a_best_one_that_is_gone_is_forgotten(tm
     newest, _ = checkpoints.load_newest(str(tmp_path))
     state.progress.best_step, state.progress.best_value = 3, 0.5
     (tmp_path / "checkpoints" / "step-00000015").mkdir()
-    loop.repair_folder(str(tmp_path), state, newest, tiny_task.tiny_task(tiny_task.training_config()))
+    run_state.repair_folder(str(tmp_path), state, newest, tiny_task.tiny_task(tiny_task.training_config()))
     assert not (tmp_path / "checkpoints" / "step-00000015").exists()
     assert not (tmp_path / "checkpoints" / "best.json").exists()
     assert state.progress.best_value is None

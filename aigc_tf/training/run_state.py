@@ -1,0 +1,110 @@
+"""A run in memory: built at step 0, copied into checkpoints, restored from them."""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+
+from aigc_tf.config import InputError, TrainingConfig
+from aigc_tf.training import checkpoints, optimizers
+from aigc_tf.training.averages import build_averages
+from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import Task
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """What a run has to remember besides weights and slots; kept in every checkpoint."""
+
+    train_seconds: float = 0.0
+    """Wall seconds inside training calls, waiting for input included, over all restarts."""
+    train_tokens: float = 0.0
+    """Tokens trained on, padding not counted, over all restarts."""
+    best_value: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    evaluated_step: int = 0
+    """The last step after which there was an evaluation."""
+    loss_history: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """`step.LossHistory`, from which a spike is told."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainState:
+    """A run in memory."""
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    step: int
+    progress: Progress
+    data_sha256: str
+    averages: list[keras.Variable] = dataclasses.field(default_factory=list)
+    """Of the model's trainable variables, in their order; empty where none are kept."""
+
+    def checkpoint(self) -> checkpoints.Checkpoint:
+        """Returns copies of all that a run goes on from."""
+        trained = self.model.trainable_variables
+        return checkpoints.Checkpoint(
+            step=self.step,
+            weights=checkpoints.to_host(trained),
+            slots=checkpoints.to_host(self.optimizer.variables),
+            progress=dataclasses.asdict(self.progress) | {"data_sha256": self.data_sha256},
+            averages={
+                variable.path: np.asarray(average.numpy())
+                for variable, average in zip(trained, self.averages, strict=bool(self.averages))
+            },
+            frozen=self._frozen,
+        )
+
+    @functools.cached_property
+    def _frozen(self) -> dict[str, np.ndarray]:
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        return checkpoints.to_host(variable for variable in self.model.variables if id(variable) not in trained)
+
+
+def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainState:
+    """Builds model and optimizer under the strategy, at step 0."""
+    with devices.strategy.scope():
+        model = task.build_model()
+        optimizer = optimizers.build_optimizer(config, model.trainable_variables)
+        averages = build_averages(model.trainable_variables) if config.ema_decay else []
+    return TrainState(
+        model=model,
+        optimizer=optimizer,
+        step=0,
+        progress=Progress(),
+        data_sha256=task.data_sha256,
+        averages=averages,
+    )
+
+
+def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
+    """Puts a checkpoint into a state.
+
+    Raises:
+        InputError: If it is of another model or was trained on other data.
+    """
+    progress = dict(checkpoint.progress)
+    if progress.pop("data_sha256", None) != state.data_sha256:
+        raise InputError(
+            "The prepared data set has changed since this run began, so it cannot go on; "
+            "take another --workdir, or prepare the data as they were."
+        )
+    checkpoints.assign(state.model.variables, checkpoint.weights, what="weights")
+    checkpoints.assign(state.optimizer.variables, checkpoint.slots, what="optimizer slots")
+    for variable, average in zip(state.model.trainable_variables, state.averages, strict=bool(state.averages)):
+        average.assign(checkpoint.averages[variable.path])
+    progress = {"evaluated_step": checkpoint.step} | progress  # what runs did not keep before they kept averages
+    history = tuple(progress.pop("loss_history", (0.0, 0.0, 0.0)))
+    state.step, state.progress = checkpoint.step, Progress(**progress, loss_history=history)
+
+
+def repair_folder(workdir: str, state: TrainState, checkpoint: checkpoints.Checkpoint, task: Task) -> None:
+    """Makes the run folder fit the checkpoint that `state` was restored from; called on the chief."""
+    name, sign = task.best_metric
+    progress = state.progress
+    value = sign * (progress.best_value or 0.0)
+    if not checkpoints.repair(workdir, checkpoint, best_step=progress.best_step, metric=name, value=value):
+        progress.best_value, progress.best_step = None, 0  # its weights are gone: the next evaluation is the best

@@ -1,0 +1,47 @@
+"""What a task brings to the training loop: values and functions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from aigc_tf.data.batches import BatchSource
+from aigc_tf.data.order import TrainingOrder
+from aigc_tf.data.windows import WindowOrder
+from aigc_tf.training.step import Losses, Observe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSplit:
+    """One pass over a split."""
+
+    source: BatchSource
+    num_batches: int
+    score: Callable[[dict[str, np.ndarray]], dict[str, Any]]
+    """What was observed of all its rows -> its metrics, nested."""
+    length: int | None = None
+    """The padded length of all batches, where shapes must be known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a task brings to the loop."""
+
+    build_model: Callable[[], keras.Model]
+    losses: Losses
+    observe: Observe
+    order: TrainingOrder | WindowOrder
+    train: BatchSource
+    evaluations: dict[str, EvaluationSplit]
+    best_metric: tuple[str, int]
+    """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
+    data_sha256: str
+    """Hash of the prepared data set; a run refuses to go on with another."""
+    judged_weights: str = "auto"
+    """One of config.WEIGHT_KINDS."""
+    blocks: Callable[[keras.Model], Sequence[keras.layers.Layer]] = lambda model: ()
+    """The layers that `training.recompute` computes again in the backward pass."""
+    sample: Callable[[keras.Model], list[tuple[str, str]]] | None = None
+    """Prompts and what the model makes of each, to be looked at after an evaluation."""
