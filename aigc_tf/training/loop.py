@@ -17,7 +17,7 @@ from aigc_tf.training import checkpoints, optimizers, skipping
 from aigc_tf.training.averages import averaged
 from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.feed import Feed, distribute
-from aigc_tf.training.state import TrainState, repair_folder, restore
+from aigc_tf.training.run_state import TrainState, repair_folder, restore
 from aigc_tf.training.step import LossHistory, build_inspect_step, build_run_steps
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.task import Task
