@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tensorflow.core.util import event_pb2
 from aigc_tf import storage
 
 _VERSION = "brain.Event:2"
+_HISTOGRAM_RANGES = 30
 _FILE_NUMBERS = itertools.count()
 
 
@@ -49,6 +50,21 @@ class EventWriter:
         """Adds a text in Markdown."""
         self._add(step, tag, np.array(markdown.encode(), dtype=object), plugin="text")
 
+    def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
+        """Adds how often numbers of any shape lie in each of 30 ranges of one width; what is not finite is left out."""
+        # Not TensorBoard's own histogram_pb, which makes an array 30 times as large as the numbers.
+        finite = np.asarray(values, np.float64).ravel()
+        finite = finite[np.isfinite(finite)]
+        counts, edges = np.histogram(finite, _HISTOGRAM_RANGES) if finite.size else ((), (0.0,))
+        rows = np.stack([edges[:-1], edges[1:], counts], axis=1)  # (ranges, 3): from, to, how many
+        self._add(step, tag, rows.astype(np.float64), plugin="histograms")
+
+    def summary(self, step: int, summary: Any) -> None:
+        """Adds what one of TensorBoard's plugins made: a Summary proto of its own package."""
+        own = summary_pb2.Summary.FromString(summary.SerializeToString())
+        event = event_pb2.Event(wall_time=time.time(), step=step, summary=own)
+        self._records.write(event.SerializeToString())
+
     def flush(self) -> None:
         self._records.flush()
 
@@ -76,7 +92,9 @@ def _new_name() -> str:
     return f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_FILE_NUMBERS):03d}"
 
 
-def cut_event_files(logs: str, *, last_step: int, superseded: str = "") -> dict[str, int]:
+def cut_event_files(
+    logs: str, *, last_step: int, superseded: str = "", dropped: Collection[str] = ()
+) -> dict[str, int]:
     """Replaces the event files of a folder by one that holds each (tag, step) up to `last_step` once.
 
     The new file is complete before an old one goes. A kill in between leaves both, and the next cut drops what is
@@ -86,6 +104,7 @@ def cut_event_files(logs: str, *, last_step: int, superseded: str = "") -> dict[
         logs: Folder of the event files, local or an object store; other files and folders in it stay.
         last_step: Last step that is kept.
         superseded: Tag whose value at `last_step` itself is dropped too, because it will be written anew.
+        dropped: Tags that are dropped altogether, because of them TensorBoard heeds the first value alone.
 
     Returns:
         The last step of each tag that was kept.
@@ -99,7 +118,11 @@ def cut_event_files(logs: str, *, last_step: int, superseded: str = "") -> dict[
         return {}
     steps: dict[str, set[int]] = {}
     events = (event for path in paths for event in _read_events(path) if event.step <= last_step)
-    kept = (event for event in events if _keep_new_values(event, steps, superseded=(superseded, last_step)))
+    kept = (
+        event
+        for event in events
+        if _keep_new_values(event, steps, superseded=(superseded, last_step), dropped=dropped)
+    )
     first = next(kept, None)
     began = time.time() if first is None else first.wall_time
     partial = storage.join(logs, ".events.partial")  # no name TensorBoard would read
@@ -130,10 +153,14 @@ def _read_events(path: str) -> Iterator[Any]:
         )
 
 
-def _keep_new_values(event: Any, steps: dict[str, set[int]], *, superseded: tuple[str, int]) -> bool:
+def _keep_new_values(
+    event: Any, steps: dict[str, set[int]], *, superseded: tuple[str, int], dropped: Collection[str]
+) -> bool:
     """Removes from an event the values whose (tag, step) was there already; returns whether any are left."""
     new = []
     for value in event.summary.value:
+        if value.tag in dropped:
+            continue
         of_tag = steps.setdefault(value.tag, set())
         if event.step not in of_tag and (value.tag, event.step) != superseded:
             of_tag.add(event.step)

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ from absl import logging
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
+from aigc_tf.training import hparams
 from aigc_tf.training.event_files import EventWriter, cut_event_files
 
 METRICS_NAME = "metrics.jsonl"
@@ -70,7 +72,9 @@ class Telemetry:
         with _one_sentence(self._path):
             kept, self._recorded = _cut_metrics(self._path, resume_step)
         with _one_sentence(logs):
-            self._drawn = cut_event_files(logs, last_step=resume_step, superseded=_CONFIG_TAG)
+            self._drawn = cut_event_files(
+                logs, last_step=resume_step, superseded=_CONFIG_TAG, dropped=hparams.SESSION_TAGS
+            )
             self._writer = EventWriter(logs, first_step=resume_step + 1)
         # Object stores cannot append: there lines and events stay here, and flush() uploads all of them.
         self._lines: list[bytes] | None = [kept] if storage.is_remote(workdir) else None
@@ -159,6 +163,40 @@ class Telemetry:
         """Gives TensorBoard the resolved config, shown as it is; once a life of the run, at the step it starts."""
         if self._enabled:
             self.text(self._resume_step, _CONFIG_TAG, "\n".join(f"    {line}" for line in text.splitlines()))
+
+    def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
+        """Gives TensorBoard the distribution of numbers, such as a weight's; what is not finite is left out.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled and self._is_new(self._drawn, tag, step):
+            with _one_sentence(self._path):
+                self._writer.histogram(step, tag, values)
+            self._hand_over()
+
+    def session_start(self, settings: Mapping[str, hparams.Setting], *, started: float) -> None:
+        """Gives TensorBoard's HParams tab the settings of the run, which began at `started`, seconds since 1970.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled:
+            self._summary(0, hparams.session_start(settings, started=started))
+
+    def session_end(self, *, succeeded: bool) -> None:
+        """Tells TensorBoard's HParams tab how the run ended.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled:
+            self._summary(self._resume_step, hparams.session_end(succeeded=succeeded, ended=time.time()))
+
+    def _summary(self, step: int, summary: Any) -> None:
+        with _one_sentence(self._path):
+            self._writer.summary(step, summary)
+        self._hand_over()
 
     def flush(self) -> None:
         """Puts all that was recorded on disk. To call before a checkpoint: a resumed run goes on from here.

@@ -149,3 +149,20 @@ def test_a_tensorboard_that_is_watching_forgets_the_dead_steps(tmp_path):
     afresh = plugin_event_accumulator.EventAccumulator(str(tmp_path), {"tensors": 0})
     for reader in (watching, afresh):
         assert [event.step for event in reader.Reload().Tensors("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_histogram_is_ranges_with_counts_and_leaves_out_what_is_not_finite(tmp_path):
+    writer = EventWriter(str(tmp_path), first_step=1)
+    writer.histogram(3, "weights/kernel", np.array([[0.0, 1.0, np.nan], [30.0, 30.0, np.inf]], np.float32))
+    writer.histogram(3, "weights/none", np.zeros([0], np.float32))
+    writer.histogram(3, "weights/same", np.full([4], 2.0))
+    writer.close()
+    read = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    assert set(read.PluginTagToContent("histograms")) == {"weights/kernel", "weights/none", "weights/same"}
+    (event,) = read.Tensors("weights/kernel")
+    rows = tf.make_ndarray(event.tensor_proto)
+    assert (event.step, rows.shape, rows.dtype) == (3, (30, 3), np.float64)
+    np.testing.assert_allclose(rows[[0, 1, 29]], [[0, 1, 1], [1, 2, 1], [29, 30, 2]], atol=1e-12)
+    assert rows[:, 2].sum() == 4
+    (same,) = read.Tensors("weights/same")
+    assert tf.make_ndarray(same.tensor_proto)[:, 2].sum() == 4
