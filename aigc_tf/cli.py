@@ -131,7 +131,9 @@ def train(options: Options) -> None:
             f"There is no prepared data set {prepared}; "
             f"make it with: python scripts/prepare.py {_typed_without('workdir', 'dry_run', 'debug')}"
         )
-    _heavy_room("commands").train(config, workdir, dry_run=options.dry_run)
+    if options.device and not options.dry_run:
+        raise InputError("--device says what a run is asked to fit, so it goes with --dry_run; give both or neither.")
+    _heavy_room("commands").train(config, workdir, dry_run=options.dry_run, device=options.device)
 
 
 def evaluate(options: Options) -> None:

@@ -1,50 +1,43 @@
 """What the scripts do: prepare, train, evaluate, export. The same for every task."""
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
 from aigc_tf import config as config_module
 from aigc_tf import storage
-from aigc_tf.config import (
-    ExperimentConfig,
-    InputError,
-    to_json,
-)
+from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data import preparation
 from aigc_tf.data.prepared import PreparedDataset, verify_prepared
-from aigc_tf.evaluation import classification, report
+from aigc_tf.evaluation import report
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.runs import (
     config_of_run,
     describe_run,
     door_of,
+    first_start,
     load_model,
     open_prepared_of,
     read_facts,
     resolve,
     stored_config,
 )
-from aigc_tf.tasks import DataFacts, TaskDoor, facts_of
+from aigc_tf.tasks import DataFacts, facts_of
 from aigc_tf.tasks.door import policy_of
-from aigc_tf.training import checkpoints, loop, run_state, strategy
+from aigc_tf.training import checkpoints, loop, preflight, run_state, strategy
 from aigc_tf.training.evaluator import Evaluator
+from aigc_tf.training.hardware import DeviceKind, named_device
 from aigc_tf.training.preemption import stop_requests
-from aigc_tf.training.progress import ProgressBar
-from aigc_tf.training.step_log import StepLog
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.task import Task
-from aigc_tf.training.telemetry import Telemetry
+from aigc_tf.watching import RunWatcher, goodput
 
 
 def prepare(config: ExperimentConfig, *, overwrite: bool = False) -> None:
@@ -52,8 +45,16 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False) -> None:
     preparation.prepare(config, overwrite=overwrite)
 
 
-def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> None:
-    """Trains or continues a run, judges its best weights and writes its report."""
+def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False, device: str | None = None) -> None:
+    """Trains or continues a run, judges its best weights and writes its report.
+
+    Args:
+        config: The experiment.
+        workdir: The run folder.
+        dry_run: Print what the run would do and take instead.
+        device: With `dry_run`, a name of hardware's table: what the run is asked to fit.
+    """
+    kind = named_device(device) if device else None
     door = door_of(config)
     devices = strategy.build_devices(config.training.strategy)
     if config.training.deterministic:
@@ -67,7 +68,7 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False) -> N
     task = door.build(config, prepared, devices)
     if dry_run:
         print(config_module.table(config))
-        _print_plan(config, task, devices)
+        _print_plan(config, task, devices, kind)
         return
     verify_prepared(prepared.folder)
     newest, complaints = checkpoints.load_newest(workdir)
@@ -94,7 +95,6 @@ def _train(
     facts: DataFacts,
     devices: Devices,
 ) -> None:
-    door = door_of(config)
     state = run_state.build_state(task, config.training, devices)
     if newest:
         run_state.restore(state, newest)
@@ -102,10 +102,10 @@ def _train(
             run_state.repair_folder(workdir, state, newest, task)
     if devices.is_chief:
         describe_run(workdir, config, facts, state.model)
-    metric, _ = task.best_metric
+    started = first_start(workdir, goes_on=newest is not None) if devices.is_chief else None
     with stop_requests() as stop_requested:
-        with _Watcher(
-            door, config, workdir, resume_step=state.step, devices=devices, facts=facts, metric=metric
+        with RunWatcher(
+            config, workdir, task=task, state=state, devices=devices, facts=facts, started=started
         ) as watcher:
             loop.train(
                 task,
@@ -117,7 +117,9 @@ def _train(
                 stop_requested=stop_requested,
             )
         loop.wait_for_all(devices)
-        _finish(config, workdir, task=task, state=state, devices=devices, stop_requested=stop_requested)
+        _finish(
+            config, workdir, task=task, state=state, devices=devices, started=started, stop_requested=stop_requested
+        )
 
 
 def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: str = "best") -> None:
@@ -203,6 +205,7 @@ def _finish(
     task: Task,
     state: run_state.TrainState,
     devices: Devices,
+    started: float | None,
     stop_requested: Callable[[], bool],
 ) -> None:
     """Judges the best weights on every split and writes the report. Every worker takes part in the evaluation."""
@@ -223,6 +226,7 @@ def _finish(
         train_seconds=seconds,
         examples_per_second=state.step * config.training.global_batch_size / seconds if seconds else None,
         tokens_per_second=state.progress.train_tokens / seconds if seconds else None,
+        goodput=goodput(seconds, started),
         metrics=metrics,
     )
     report.print_report(written, workdir=workdir)
@@ -232,112 +236,13 @@ def _finish(
     print(f"Export it:   python scripts/export.py --workdir={workdir}")
 
 
-class _Watcher:
-    """Tells telemetry and the progress bar what happens in the loop."""
-
-    def __init__(
-        self,
-        door: TaskDoor,
-        config: ExperimentConfig,
-        workdir: str,
-        *,
-        resume_step: int,
-        devices: Devices,
-        facts: DataFacts,
-        metric: str,
-    ):
-        self._door, self._facts = door, facts
-        self._metric = metric
-        self._config, self._workdir, self._is_chief = config, workdir, devices.is_chief
-        self._telemetry, self._example_ids = self._open(resume_step)
-        self._progress = ProgressBar(
-            num_steps=config.training.num_steps, first_step=resume_step, rate=door.rate, enabled=devices.is_chief
-        )
-
-    def _open(self, resume_step: int) -> tuple[Telemetry, StepLog | None]:
-        training = self._config.training
-        telemetry = Telemetry(
-            self._workdir, resume_step=resume_step, log_every=training.log_every, enabled=self._is_chief
-        )
-        telemetry.config(to_json(self._config))
-        if not training.log_example_ids or not self._is_chief:
-            return telemetry, None
-        return telemetry, StepLog(storage.join(self._workdir, "example_ids.jsonl"), resume_step=resume_step)
-
-    def __enter__(self) -> "_Watcher":
-        self._telemetry.__enter__()
-        self._progress.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.__exit__(kind, error, trace)
-        if self._example_ids is not None:
-            self._example_ids.__exit__(kind, error, trace)
-        self._telemetry.__exit__(kind, error, trace)
-
-    def on_start(self, step: int) -> None:
-        if step:
-            self._progress.note(f"going on after step {step}")
-
-    def on_steps(self, records: list[dict[str, float]]) -> None:
-        self._telemetry.record(records)
-        self._progress(records[-1])
-
-    def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
-        scalars = {f"{split}/{name}": value for name, value in classification.scalar_metrics(metrics).items()}
-        self._telemetry.scalars(step, scalars | {f"time/{split}_seconds": seconds})
-        for name, image in self._door.draw(metrics, self._facts).items():
-            self._telemetry.image(step, f"{split}/{name}", image)
-        value = metrics[self._metric]
-        shown = "undefined" if value is None else f"{value:.4f}"
-        self._progress.note(f"step {step}: {split} {self._metric} {shown}, judged in {seconds:.1f} s")
-
-    def on_samples(self, step: int, texts: list[tuple[str, str]]) -> None:
-        for number, (prompt, text) in enumerate(texts, start=1):
-            # Indented, markdown shows a text as it is; what was given is told from what was generated.
-            shown = "\n".join(f"    {line}" for line in f"{prompt}⟩{text}".split("\n"))
-            self._telemetry.text(step, f"samples/{number}", shown)
-            self._progress.note(f"sample {number} after step {step}:\n{shown}")
-
-    def before_checkpoint(self, step: int) -> None:
-        self._telemetry.flush()
-        if self._example_ids is not None:
-            self._example_ids.flush()
-
-    def on_checkpoint(self, step: int, blocked_seconds: float) -> None:
-        self._telemetry.scalars(step, {"time/checkpoint_blocked_seconds": blocked_seconds})
-
-    def on_written(self, step: int, seconds: float) -> None:
-        self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds})
-
-    def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
-        if self._example_ids is not None:
-            for step, ids in enumerate(example_ids.tolist(), start=first_step):
-                self._example_ids.add(step, {"example_ids": ids})
-
-    def on_skipped(self, step: int, message: str) -> None:
-        self._progress.note(message)
-
-    def on_rollback(self, step: int) -> None:
-        self._telemetry.close()
-        if self._example_ids is not None:
-            self._example_ids.close()
-        self._telemetry, self._example_ids = self._open(step)
-        self._progress.note(f"went back to what the run was after step {step}")
-
-
-def _print_plan(config: ExperimentConfig, task: Task, devices: Devices) -> None:
-    """Prints what a run would do: parameters, steps, epochs, padded lengths, where it would run."""
-    model = task.build_model()
-    trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    training, order = config.training, task.order
+def _print_plan(config: ExperimentConfig, task: Task, devices: Devices, device: DeviceKind | None) -> None:
+    """Prints what a run would do and take: steps, shapes, FLOPs, memory, and whether a device fits it."""
+    training, order, unit = config.training, task.order, door_of(config).unit
+    plan = preflight.plan_run(task, training, devices)
     examples = training.num_steps * training.global_batch_size
-    unit = door_of(config).unit
     table = Table(title=f"Plan of {config.name}", show_header=False, title_justify="left")
-    for name, value in {
-        "parameters": f"{model.count_params():,} ({trainable:,} trained)",
+    rows = {
         f"training {unit}": f"{order.num_examples:,}",
         "steps": f"{training.num_steps:,} of {training.global_batch_size} {unit}, "
         f"{examples / order.num_examples:.2f} epochs",
@@ -346,6 +251,7 @@ def _print_plan(config: ExperimentConfig, task: Task, devices: Devices) -> None:
         or "nothing: there is no validation or test split",
         "runs on": f"{devices.num_replicas} replica(s), strategy {devices.name}, {training.precision}, "
         f"XLA {training.jit}",
-    }.items():
+    }
+    for name, value in (rows | preflight.plan_rows(plan, training, devices, device)).items():
         table.add_row(name, value)
     Console().print(table)

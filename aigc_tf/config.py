@@ -200,6 +200,10 @@ class TrainingConfig:
     """With on_bad_step `rollback`: batches left out from then on, the bad one and those right before it."""
     log_example_ids: bool = False
     """Write which examples each step saw to example_ids.jsonl."""
+    profile_steps: tuple[int, ...] = ()
+    """First and last step, counted from 1, that TensorFlow's profiler watches; calls are cut there. Empty: none."""
+    histograms_every: int = 0
+    """Steps between two histograms of every trained weight in TensorBoard; calls are cut there. 0: none."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -286,6 +290,8 @@ OPERATIONAL_FIELDS = frozenset(
         "training.spike_threshold",
         "training.rollback_batches",
         "training.log_example_ids",
+        "training.profile_steps",
+        "training.histograms_every",
         "evaluation.batch_size",
         "evaluation.sample_prompts",
         "export.directory",

@@ -204,6 +204,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "training.micro_batches": 1,
         "training.spike_threshold": 0,
         "training.rollback_batches": 1,
+        "training.histograms_every": 0,
         "evaluation.batch_size": 1,
     }
     flat = flatten(config)
@@ -236,6 +237,12 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         raise InputError("training.rollback_batches belongs to training.on_bad_step 'rollback'; set that too.")
     if config.evaluation.weights == "averaged" and not config.training.ema_decay:
         raise InputError("evaluation.weights is 'averaged', but no average is kept; set training.ema_decay too.")
+    window = config.training.profile_steps
+    if window and (len(window) != 2 or not 1 <= window[0] <= window[1]):
+        raise InputError(
+            f"training.profile_steps is {window}; it is the first and the last step to profile, counted from 1, "
+            "such as 20,24."
+        )
     if config.training.early_stopping_patience and not config.training.evaluate_every:
         raise InputError("training.early_stopping_patience counts evaluations; set training.evaluate_every too.")
 
@@ -276,13 +283,19 @@ def _check_sections(config: Any, default: Any, prefix: str) -> None:
             _check_sections(getattr(config, name), getattr(default, name), f"{prefix}{name}.")
 
 
+_ITEMS: dict[str, tuple[Any, str]] = {
+    "data.label_thresholds": ((int, float), "finite numbers"),
+    "training.class_weights": ((int, float), "finite numbers"),
+    "training.profile_steps": (int, "whole numbers"),
+}
+
+
 def _check_items(name: str, value: tuple[Any, ...]) -> None:
-    numbers = name in ("data.label_thresholds", "training.class_weights")
-    kinds: Any = (int, float) if numbers else str
+    kinds, fits = _ITEMS.get(name, (str, "strings"))
     for item in value:
-        if not isinstance(item, kinds) or isinstance(item, bool) or (numbers and not math.isfinite(item)):
-            kind = "finite numbers" if numbers else "strings"
-            raise InputError(f"{name} is a tuple of {kind}, received the item {item!r}.")
+        is_endless = isinstance(item, float) and not math.isfinite(item)
+        if not isinstance(item, kinds) or isinstance(item, bool) or is_endless:
+            raise InputError(f"{name} is a tuple of {fits}, received the item {item!r}.")
 
 
 def _require(condition: bool, name: str, value: Any, fits: str) -> None:

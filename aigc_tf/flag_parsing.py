@@ -28,6 +28,7 @@ HELP: dict[str, str] = {
     "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
     "workdir": "Folder of the run, such as runs/s1; local or gs://.",
     "dry_run": "Print the resolved config and what would be done, and do nothing.",
+    "device": "With --dry_run: say whether the run fits this device, such as H100, A100-80GB, L4 or TPU-v5e.",
     "overwrite": "Replace what is there.",
     "checkpoint": "Which weights of the run: those judged best on the validation data, or the last; raw: not averaged.",
     "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
@@ -56,6 +57,7 @@ _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repeti
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
     "model": "FOLDER",
+    "device": "NAME",
     "text_b": "TEXT",
     "prompt": "TEXT",
     "stop": "TEXT",
@@ -223,6 +225,7 @@ for _type, _parser in {
     bool: _Number(flags.BooleanParser(), "true or false"),
     tuple[str, ...]: _Tuple(str, "a list such as a,b or ('a','b')"),
     tuple[float, ...]: _Tuple(float, "a list of numbers such as 0.5,1"),
+    tuple[int, ...]: _Tuple(int, "a list of whole numbers such as 20,24"),
 }.items():
     config_flags.register_flag_parser_for_type(_type, _parser)
 

@@ -4,10 +4,12 @@ config.json         the resolved config, with what `auto` became; written last, 
 architecture.json   the model's architecture, so that nothing later needs the model's source
 data.json           what the model has to know of its data (`DataFacts`)
 tokenizer/          the tokenizer of the prepared data
+started.json        when the run started first
 """
 
 import dataclasses
 import os
+import time
 
 import keras
 
@@ -21,7 +23,7 @@ from aigc_tf.training import checkpoints, strategy
 from aigc_tf.training.strategy import Devices
 
 CONFIG = "config.json"
-_DATA, _TOKENIZER = "data.json", "tokenizer"
+_DATA, _TOKENIZER, _STARTED = "data.json", "tokenizer", "started.json"
 _BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # each padded length is a compilation under XLA
 
 
@@ -39,6 +41,23 @@ def describe_run(workdir: str, config: ExperimentConfig, facts: DataFacts, model
     written = dataclasses.asdict(facts) | {"tokenizer_folder": _TOKENIZER}
     storage.write_json(storage.join(workdir, _DATA), written)
     storage.write_bytes(storage.join(workdir, CONFIG), to_json(config).encode())
+
+
+def first_start(workdir: str, *, goes_on: bool) -> float | None:
+    """Returns when a run started first, in seconds since 1970, and keeps it in the run folder.
+
+    Args:
+        workdir: The run folder.
+        goes_on: Whether there is a checkpoint; without one this start is the first.
+    Returns:
+        None for a run that was begun by a version that did not keep it.
+    """
+    path = storage.join(workdir, _STARTED)
+    if not goes_on:
+        started = time.time()
+        storage.write_json(path, {"seconds_since_1970": started})
+        return started
+    return float(storage.read_json(path)["seconds_since_1970"]) if storage.exists(path) else None
 
 
 def read_facts(workdir: str) -> DataFacts:

@@ -11,10 +11,6 @@ the estimate gives comes from another process, which makes no step. The batches 
 import argparse
 import dataclasses
 import gc
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path

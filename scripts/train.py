@@ -7,4 +7,4 @@ Example:
 from aigc_tf import cli
 
 if __name__ == "__main__":
-    cli.run(cli.train, flags=("config", "workdir", "dry_run"), description=__doc__)
+    cli.run(cli.train, flags=("config", "workdir", "dry_run", "device"), description=__doc__)

@@ -21,7 +21,7 @@ CONFIG = "configs/bert_sentiment.py"
 SCRIPTS = ("prepare", "train", "evaluate", "predict", "generate", "export")
 FLAGS = {
     "prepare": ("config", "overwrite", "dry_run"),
-    "train": ("config", "workdir", "dry_run"),
+    "train": ("config", "workdir", "dry_run", "device"),
     "evaluate": ("workdir", "checkpoint", "config", "dry_run"),
     "export": ("workdir", "checkpoint", "config", "dry_run"),
     "predict": ("model", "text", "text_b", "input", "output", "overwrite", "checkpoint"),
@@ -161,7 +161,7 @@ def test_an_override_has_the_type_of_its_field(run, calls, tmp_path, flags, fiel
     received = getattr(config.training, field)
     assert received == value
     assert type(received) is type(value)
-    assert (workdir, kwargs) == ("runs/s1", {"dry_run": False})
+    assert (workdir, kwargs) == ("runs/s1", {"dry_run": False, "device": None})
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_dry_run_of_train_leaves_the_resolved_config_and_the_plan_to_the_rooms(r
     _prepared(tmp_path)
     status, _, _ = run("train", f"--config={CONFIG}", "--workdir=runs/s1", "--dry_run")
     assert status == 0
-    assert calls[0][2] == {"dry_run": True}
+    assert calls[0][2] == {"dry_run": True, "device": None}
 
 
 @pytest.mark.parametrize("name", ["evaluate", "export"])
@@ -344,7 +344,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         (["--config"], "Missing value for flag --config."),
         (["--config="], None),
         ([*WITH_CONFIG, "--workdri=x"], "There is no flag --workdri. Did you mean --workdir?"),
-        ([*WITH_CONFIG, "--zzz"], "There is no flag --zzz. Known: config, debug, dry_run, workdir."),
+        ([*WITH_CONFIG, "--zzz"], "There is no flag --zzz. Known: config, debug, device, dry_run, workdir."),
         (
             [*WITH_CONFIG, "--learning_rate=1"],
             "There is no flag --learning_rate. Did you mean --config.training.learning_rate?",

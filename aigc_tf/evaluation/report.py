@@ -9,6 +9,7 @@ Its top-level keys are `REPORT_KEYS`, always all of them:
     train_seconds         wall time of all lives of the run; null if unknown
     examples_per_second   of training, over the same time; null if unknown
     tokens_per_second     the same, padding not counted
+    goodput               share of the time since the run's first start that went into training; null if unknown
     peak_memory_bytes     largest resident set of the process that ended the training
     versions              `versions()`
     metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` or `language_model_metrics`
@@ -41,6 +42,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "train_seconds": (int, float, type(None)),
     "examples_per_second": (int, float, type(None)),
     "tokens_per_second": (int, float, type(None)),
+    "goodput": (int, float, type(None)),
     "peak_memory_bytes": int,
     "versions": dict,
     "metrics": dict,
@@ -62,6 +64,7 @@ def write_report(
     train_seconds: float | None,
     examples_per_second: float | None,
     tokens_per_second: float | None,
+    goodput: float | None,
     metrics: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Writes report.json of a run and returns it; memory and versions are those of this process.
@@ -75,6 +78,7 @@ def write_report(
         train_seconds: Seconds of training, over all lives of the run.
         examples_per_second: Training examples a second.
         tokens_per_second: Training tokens a second, without padding.
+        goodput: Share of the time since the run's first start that went into training steps that count.
         metrics: Split name to its metrics; finite numbers, None, and dicts and lists of those.
 
     Raises:
@@ -89,6 +93,7 @@ def write_report(
         "train_seconds": train_seconds,
         "examples_per_second": examples_per_second,
         "tokens_per_second": tokens_per_second,
+        "goodput": goodput,
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": versions(),
         "metrics": {split: dict(values) for split, values in metrics.items()},
@@ -236,8 +241,10 @@ def _facts(report: Mapping[str, Any], path: str) -> list[str]:
     speeds = [(report[f"{what}_per_second"], f"{what} per second") for what in ("examples", "tokens")]
     speed_shown = ", ".join(f"{speed:,.1f} {unit}" for speed, unit in speeds if speed is not None) or "unknown speed"
     software = ", ".join(f"{name} {version or 'not installed'}" for name, version in report["versions"].items())
+    kept = report["goodput"]
+    share = "" if kept is None else f", {100 * kept:.1f} % of the time since the run's first start"
     return [
-        f"Trained {report['steps']:,} steps in {_duration(report['train_seconds'])}, {speed_shown}, "
+        f"Trained {report['steps']:,} steps in {_duration(report['train_seconds'])}{share}; {speed_shown}, "
         f"peak memory {report['peak_memory_bytes'] / 2**30:.2f} GiB.",
         f"Weights {report['weights_sha256'][:12]}, config {report['config_sha256'][:12]}, task {report['task']}.",
         f"Software: {software}.",

@@ -119,9 +119,7 @@ def cut_event_files(
     steps: dict[str, set[int]] = {}
     events = (event for path in paths for event in _read_events(path) if event.step <= last_step)
     kept = (
-        event
-        for event in events
-        if _keep_new_values(event, steps, superseded=(superseded, last_step), dropped=dropped)
+        event for event in events if _keep_new_values(event, steps, superseded=(superseded, last_step), dropped=dropped)
     )
     first = next(kept, None)
     began = time.time() if first is None else first.wall_time

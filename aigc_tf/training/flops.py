@@ -9,7 +9,7 @@ Source: Chowdhery et al. 2022, "PaLM", section 4.1 and appendix B, https://arxiv
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -35,7 +35,7 @@ class StepFlops:
         lengths: The padded lengths there are.
     """
 
-    def __init__(self, step: TracedStep, lengths: Sequence[int]):
+    def __init__(self, step: TracedStep, lengths: Iterable[int]):
         self._step = step
         ordered = sorted({int(length) for length in lengths})
         last = len(ordered) - 1

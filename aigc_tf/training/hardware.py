@@ -123,6 +123,11 @@ def find_kind(device_name: str) -> DeviceKind | None:
     return next((kind for kind in DEVICE_KINDS if all(word in words for word in kind.words)), None)
 
 
+def machine_kind() -> DeviceKind | None:
+    """Returns the row of this machine's first device; None for a CPU and for what the table lacks."""
+    return find_kind(_device_name())
+
+
 def machine_peak(devices: Devices, precision: str) -> MachinePeak:
     """Looks up what the devices of a run reach together, or measures it.
 

@@ -17,9 +17,7 @@ Setting = bool | int | float | str
 
 def settings_of(fields: Mapping[str, Any]) -> dict[str, Setting]:
     """Returns config fields as the tab can show them: tuples become text."""
-    return {
-        name: ", ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in fields.items()
-    }
+    return {name: ", ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def session_start(settings: Mapping[str, Setting], *, started: float) -> Any:

@@ -18,20 +18,37 @@ from aigc_tf.training.traced_step import StepGraph
 
 _ALIGNMENT = 64  # bytes; tensors begin at multiples of it
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Their output is their input's memory.
-_SHARING = frozenset(
-    "Identity Reshape ExpandDims Squeeze StopGradient PreventGradient Bitcast Snapshot EnsureShape CheckNumerics".split()
+_SHARING = _names(
+    """
+    Identity Reshape ExpandDims Squeeze StopGradient PreventGradient Bitcast Snapshot EnsureShape CheckNumerics
+    """
 )
-# They share where they change no value: sums over axes of size 1, casts to the same type, slices of the first axis.
-_SHARING_SAME_SIZE = frozenset("Sum Mean Max Min Prod Tile BroadcastTo".split())
+# They share where they change no value: sums over axes of size 1, copies of which there is one.
+_SHARING_SAME_SIZE = _names(
+    """
+    Sum Mean Max Min Prod Tile BroadcastTo
+    """
+)
 # tensorflow/core/kernels: those that call forward_input_or_allocate_output.
-_IN_PLACE = frozenset(
-    "Abs Add AddN AddV2 BiasAdd BitwiseAnd BitwiseOr Cos Div DivNoNan Elu Erf Erfc Exp Expm1 FloorDiv FloorMod InvGrad "
-    "LeftShift Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg Pow RealDiv "
-    "Reciprocal ReciprocalGrad Relu Relu6 ReluGrad Rsqrt RsqrtGrad Select SelectV2 Selu Sigmoid SigmoidGrad Sign Sin "
-    "Softmax Softplus Softsign Sqrt SqrtGrad Square SquaredDifference Sub Tanh TanhGrad Xdivy".split()
+_IN_PLACE = _names(
+    """
+    Abs Add AddN AddV2 BiasAdd BitwiseAnd BitwiseOr Cos Div DivNoNan Elu Erf Erfc Exp Expm1 FloorDiv FloorMod
+    InvGrad LeftShift Log Log1p LogSoftmax LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg Pow
+    RealDiv Reciprocal ReciprocalGrad Relu Relu6 ReluGrad Rsqrt RsqrtGrad Select SelectV2 Selu Sigmoid SigmoidGrad
+    Sign Sin Softmax Softplus Softsign Sqrt SqrtGrad Square SquaredDifference Sub Tanh TanhGrad Xdivy
+    """
 )
-_NO_MEMORY = frozenset("Const Placeholder ReadVariableOp VarHandleOp NoOp".split())
+_NO_MEMORY = _names(
+    """
+    Const Placeholder ReadVariableOp VarHandleOp NoOp
+    """
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +147,8 @@ class _Run:
                 self._release(buffer)
 
     def _release(self, buffer: _Buffer) -> None:
-        if not buffer.readers and self._alive.pop(id(buffer), None):
+        if not buffer.readers and id(buffer) in self._alive:
+            del self._alive[id(buffer)]
             self._live -= buffer.num_bytes
 
     def _buffer_of(self, operation: tf.Operation, tensor: tf.Tensor) -> _Buffer | None:

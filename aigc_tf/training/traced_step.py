@@ -94,14 +94,14 @@ def _folded(graph: Any) -> frozenset[str]:
     """
     constants: set[str] = set()
     for operation in graph.get_operations():
-        if operation.type == "Const":
-            constants.add(operation.name)
-        elif operation.type in ("Shape", "ShapeN", "Size", "Rank"):
-            if all(tensor.shape.is_fully_defined() for tensor in operation.inputs):
-                constants.add(operation.name)
+        if operation.type in ("Shape", "ShapeN", "Size", "Rank"):
+            is_constant = all(tensor.shape.is_fully_defined() for tensor in operation.inputs)
         elif operation.inputs and not operation.op_def.is_stateful and not operation.control_inputs:
-            if all(tensor.op.name in constants for tensor in operation.inputs):
-                constants.add(operation.name)
+            is_constant = all(tensor.op.name in constants for tensor in operation.inputs)
+        else:
+            is_constant = operation.type == "Const"
+        if is_constant:
+            constants.add(operation.name)
     return frozenset(constants)
 
 

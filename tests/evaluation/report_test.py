@@ -44,6 +44,7 @@ def write(workdir, **changes):
         "train_seconds": 3725.0,
         "examples_per_second": 1234.56,
         "tokens_per_second": 40000.0,
+        "goodput": 0.75,
         "metrics": {"validation": {"accuracy": 0.5, "loss": 1e-7}, "test": TEST},
     }
     return write_report(workdir, **(arguments | changes))

@@ -14,9 +14,7 @@ from aigc_tf.training.traced_step import StepGraph, TracedStep
 from tests import tiny_task
 
 ROWS, VOCABULARY, WIDTH, HIDDEN, LAYERS, HEADS = 2, 30, 16, 24, 2, 4
-GENERATOR = ModelConfig(
-    dropout=0.1, num_layers=LAYERS, hidden_dim=WIDTH, num_heads=HEADS, intermediate_dim=HIDDEN
-)
+GENERATOR = ModelConfig(dropout=0.1, num_layers=LAYERS, hidden_dim=WIDTH, num_heads=HEADS, intermediate_dim=HIDDEN)
 
 
 def generator_losses(model, batch):
