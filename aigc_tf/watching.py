@@ -1,6 +1,7 @@
 """What is recorded and shown while a run trains: metrics.jsonl, TensorBoard, the progress bar, the profiler."""
 
 import contextlib
+import math
 import time
 from types import TracebackType
 from typing import Any
@@ -53,7 +54,7 @@ class RunWatcher:
         training = config.training
         self._door, self._config, self._facts = door_of(config), config, facts
         self._task, self._state, self._devices = task, state, devices
-        self._started, self._train_seconds = started, state.progress.train_seconds
+        self._started = started
         self._flops: StepFlops | None = None
         self._peak: MachinePeak | None = None
         self._telemetry = Telemetry(
@@ -94,9 +95,7 @@ class RunWatcher:
         self._profile.after_step(step)
 
     def on_steps(self, records: list[dict[str, float]]) -> None:
-        seconds = len(records) * self._task.train.global_batch_size / records[-1]["time/examples_per_second"]
-        self._train_seconds += seconds
-        measured = self._speeds(records, seconds) | memory_in_use()
+        measured = self._speeds(records) | memory_in_use()
         self._telemetry.record([record | measured for record in records])
         self._progress(records[-1])
         step = int(records[-1]["step"])
@@ -105,12 +104,15 @@ class RunWatcher:
         if every and not step % every:
             self._draw_weights(step)
 
-    def _speeds(self, records: list[dict[str, float]], seconds: float) -> dict[str, float]:
-        """Returns how well a call into the graph used the devices."""
+    def _speeds(self, records: list[dict[str, float]]) -> dict[str, float]:
+        """Returns how well a call into the graph used the devices; nothing where it computed nothing."""
+        rows = self._task.train.global_batch_size
+        seconds = len(records) * rows / records[-1].get("time/examples_per_second", math.inf)
+        if not seconds:
+            return {}
         waited = sum(record["time/input_seconds"] for record in records)
         speeds = {"time/input_stall_share": waited / seconds}
         if self._flops is not None and self._peak is not None:
-            rows = self._task.train.global_batch_size
             lengths = [round(record["train/tokens"] / record["train/useful_share"] / rows) for record in records]
             flops = sum(map(self._flops, lengths)) * self._devices.num_replicas
             speeds["time/flops_utilisation"] = flops / seconds / self._peak.flops_per_second
@@ -141,7 +143,7 @@ class RunWatcher:
         self._telemetry.flush()
 
     def on_checkpoint(self, step: int, seconds: float) -> None:
-        kept = goodput(self._train_seconds, self._started)
+        kept = goodput(self._state.progress.train_seconds, self._started)
         known = {} if kept is None else {"time/goodput": kept}
         self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds} | known)
 

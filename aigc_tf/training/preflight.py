@@ -79,22 +79,22 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     model = task.build_model()
     optimizer = optimizers.build_optimizer(config, model.trainable_variables)
     lengths = [int(length) for length in task.order.bucket_lengths]
-    step = TracedStep(model, task.losses, replica_batch(task, devices), optimizer=optimizer)
-    longest = step.at(max(lengths))
+    spec = replica_batch(task, devices)
+    longest = TracedStep(model, task.losses, spec, optimizer=optimizer).at(max(lengths))
     peak = peak_memory(longest)
-    flops = StepFlops(step, lengths)
+    flops = StepFlops(TracedStep(model, task.losses, spec), lengths)  # the model's: some optimizers multiply too
     step_flops = {length: flops(length) * devices.num_replicas for length in lengths}
     is_compiled = config.jit == "on" or devices.static_shapes
     return Plan(
-        trained_parameters=count_parameters(model.trainable_variables),
-        frozen_parameters=count_parameters(model.non_trainable_variables),
+        trained_parameters=count_parameters(model.trainable_weights),
+        frozen_parameters=count_parameters(model.non_trainable_weights),
         step_flops=step_flops,
         run_flops=_run_flops(task, config, step_flops),
         compilations=len(lengths) if is_compiled else 0,
         memory=Memory(
-            parameters=variable_bytes(model.variables),
+            parameters=variable_bytes(model.weights),
             slots=variable_bytes(optimizer.variables),
-            gradients=variable_bytes(model.trainable_variables),
+            gradients=variable_bytes(model.trainable_weights),
             activations=peak.num_bytes,
             graph=_GRAPH_BYTES_PER_OPERATION * len(longest.operations),
         ),

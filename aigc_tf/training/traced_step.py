@@ -62,7 +62,7 @@ class TracedStep:
         function = tf.function(step).get_concrete_function(dict(spec), tf.TensorSpec([], tf.int64))
         self._graph = function.graph
         self._definition = self._graph.as_graph_def()
-        self._constants = _folded(self._graph)
+        self._constants = folded_constants(self._graph)
 
     def at(self, length: int) -> StepGraph:
         """Returns the step for batches whose open dimensions are `length`."""
@@ -72,7 +72,7 @@ class TracedStep:
             tf.import_graph_def(self._definition, input_map=inputs, name="")
         fetches = [graph.get_tensor_by_name(tensor.name) for tensor in self._graph.outputs]
         effects = [graph.get_operation_by_name(operation.name) for operation in self._graph.control_outputs]
-        needed = _needed([*(tensor.op for tensor in fetches), *effects], self._constants)
+        needed = needed_operations([*(tensor.op for tensor in fetches), *effects], self._constants)
         operations = [operation for operation in graph.get_operations() if operation in needed]
         return StepGraph(operations=operations, fetches=fetches, constants=self._constants)
 
@@ -87,7 +87,7 @@ def _placeholder(tensor: tf.Tensor, length: int) -> tf.Tensor:
     return tf.compat.v1.placeholder(tensor.dtype, shape)
 
 
-def _folded(graph: Any) -> frozenset[str]:
+def folded_constants(graph: Any) -> frozenset[str]:
     """Names of the operations whose values follow from the graph alone: constants, known shapes, what is made of them.
 
     Random numbers stay: their seeds are the step's.
@@ -105,7 +105,7 @@ def _folded(graph: Any) -> frozenset[str]:
     return frozenset(constants)
 
 
-def _needed(ends: list[tf.Operation], constants: frozenset[str]) -> set[tf.Operation]:
+def needed_operations(ends: list[tf.Operation], constants: frozenset[str]) -> set[tf.Operation]:
     needed: set[tf.Operation] = set()
     waiting = list(ends)
     while waiting:
