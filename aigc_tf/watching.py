@@ -170,8 +170,9 @@ def count_step_flops(task: Task, state: TrainState, devices: Devices) -> StepFlo
 
 def memory_in_use() -> dict[str, float]:
     """Returns what this process holds now and held at most, by tag; on GPUs the fullest one's memory too."""
-    found: dict[str, float] = {"time/host_peak_memory_bytes": peak_memory_bytes()}
     held = resident_bytes()
+    # The system keeps the two counts apart, and the greatest may lag a little behind.
+    found: dict[str, float] = {"time/host_peak_memory_bytes": max(peak_memory_bytes(), held)}
     if held:
         found["time/host_memory_bytes"] = held
     devices = [tf.config.experimental.get_memory_info(gpu.name) for gpu in tf.config.list_logical_devices("GPU")]

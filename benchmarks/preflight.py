@@ -11,6 +11,10 @@ the estimate gives comes from another process, which makes no step. The batches 
 import argparse
 import dataclasses
 import gc
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,7 +41,7 @@ CASES = {
     # MiniLM's size, as configs/bert_sentiment.py trains it.
     "bert": Case(
         task="classify",
-        rows=256,
+        rows=128,
         length=128,
         vocabulary_size=30522,
         num_layers=6,
@@ -47,7 +51,7 @@ CASES = {
     ),
     "gpt_deep": Case(
         task="generate",
-        rows=32,
+        rows=16,
         length=512,
         vocabulary_size=4096,
         num_layers=6,
@@ -58,7 +62,7 @@ CASES = {
     # Logits and their gradient are most of it.
     "gpt_wide": Case(
         task="generate",
-        rows=16,
+        rows=32,
         length=512,
         vocabulary_size=32000,
         num_layers=2,
@@ -200,8 +204,42 @@ def measure(case: Case) -> dict[str, float]:
     return {"built": before, "peak": watcher.peak - before, "seconds": time.perf_counter() - started}
 
 
+def predict(case: Case) -> dict[str, float]:
+    """Returns what the preflight tells of the case, and how long that took."""
+    from aigc_tf.training.preflight import plan_run
+
+    started = time.perf_counter()
+    memory = plan_run(*build_task(case)).memory
+    return {"activations": memory.activations, "graph": memory.graph, "seconds": time.perf_counter() - started}
+
+
+def in_a_child(what: str, name: str) -> dict[str, float]:
+    """Runs `predict` or `measure` of a case in a process of its own."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, f"--child={what}", f"--only={name}"]
+    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(printed.splitlines()[-1])
+
+
+def main() -> None:
+    """Prints predicted and measured memory of each case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=list(CASES), action="append", help="one case; all by default")
+    parser.add_argument("--child", choices=["predict", "measure"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    names = arguments.only or list(CASES)
+    if arguments.child:
+        print(json.dumps({"predict": predict, "measure": measure}[arguments.child](CASES[names[0]])))
+        return
+    print(f"{'case':<10} {'activations':>11} {'graph':>7} {'measured':>9} {'ratio':>6} {'with graph':>10}   in MB")
+    for name in names:
+        plan, run = in_a_child("predict", name), in_a_child("measure", name)
+        activations, graph, peak = plan["activations"], plan["graph"], run["peak"]
+        print(
+            f"{name:<10} {activations / 1e6:>11,.0f} {graph / 1e6:>7,.0f} {peak / 1e6:>9,.0f} "
+            f"{activations / peak:>6.3f} {(activations + graph) / peak:>10.3f}   planned in {plan['seconds']:.1f} s"
+        )
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--measure")
-    a = parser.parse_args()
-    print(a.measure, measure(CASES[a.measure]))
+    main()
