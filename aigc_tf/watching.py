@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf import storage
-from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig, flatten, to_json
+from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig, Preempted, RunError, flatten, to_json
 from aigc_tf.evaluation import classification
 from aigc_tf.evaluation.report import peak_memory_bytes
 from aigc_tf.runs import door_of
@@ -18,11 +18,13 @@ from aigc_tf.tasks import DataFacts
 from aigc_tf.training import checkpoints, hparams
 from aigc_tf.training.flops import StepFlops
 from aigc_tf.training.hardware import MachinePeak, machine_peak
-from aigc_tf.training.loop import Task, TrainState
 from aigc_tf.training.preflight import replica_batch, resident_bytes
 from aigc_tf.training.profiling import ProfileWindow
 from aigc_tf.training.progress import ProgressBar
+from aigc_tf.training.run_state import TrainState
+from aigc_tf.training.step_log import StepLog
 from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import Task
 from aigc_tf.training.telemetry import LOGS_NAME, Telemetry
 from aigc_tf.training.traced_step import TracedStep
 
@@ -54,30 +56,47 @@ class RunWatcher:
         training = config.training
         self._door, self._config, self._facts = door_of(config), config, facts
         self._task, self._state, self._devices = task, state, devices
-        self._started = started
+        self._workdir, self._started = workdir, started
         self._flops: StepFlops | None = None
         self._peak: MachinePeak | None = None
-        self._telemetry = Telemetry(
-            workdir, resume_step=state.step, log_every=training.log_every, enabled=devices.is_chief
-        )
         self._progress = ProgressBar(
             num_steps=training.num_steps, first_step=state.step, rate=self._door.rate, enabled=devices.is_chief
         )
         self._profile = ProfileWindow(storage.join(workdir, LOGS_NAME), training.profile_steps)
-        self._open = contextlib.ExitStack()
-        self._telemetry.config(to_json(config))
+        self._shown = contextlib.ExitStack()
+        self._telemetry, self._example_ids = self._open(state.step)
+
+    def _open(self, resume_step: int) -> tuple[Telemetry, StepLog | None]:
+        """Opens the records of the run, cut back to a step."""
+        training, is_chief = self._config.training, self._devices.is_chief
+        telemetry = Telemetry(self._workdir, resume_step=resume_step, log_every=training.log_every, enabled=is_chief)
+        telemetry.config(to_json(self._config))
+        settings = {name: value for name, value in flatten(self._config).items() if name not in OPERATIONAL_FIELDS}
+        telemetry.session_start(hparams.settings_of(settings), started=self._started or time.time())
+        if not training.log_example_ids or not is_chief:
+            return telemetry, None
+        return telemetry, StepLog(storage.join(self._workdir, "example_ids.jsonl"), resume_step=resume_step)
 
     def __enter__(self) -> "RunWatcher":
-        for part in (self._telemetry, self._progress, self._profile):
-            self._open.enter_context(part)
-        settings = {name: value for name, value in flatten(self._config).items() if name not in OPERATIONAL_FIELDS}
-        self._telemetry.session_start(hparams.settings_of(settings), started=self._started or time.time())
+        self._shown.enter_context(self._progress)
+        self._shown.enter_context(self._profile)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._open:
+        with contextlib.ExitStack() as records:
+            records.callback(self._telemetry.__exit__, kind, error, trace)
+            if self._example_ids is not None:
+                records.callback(self._example_ids.__exit__, kind, error, trace)
+            records.callback(self._end_session, error)
+            self._shown.close()
+
+    def _end_session(self, error: BaseException | None) -> None:
+        if isinstance(error, Preempted):
+            return  # the run is not over: the same command goes on
+        # The error that ended the run is the one to report, not that this could not be written either.
+        with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():
             self._telemetry.session_end(succeeded=error is None)
 
     def on_start(self, step: int) -> None:
@@ -141,11 +160,31 @@ class RunWatcher:
 
     def before_checkpoint(self, step: int) -> None:
         self._telemetry.flush()
+        if self._example_ids is not None:
+            self._example_ids.flush()
 
-    def on_checkpoint(self, step: int, seconds: float) -> None:
+    def on_checkpoint(self, step: int, blocked_seconds: float) -> None:
         kept = goodput(self._state.progress.train_seconds, self._started)
         known = {} if kept is None else {"time/goodput": kept}
-        self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds} | known)
+        self._telemetry.scalars(step, {"time/checkpoint_blocked_seconds": blocked_seconds} | known)
+
+    def on_written(self, step: int, seconds: float) -> None:
+        self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds})
+
+    def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
+        if self._example_ids is not None:
+            for step, ids in enumerate(example_ids.tolist(), start=first_step):
+                self._example_ids.add(step, {"example_ids": ids})
+
+    def on_skipped(self, step: int, message: str) -> None:
+        self._progress.note(message)
+
+    def on_rollback(self, step: int) -> None:
+        self._telemetry.close()
+        if self._example_ids is not None:
+            self._example_ids.close()
+        self._telemetry, self._example_ids = self._open(step)
+        self._progress.note(f"went back to what the run was after step {step}")
 
 
 def goodput(train_seconds: float, started: float | None) -> float | None:

@@ -85,8 +85,8 @@ def build_task(case: Case):
     from aigc_tf.models import classifier, generator
     from aigc_tf.tasks.door import policy_of
     from aigc_tf.training import losses
-    from aigc_tf.training.loop import Task
     from aigc_tf.training.strategy import build_devices
+    from aigc_tf.training.task import Task
 
     config = TrainingConfig(
         num_steps=NUM_STEPS,
@@ -188,10 +188,10 @@ class PeakWatcher:
 
 def measure(case: Case) -> dict[str, float]:
     """Makes the steps in this process and returns what they took."""
-    from aigc_tf.training import loop
+    from aigc_tf.training import loop, run_state
 
     task, config, devices = build_task(case)
-    state = loop.build_state(task, config, devices)
+    state = run_state.build_state(task, config, devices)
     for variable in [*state.model.variables, *state.optimizer.variables]:
         variable.assign(variable + 0)  # zeros that nobody has written may have no pages yet
     gc.collect()

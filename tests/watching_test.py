@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aigc_tf import runs, watching
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.tasks import DataFacts
-from aigc_tf.training import loop
+from aigc_tf.training import run_state
 from aigc_tf.training.hardware import MachinePeak
 from aigc_tf.training.strategy import build_devices
 from aigc_tf.training.telemetry import read_metrics
@@ -27,7 +27,7 @@ def built():
     """Task, state and FLOPs by padded length of a tiny model, once for all tests."""
     training = tiny_task.training_config()
     task, devices = tiny_task.tiny_task(training), build_devices("none")
-    state = loop.build_state(task, training, devices)
+    state = run_state.build_state(task, training, devices)
     return task, state, count_step_flops(task, state, devices)
 
 
@@ -39,7 +39,7 @@ class Clockwork:
         self.task, self.state, flops = built()
         monkeypatch.setattr(watching, "machine_peak", lambda devices, precision: PEAK)
         monkeypatch.setattr(watching, "count_step_flops", lambda task, state, devices: flops)
-        self.state.progress = loop.Progress()
+        self.state.progress = run_state.Progress()
         self.rows = training.global_batch_size
         config = ExperimentConfig(name="tiny", training=training)
         self.watcher = RunWatcher(
@@ -78,7 +78,8 @@ def test_speeds_are_shares_of_what_the_machine_could_do(tmp_path, monkeypatch):
         run.call(1, 4, length=16)
         run.call(5, 5, length=8)
         watcher.on_checkpoint(5, 0.5)
-    *rows, last = read_metrics(tmp_path)
+        watcher.on_written(5, 1.5)
+    *rows, copied, written = read_metrics(tmp_path)
     rows = {row["step"]: row for row in rows}
     _, _, flops = built()
     assert rows[1]["time/flops_utilisation"] == pytest.approx(flops(16) / 1e9)
@@ -86,8 +87,9 @@ def test_speeds_are_shares_of_what_the_machine_could_do(tmp_path, monkeypatch):
     assert flops(8) < flops(16)
     assert rows[1]["time/input_stall_share"] == 0.25
     assert rows[1]["time/host_peak_memory_bytes"] >= rows[1]["time/host_memory_bytes"] > 2**27
-    assert last["time/checkpoint_seconds"] == 0.5
-    assert last["time/goodput"] == pytest.approx(5 / 40, rel=0.2)
+    assert written == {"step": 5, "time/checkpoint_seconds": 1.5}
+    assert copied["time/checkpoint_blocked_seconds"] == 0.5
+    assert copied["time/goodput"] == pytest.approx(5 / 40, rel=0.2)
 
 
 def test_tensorboard_is_told_the_peak_the_settings_and_the_end(tmp_path, monkeypatch):
@@ -108,6 +110,18 @@ def test_tensorboard_is_told_the_peak_the_settings_and_the_end(tmp_path, monkeyp
     start = content["_hparams_/session_start_info"]
     assert b"training.learning_rate" in start
     assert b"training.log_every" not in start  # operational: it changes nothing that is computed
+
+
+def test_after_a_rollback_the_records_go_on_from_there(tmp_path, monkeypatch):
+    run = Clockwork(tmp_path, monkeypatch)
+    with run.watcher as watcher:
+        watcher.on_start(0)
+        run.call(1, 4)
+        watcher.on_rollback(2)
+        run.call(3, 3)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    read = EventAccumulator(str(tmp_path / "logs"), size_guidance={"tensors": 0}).Reload()
+    assert len(read.PluginTagToContent("hparams")) == 2
 
 
 def test_what_computes_nothing_has_no_speed(tmp_path, monkeypatch):

@@ -15,11 +15,12 @@ import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
 from aigc_tf.training import optimizers
+from aigc_tf.training.averages import build_averages, move_averages
 from aigc_tf.training.flops import StepFlops
 from aigc_tf.training.hardware import DeviceKind, machine_kind
 from aigc_tf.training.liveness import Peak, peak_memory
-from aigc_tf.training.loop import Task
 from aigc_tf.training.strategy import Devices
+from aigc_tf.training.task import Task
 from aigc_tf.training.traced_step import TracedStep
 
 ASSUMED_UTILISATION = 0.4
@@ -39,17 +40,19 @@ class Memory:
     parameters: int
     slots: int
     """The optimizer's: moments, and its few counters."""
+    averages: int
+    """The moving average of the weights, where one is kept."""
     gradients: int
     """All of them, as they are together before the update. Part of `activations` where they are alive at its moment."""
     activations: int
-    """All tensors alive at the fullest moment of a step at the longest padded length."""
+    """All tensors alive at the fullest moment of a step at the longest padded length, sums of micro-batches too."""
     graph: int
     """On the host: Python's and TensorFlow's copies of the graph."""
 
     @property
     def device(self) -> int:
         """What has to fit into the memory of the replica's device."""
-        return self.parameters + self.slots + self.activations
+        return self.parameters + self.slots + self.averages + self.activations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,10 +81,27 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     host = resident_bytes()
     model = task.build_model()
     optimizer = optimizers.build_optimizer(config, model.trainable_variables)
+    averages = build_averages(model.trainable_variables) if config.ema_decay else []
     lengths = [int(length) for length in task.order.bucket_lengths]
     spec = replica_batch(task, devices)
-    longest = TracedStep(model, task.losses, spec, optimizer=optimizer).at(max(lengths))
+
+    def update(gradients: list[tf.Tensor], step: tf.Tensor) -> None:
+        optimizer.apply(gradients, model.trainable_variables)
+        if averages:
+            move_averages(averages, model.trainable_variables, decay=config.ema_decay, step=step)
+
+    traced = TracedStep(
+        model,
+        task.losses,
+        {name: _slice_of(rows, config.micro_batches) for name, rows in spec.items()},
+        update=update,
+        blocks=task.blocks(model) if config.recompute else (),
+    )
+    longest = traced.at(max(lengths))
     peak = peak_memory(longest)
+    gradients = variable_bytes(model.trainable_weights)
+    # The sums of micro-batches are alive beside the gradients of each.
+    sums = gradients if config.micro_batches > 1 else 0
     flops = StepFlops(TracedStep(model, task.losses, spec), lengths)  # the model's: some optimizers multiply too
     step_flops = {length: flops(length) * devices.num_replicas for length in lengths}
     is_compiled = config.jit == "on" or devices.static_shapes
@@ -94,13 +114,19 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
         memory=Memory(
             parameters=variable_bytes(model.weights),
             slots=variable_bytes(optimizer.variables),
-            gradients=variable_bytes(model.trainable_weights),
-            activations=peak.num_bytes,
+            averages=variable_bytes(averages),
+            gradients=gradients,
+            activations=peak.num_bytes + sums,
             graph=_GRAPH_BYTES_PER_OPERATION * len(longest.operations),
         ),
         peak=peak,
         host_bytes=host,
     )
+
+
+def _slice_of(spec: tf.TensorSpec, micro_batches: int) -> tf.TensorSpec:
+    """Returns the part of a replica's batch that one forward sees."""
+    return tf.TensorSpec([spec.shape[0] // micro_batches, *spec.shape[1:]], spec.dtype)
 
 
 def replica_batch(task: Task, devices: Devices) -> Mapping[str, tf.TensorSpec]:
@@ -151,12 +177,19 @@ def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: Devi
         "FLOPs of a step": f"{shapes}; {count_shown(mean)} in the mean, {count_shown(plan.run_flops)} in all",
         "memory: parameters": bytes_shown(memory.parameters),
         "memory: optimizer": bytes_shown(memory.slots),
+        "memory: averages": bytes_shown(memory.averages) if memory.averages else "none are kept",
         "memory: gradients": f"{bytes_shown(memory.gradients)}, part of the next line where they are alive then",
         "memory: activations": f"about {bytes_shown(memory.activations)} at the fullest moment of a step of "
-        f"{longest} positions (made by {largest})",
+        f"{longest} positions (made by {largest}){_saving(config)}",
         "memory: a replica": f"about {bytes_shown(memory.device)}",
     }
     return rows | _fit_rows(plan, devices, device or machine_kind(), mean, config)
+
+
+def _saving(config: TrainingConfig) -> str:
+    parts = [f"in {config.micro_batches} micro-batches"] if config.micro_batches > 1 else []
+    parts += ["with blocks computed again"] if config.recompute else []
+    return f", {', '.join(parts)}" if parts else ""
 
 
 def _fit_rows(
@@ -182,7 +215,7 @@ def verdict(needed: int, memory: Memory, there: int) -> str:
     shown = f"{bytes_shown(needed)} of {bytes_shown(there)}"
     error = math.ceil(ACTIVATION_ERROR * memory.activations)
     if needed > there:
-        return f"no: {shown}; lower training.global_batch_size or data.max_length"
+        return f"no: {shown}; raise training.micro_batches, set training.recompute, or lower data.max_length"
     if needed + error > there:
         return f"perhaps: {shown}, nearer than the estimate is exact"
     return f"yes: {shown}"

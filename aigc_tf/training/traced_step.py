@@ -5,13 +5,14 @@ inference, which takes a tenth of the time of tracing again.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 from tensorflow.python.ops import handle_data_util
 
+from aigc_tf.training.recomputation import recomputed
 from aigc_tf.training.step import Losses, forward_key, seed_generators, stateless_seeds
 
 
@@ -28,13 +29,14 @@ class StepGraph:
 
 
 class TracedStep:
-    """A step of one replica: forward, backward, norm, and with an optimizer the update.
+    """A step of one replica: forward, backward, and with an update the norm and what the update does.
 
     Args:
         model: Its variables are read, and nothing is computed with them.
         losses: Of the task.
-        spec: Shapes and types of a replica's batch; the length may be open.
-        optimizer: Built on the model's trained variables. None: the step ends with the gradients.
+        spec: Shapes and types of the batch of one forward; the length may be open.
+        update: `update(gradients, step)` applies the gradients. None: the step ends with them.
+        blocks: Layers that are computed again in the backward pass.
     """
 
     def __init__(
@@ -43,20 +45,22 @@ class TracedStep:
         losses: Losses,
         spec: Mapping[str, tf.TensorSpec],
         *,
-        optimizer: keras.optimizers.Optimizer | None = None,
+        update: Callable[[list[tf.Tensor], tf.Tensor], None] | None = None,
+        blocks: Sequence[keras.layers.Layer] = (),
     ):
         generators, variables = seed_generators(model), model.trainable_variables
 
         def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> list[tf.Tensor]:
-            with stateless_seeds(generators, forward_key(0, number, 0)), tf.GradientTape() as tape:
+            key = forward_key(0, number, 0)
+            with stateless_seeds(generators, key), recomputed(blocks), tf.GradientTape() as tape:
                 values, weights = losses(model, batch)
                 total = tf.reduce_sum(values * weights)
             gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-            if optimizer is None:
+            if update is None:
                 return [*gradients, total]
             norm = tf.linalg.global_norm(gradients)
-            optimizer.apply([gradient * norm for gradient in gradients], variables)
+            update([gradient * norm for gradient in gradients], number)
             return [total, norm]
 
         function = tf.function(step).get_concrete_function(dict(spec), tf.TensorSpec([], tf.int64))

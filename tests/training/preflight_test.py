@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from aigc_tf.training import loop, preflight
+from aigc_tf.training import preflight, run_state
 from aigc_tf.training.hardware import named_device
 from aigc_tf.training.preflight import Memory, bytes_shown, count_shown, plan_rows, plan_run, verdict
 from aigc_tf.training.strategy import build_devices
@@ -22,7 +22,7 @@ def planned():
 
 def test_parameters_slots_and_gradients_are_those_of_the_run(planned):
     task, config, plan = planned
-    state = loop.build_state(task, config, build_devices("none"))
+    state = run_state.build_state(task, config, build_devices("none"))
     sizes = [variable.numpy().nbytes for variable in state.model.weights]
     assert plan.memory.parameters == sum(sizes)
     assert plan.memory.gradients == sum(sizes)
@@ -65,6 +65,18 @@ def test_two_replicas_take_half_of_the_rows_each_and_each_padded_length_is_a_com
     assert two.compilations == len(task.order.bucket_lengths) > 1
 
 
+def test_micro_batches_recomputation_and_averages_change_the_memory_and_not_the_flops(planned):
+    task, config, plan = planned
+    task = dataclasses.replace(task, blocks=lambda model: model.backbone.transformer_layers)
+    changed = dataclasses.replace(config, micro_batches=4, recompute=True, ema_decay=0.9)
+    saving = plan_run(task, changed, build_devices("none"))
+    assert saving.step_flops == plan.step_flops
+    assert saving.memory.averages == saving.memory.gradients == plan.memory.gradients
+    assert saving.memory.device - saving.memory.averages < plan.memory.device
+    rows = plan_rows(saving, changed, build_devices("none"), None)
+    assert rows["memory: activations"].endswith(", in 4 micro-batches, with blocks computed again")
+
+
 def test_the_words_name_every_part_and_whether_a_device_fits(planned):
     _, config, plan = planned
     rows = plan_rows(plan, config, build_devices("none"), named_device("H100"))
@@ -78,11 +90,13 @@ def test_the_words_name_every_part_and_whether_a_device_fits(planned):
 
 
 def test_a_verdict_knows_how_exact_the_estimate_is():
-    memory = Memory(parameters=GIB, slots=2 * GIB, gradients=GIB, activations=10 * GIB, graph=0)
+    memory = Memory(parameters=GIB, slots=2 * GIB, averages=0, gradients=GIB, activations=10 * GIB, graph=0)
     assert memory.device == 13 * GIB
     assert verdict(memory.device, memory, 16 * GIB) == "yes: 13.00 GiB of 16.00 GiB"
     assert verdict(memory.device, memory, 14 * GIB).startswith("perhaps: 13.00 GiB of 14.00 GiB")
-    assert verdict(memory.device, memory, 12 * GIB).startswith("no: 13.00 GiB of 12.00 GiB; lower training.global")
+    assert verdict(memory.device, memory, 12 * GIB).startswith(
+        "no: 13.00 GiB of 12.00 GiB; raise training.micro_batches"
+    )
 
 
 def test_numbers_are_shown_in_units_that_people_read():
