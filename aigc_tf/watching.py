@@ -106,10 +106,7 @@ class RunWatcher:
         self._telemetry.text(step, "time/peak_flops", self._peak.origin)
         try:
             self._flops = count_step_flops(self._task, self._state, self._devices)
-            for length in self._task.order.bucket_lengths:
-                self._flops(int(length))
         except ValueError as reason:
-            self._flops = None
             self._progress.note(f"without FLOPs utilisation: {reason}")
         self._profile.after_step(step)
 

@@ -6,7 +6,6 @@ out, as in the definition of FLOPs utilisation that the numbers are for.
 Source: Chowdhery et al. 2022, "PaLM", section 4.1 and appendix B, https://arxiv.org/abs/2204.02311
 """
 
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -31,29 +30,23 @@ class StepFlops:
     its square.
 
     Args:
-        step: Of one replica, up to its gradients.
+        step: Of one replica, up to its gradients; it is not kept.
         lengths: The padded lengths there are.
+    Raises:
+        ValueError: If the size of a product is not known before the step runs.
     """
 
     def __init__(self, step: TracedStep, lengths: Iterable[int]):
-        self._step = step
         ordered = sorted({int(length) for length in lengths})
         last = len(ordered) - 1
-        self._counted = [ordered[place] for place in sorted({0, last // 2, last})]
-        self._count = functools.cache(lambda length: count_flops(self._step.at(length)))
+        places = sorted({0, last // 2, last})
+        self._counted = {ordered[place]: count_flops(step.at(ordered[place])) for place in places}
 
     def __call__(self, length: int) -> int:
-        """Returns the count for one padded length.
-
-        Raises:
-            ValueError: If the size of a product is not known before the step runs.
-        """
-        if length in self._counted:
-            return self._count(length)
+        """Returns the count for one padded length."""
         total = Fraction(0)
-        for one in self._counted:  # Lagrange's form
-            factors = [Fraction(length - other, one - other) for other in self._counted if other != one]
-            total += self._count(one) * math.prod(factors)
+        for one, count in self._counted.items():  # Lagrange's form
+            total += count * math.prod(Fraction(length - other, one - other) for other in self._counted if other != one)
         return round(total)
 
 
