@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import Preempted, RunError, TrainingConfig
-from aigc_tf.training import checkpoints, optimizers, skipping
+from aigc_tf.training import checkpoints, optimizers, profiling, skipping
 from aigc_tf.training.averages import averaged
 from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.feed import Feed, distribute
@@ -330,8 +330,9 @@ class _Loop:
 
 def _steps_to_event(step: int, config: TrainingConfig) -> int:
     """Steps until something happens between two calls, at most `steps_per_call`."""
-    intervals = [config.steps_per_call, config.checkpoint_every, config.evaluate_every]
-    return min([interval - step % interval for interval in intervals if interval] + [config.num_steps - step])
+    intervals = [config.steps_per_call, config.checkpoint_every, config.evaluate_every, config.histograms_every]
+    to_intervals = [interval - step % interval for interval in intervals if interval]
+    return min([*to_intervals, *profiling.steps_to_edge(step, config.profile_steps), config.num_steps - step])
 
 
 def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tuple[str, int], patience: int) -> bool:
