@@ -33,7 +33,18 @@ FORMATS = ("auto", "text", "document", "csv", "tsv", "jsonl", "parquet", "tfreco
 SPLITS = ("hash", "files", "given")
 TOKENIZER_KINDS = ("auto", "wordpiece", "sentencepiece")
 TRUNCATIONS = ("head", "tail", "head_tail")
-SCHEDULES = ("linear", "cosine", "constant")
+SCHEDULES = ("linear", "cosine", "constant", "inverse_sqrt", "wsd")
+OPTIMIZERS = {
+    "adamw": ("weight_decay", "beta_1", "beta_2", "epsilon"),
+    "adam": ("beta_1", "beta_2", "epsilon"),
+    "sgd": ("weight_decay", "momentum"),
+    "rmsprop": ("weight_decay", "epsilon"),
+    "lamb": ("weight_decay", "beta_1", "beta_2", "epsilon"),
+    "adafactor": ("weight_decay",),
+    "lion": ("weight_decay", "beta_1", "beta_2"),
+    "muon": ("weight_decay", "momentum", "beta_1", "beta_2", "epsilon"),
+}
+"""The fields of `TrainingConfig` that each optimizer reads, besides the learning rate."""
 PRECISIONS = ("auto", "float32", "bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 JIT_MODES = ("auto", "on", "off")
@@ -148,15 +159,15 @@ class TrainingConfig:
     warmup_steps: int = 0
     """Steps of linear warm-up from 0."""
     schedule: str = "linear"
-    """One of `SCHEDULES`: what the rate does after warm-up, down to 0 at `num_steps`."""
+    """One of `SCHEDULES`: what the rate does after warm-up."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW; biases and normalisation weights are excluded."""
+    """Decoupled weight decay; biases and normalisation weights are excluded. Adam has none."""
     beta_1: float = 0.9
-    """Decay of AdamW's first moment, in [0, 1)."""
+    """Decay of the first moment (AdamW, Adam, LAMB, Lion, Muon's AdamW), in [0, 1)."""
     beta_2: float = 0.999
-    """Decay of AdamW's second moment, in [0, 1)."""
+    """Decay of the second moment (the same), in [0, 1). Lion's authors take 0.99."""
     epsilon: float = 1e-8
-    """AdamW's epsilon."""
+    """Keeps the second moment from 0 (AdamW, Adam, RMSprop, LAMB, Muon's AdamW)."""
     clip_norm: float = 1.0
     """Global norm the gradient is clipped to. 0: no clipping."""
     label_smoothing: float = 0.0
@@ -204,6 +215,18 @@ class TrainingConfig:
     """First and last step, counted from 1, that TensorFlow's profiler watches; calls are cut there. Empty: none."""
     histograms_every: int = 0
     """Steps between two histograms of every trained weight in TensorBoard; calls are cut there. 0: none."""
+    optimizer: str = "adamw"
+    """A key of `OPTIMIZERS`, which says what other fields it reads."""
+    momentum: float = 0.9
+    """Decay of the momentum of SGD and Muon, in [0, 1). Muon's author takes 0.95."""
+    decay_steps: int = 0
+    """Schedule wsd: the last steps, over which the rate falls in a line. 0: a tenth of the run."""
+    final_rate_share: float = 0.0
+    """Share of the peak rate to which linear, cosine and wsd fall, in [0, 1]."""
+    layer_decay: float = 1.0
+    """Factor on the rate from each layer to the one below, in (0, 1]; the head has the whole rate. 1: one rate."""
+    z_loss: float = 0.0
+    """Weight of the squared log of the softmax's denominator in the loss. PaLM's authors take 1e-4. 0: none."""
 
 
 @dataclasses.dataclass(kw_only=True)

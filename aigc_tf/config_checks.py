@@ -10,6 +10,7 @@ from aigc_tf.config import (
     BAD_STEP_POLICIES,
     FORMATS,
     JIT_MODES,
+    OPTIMIZERS,
     PRECISIONS,
     PROBLEM_TYPES,
     SCHEDULES,
@@ -23,6 +24,7 @@ from aigc_tf.config import (
     ExperimentConfig,
     GenerationConfig,
     InputError,
+    TrainingConfig,
     flatten,
     suggest,
     unknown_field,
@@ -49,6 +51,7 @@ def validate(config: ExperimentConfig) -> None:
         ("data.truncation", data.truncation, TRUNCATIONS),
         ("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS),
         ("training.schedule", training.schedule, SCHEDULES),
+        ("training.optimizer", training.optimizer, OPTIMIZERS),
         ("training.precision", training.precision, PRECISIONS),
         ("training.jit", training.jit, JIT_MODES),
         ("training.strategy", training.strategy, STRATEGIES),
@@ -63,17 +66,65 @@ def validate(config: ExperimentConfig) -> None:
     _validate_columns(data)
     _validate_labels(data)
     _validate_numbers(config)
+    _validate_optimisation(training)
+    _validate_losses(config)
     validate_generation(config.generation)
     if config.task == "generate":
         _validate_generator(config)
-    if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
-        raise InputError(
-            f"training.class_weights is {training.class_weights}; weights are 0 or more, and at least one is above 0."
-        )
     if "://" in data.prepared_dir:
         raise InputError(
             f"data.prepared_dir is {data.prepared_dir!r}; prepared data are read by memory map, so they lie on a disk "
             "(NFS and GCSFuse fit too)."
+        )
+    if data.split == "files" and not data.test_files:
+        raise InputError(
+            "data.split 'files' needs data.test_files, globs on the names of the files held out for testing."
+        )
+    if data.split != "given" and (data.validation_sources or data.test_sources):
+        raise InputError(
+            f"data.validation_sources and data.test_sources need data.split 'given', received {data.split!r}."
+        )
+    if data.split != "files" and (data.validation_files or data.test_files):
+        raise InputError(f"data.validation_files and data.test_files need data.split 'files', received {data.split!r}.")
+
+
+def _validate_optimisation(training: TrainingConfig) -> None:
+    """The optimizer, the schedule, and that no field is set which they do not read."""
+    for name in sorted({name for names in OPTIMIZERS.values() for name in names}):
+        value, default = getattr(training, name), getattr(TrainingConfig(), name)
+        if name not in OPTIMIZERS[training.optimizer] and value not in (default, 0.0):
+            readers = ", ".join(optimizer for optimizer, names in OPTIMIZERS.items() if name in names)
+            raise InputError(
+                f"training.{name} is {value!r}, which the optimizer {training.optimizer!r} does not read; leave it "
+                f"out, or take one that does: {readers}."
+            )
+    if training.optimizer == "lion" and not training.beta_1:
+        raise InputError("training.beta_1 is 0.0; for the optimizer 'lion' it must be above 0.")
+    if training.decay_steps and training.schedule != "wsd":
+        raise InputError(
+            f"training.decay_steps belongs to training.schedule 'wsd', received {training.schedule!r}; leave it out."
+        )
+    if training.warmup_steps + training.decay_steps > training.num_steps:
+        raise InputError(
+            f"training.warmup_steps and training.decay_steps are {training.warmup_steps} and {training.decay_steps}, "
+            f"together more than training.num_steps, {training.num_steps}; lower them."
+        )
+    if training.final_rate_share and training.schedule not in ("linear", "cosine", "wsd"):
+        raise InputError(
+            f"training.final_rate_share is {training.final_rate_share!r}, but the schedule {training.schedule!r} falls "
+            "to no final rate; leave it out, or take linear, cosine or wsd."
+        )
+    share = training.final_rate_share
+    _require(0 <= share <= 1, "training.final_rate_share", share, "a share in [0, 1]")
+    _require(0 < training.layer_decay <= 1, "training.layer_decay", training.layer_decay, "in (0, 1]; 1 is one rate")
+
+
+def _validate_losses(config: ExperimentConfig) -> None:
+    """What weights and bends the loss fits the task."""
+    data, training = config.data, config.training
+    if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
+        raise InputError(
+            f"training.class_weights is {training.class_weights}; weights are 0 or more, and at least one is above 0."
         )
     if training.class_weights and training.balance_classes:
         raise InputError(
@@ -85,16 +136,10 @@ def validate(config: ExperimentConfig) -> None:
         )
     if training.label_smoothing and data.problem_type == "regression":
         raise InputError("training.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.")
-    if data.split == "files" and not data.test_files:
+    if training.z_loss and config.task == "classify" and data.problem_type != "single_label":
         raise InputError(
-            "data.split 'files' needs data.test_files, globs on the names of the files held out for testing."
+            f"training.z_loss is about a softmax, which data.problem_type {data.problem_type!r} has not; set it to 0."
         )
-    if data.split != "given" and (data.validation_sources or data.test_sources):
-        raise InputError(
-            f"data.validation_sources and data.test_sources need data.split 'given', received {data.split!r}."
-        )
-    if data.split != "files" and (data.validation_files or data.test_files):
-        raise InputError(f"data.validation_files and data.test_files need data.split 'files', received {data.split!r}.")
 
 
 def _validate_columns(data: DataConfig) -> None:
@@ -195,6 +240,8 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "training.weight_decay": 0,
         "training.epsilon": 0,
         "training.clip_norm": 0,
+        "training.decay_steps": 0,
+        "training.z_loss": 0,
         "training.seed": 0,
         "training.steps_per_call": 1,
         "training.log_every": 1,
@@ -218,8 +265,14 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     }
     for name, highest in at_most.items():
         _require(flat[name] <= highest, name, flat[name], f"at most {highest}")
-    shares = ("model.dropout", "training.beta_1", "training.beta_2", "training.label_smoothing", "training.ema_decay")
-    for name in shares:
+    for name in (
+        "model.dropout",
+        "training.beta_1",
+        "training.beta_2",
+        "training.momentum",
+        "training.label_smoothing",
+        "training.ema_decay",
+    ):
         _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
     _require(0 <= config.data.max_bad_share <= 1, "data.max_bad_share", config.data.max_bad_share, "a share in [0, 1]")
     _require(config.training.seed < 2**63, "training.seed", config.training.seed, "below 2**63")
@@ -304,5 +357,5 @@ def _require(condition: bool, name: str, value: Any, fits: str) -> None:
 
 
 def _near(value: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value), list(known), n=1)
+    near = difflib.get_close_matches(str(value).lower(), list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

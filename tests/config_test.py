@@ -9,6 +9,7 @@ import pytest
 from aigc_tf import config as config_module
 from aigc_tf.config import (
     OPERATIONAL_FIELDS,
+    OPTIMIZERS,
     DataConfig,
     ExperimentConfig,
     InputError,
@@ -69,7 +70,45 @@ def test_the_configs_that_come_along_are_valid(name, request):
             {"data.truncation": "tial"},
             "data.truncation is 'tial'; it is one of head, tail, head_tail. Did you mean 'tail'?",
         ),
-        ({"training.schedule": "x"}, "training.schedule is 'x'; it is one of linear, cosine, constant."),
+        (
+            {"training.schedule": "cosin"},
+            "training.schedule is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean 'cos",
+        ),
+        (
+            {"training.optimizer": "adamW"},
+            "training.optimizer is 'adamW'; it is one of adamw, adam, sgd, rmsprop, lamb, adafactor, lion, muon. Did "
+            "you mean 'adamw'?",
+        ),
+        (
+            {"training.momentum": 0.5},
+            "training.momentum is 0.5, which the optimizer 'adamw' does not read; leave it out, or take one that does: "
+            "sgd, muon.",
+        ),
+        (
+            {"training.optimizer": "adam", "training.weight_decay": 0.1},
+            "training.weight_decay is 0.1, which the optimizer 'adam' does not read;",
+        ),
+        ({"training.momentum": 1.0, "training.optimizer": "sgd"}, "training.momentum is 1.0; it must be in [0, 1)."),
+        ({"training.optimizer": "lion", "training.beta_1": 0.0}, "training.beta_1 is 0.0; for the optimizer 'lion'"),
+        (
+            {"training.decay_steps": 5},
+            "training.decay_steps belongs to training.schedule 'wsd', received 'linear'; leave it out.",
+        ),
+        (
+            {"training.decay_steps": 600, "training.warmup_steps": 401, "training.schedule": "wsd"},
+            "training.warmup_steps and training.decay_steps are 401 and 600, together more than training.num_ste",
+        ),
+        (
+            {"training.final_rate_share": 0.1, "training.schedule": "constant"},
+            "training.final_rate_share is 0.1, but the schedule 'constant' falls to no final rate;",
+        ),
+        ({"training.final_rate_share": 1.5}, "training.final_rate_share is 1.5; it must be a share in [0, 1]."),
+        ({"training.layer_decay": 0.0}, "training.layer_decay is 0.0; it must be in (0, 1]; 1 is one rate."),
+        ({"training.z_loss": -1.0}, "training.z_loss is -1.0; it must be a number of at least 0."),
+        (
+            {"training.z_loss": 1e-4, "data.problem_type": "multi_label"},
+            "training.z_loss is about a softmax, which data.problem_type 'multi_label' has not; set it to 0.",
+        ),
         (
             {"training.precision": "float16"},
             "training.precision is 'float16'; it is one of auto, float32, bfloat16. Did",
@@ -347,3 +386,12 @@ def test_prepared_data_on_an_object_store_are_refused():
     config = ExperimentConfig(name="x", data=DataConfig(sources=("a.csv",), prepared_dir="gs://bucket/prepared"))
     with pytest.raises(InputError, match="they lie on a disk"):
         validate(config)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_works_with_the_defaults_and_with_no_decay(optimizer):
+    config = _valid()
+    config.training.optimizer = optimizer
+    validate(config)
+    config.training.weight_decay = 0.0
+    validate(config)

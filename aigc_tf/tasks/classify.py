@@ -65,6 +65,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             model(classifier.model_inputs(model, batch), training=True),
             problem_type=problem_type,
             label_smoothing=config.training.label_smoothing,
+            z_loss=config.training.z_loss,
         )
         return values, batch["weights"] * losses.class_weights(batch["labels"], table)
 

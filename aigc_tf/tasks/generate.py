@@ -60,8 +60,13 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
 
     def token_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         logits = model(generator.model_inputs(model, batch), training=True)
-        smoothing = config.training.label_smoothing
-        return losses.token_losses(batch["labels"], logits, label_smoothing=smoothing), batch["weights"]
+        values = losses.token_losses(
+            batch["labels"],
+            logits,
+            label_smoothing=config.training.label_smoothing,
+            z_loss=config.training.z_loss,
+        )
+        return values, batch["weights"]
 
     return Task(
         build_model=build_model,

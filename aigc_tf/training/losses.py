@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def classification_losses(
-    labels: tf.Tensor, logits: tf.Tensor, *, problem_type: str, label_smoothing: float = 0.0
+    labels: tf.Tensor, logits: tf.Tensor, *, problem_type: str, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> tf.Tensor:
     """Returns the loss of every row.
 
@@ -16,6 +16,7 @@ def classification_losses(
         logits: `(B, C)` any float; `(B, 1)` for regression.
         problem_type: One of config.PROBLEM_TYPES.
         label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
+        z_loss: Of single_label alone; see `z_losses`.
     Returns:
         `(B,)` float32: cross-entropy; binary cross-entropy, mean over labels; squared error.
     Source: Szegedy et al. 2016, section 7 (label smoothing).
@@ -26,11 +27,26 @@ def classification_losses(
     if problem_type == "multi_label":
         targets = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
         return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=1)
-    if not label_smoothing:
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    classes = tf.shape(logits)[1]
-    targets = tf.one_hot(labels, classes, 1.0 - label_smoothing) + label_smoothing / tf.cast(classes, tf.float32)
-    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    if label_smoothing:
+        classes = tf.shape(logits)[1]
+        targets = tf.one_hot(labels, classes, 1.0 - label_smoothing) + label_smoothing / tf.cast(classes, tf.float32)
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    else:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return losses + z_losses(logits, z_loss) if z_loss else losses
+
+
+def z_losses(logits: tf.Tensor, weight: float) -> tf.Tensor:
+    """Returns `weight * log(Z) ** 2` of each softmax, which draws its denominator Z to 1 and keeps logits small.
+
+    Args:
+        logits: `(..., C)` float32.
+        weight: At least 0.
+    Returns:
+        `(...)` float32.
+    Source: Chowdhery et al. 2022, section 5, with the weight 1e-4.
+    """
+    return weight * tf.square(tf.reduce_logsumexp(logits, axis=-1))
 
 
 def class_weights(labels: tf.Tensor, table: tuple[float, ...]) -> tf.Tensor:
@@ -40,20 +56,23 @@ def class_weights(labels: tf.Tensor, table: tuple[float, ...]) -> tf.Tensor:
     return tf.gather(tf.constant(table, tf.float32), labels)
 
 
-def token_losses(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
+def token_losses(
+    labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tf.Tensor:
     """Returns the cross-entropy of every token in nats.
 
     Args:
         labels: `(B, T)` int32, the tokens to come.
         logits: `(B, T, V)` any float.
         label_smoothing: Share of the target spread evenly over the vocabulary, in [0, 1).
+        z_loss: See `z_losses`.
     Returns:
         `(B, T)` float32.
     """
     logits = tf.cast(logits, tf.float32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if not label_smoothing:
-        return losses
-    # Mean of -log p over the vocabulary, without a one-hot matrix: logsumexp minus the mean logit.
-    spread = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
-    return (1.0 - label_smoothing) * losses + label_smoothing * spread
+    if label_smoothing:
+        # Mean of -log p over the vocabulary, without a one-hot matrix: logsumexp minus the mean logit.
+        spread = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+        losses = (1.0 - label_smoothing) * losses + label_smoothing * spread
+    return losses + z_losses(logits, z_loss) if z_loss else losses

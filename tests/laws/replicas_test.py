@@ -10,10 +10,14 @@ import socket
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from aigc_tf.config import OPTIMIZERS, TrainingConfig
 from aigc_tf.training import checkpoints, loop, run_state
+from aigc_tf.training.optimizers import build_optimizer
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
 
@@ -45,6 +49,44 @@ def test_two_replicas_train_like_one(tmp_path, measure):
         assert a["train/gradient_norm"] == pytest.approx(b["train/gradient_norm"], abs=1e-4)
     assert [step for step, _, _ in watcher_two.evaluations] == [6, 12]
     assert watcher_one.evaluations[-1][2]["count"] == watcher_two.evaluations[-1][2]["count"] == 13
+
+
+@pytest.fixture(scope="module")
+def strategies():
+    return tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def apply_twice(name, strategy, layer_decay):
+    """Weights, and slots, after two steps of an optimizer whose gradients are summed already; of each replica."""
+    with strategy.scope():
+        variables = []
+        for layer, shape in {"embeddings": (2, 4), "block_0": (4, 6), "block_1": (4,)}.items():
+            with keras.name_scope(layer):
+                variables.append(keras.Variable(np.linspace(-1, 1, np.prod(shape)).reshape(shape), dtype="float32"))
+        optimizer = build_optimizer(TrainingConfig(optimizer=name, layer_decay=layer_decay), variables)
+
+    @tf.function
+    def step(rate):
+        def apply(rate):
+            optimizer.learning_rate = rate
+            optimizer.apply([tf.cos(3.0 * variable) for variable in variables], variables)
+
+        strategy.run(apply, args=(rate,))
+
+    for rate in (0.1, 0.05):
+        step(tf.constant(rate))
+    kept = [variable.value for variable in [*variables, *optimizer.variables]]
+    rows = [[one.numpy() for one in strategy.experimental_local_results(value)] for value in kept]
+    return [list(values) for values in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_optimizer_sums_gradients_again(name, layer_decay, strategies, measure):
+    [one], two = (apply_twice(name, strategy, layer_decay) for strategy in strategies)
+    assert len(two) == 2
+    difference = max(float(np.abs(a - b).max()) for values in two for a, b in zip(one, values, strict=True))
+    measure("an optimizer on 2 replicas == on 1, weights and slots", difference, BOUND)
 
 
 WORKER = """
@@ -100,9 +142,6 @@ def test_two_worker_processes_train_like_one(tmp_path, measure):
 
 
 def test_replicas_draw_different_dropout_masks():
-    import keras
-    import tensorflow as tf
-
     from aigc_tf.training.step import forward_key, seed_generators, stateless_seeds
 
     model = keras.Sequential([keras.Input([64]), keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)])

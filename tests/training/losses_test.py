@@ -23,6 +23,15 @@ def test_smoothing_spreads_its_share_over_all_classes():
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
+def test_z_loss_adds_the_squared_log_of_the_denominator():
+    logits = np.log([[1.0, 3.0]]).astype(np.float32)  # Z is 4
+    found = _loss([1], logits, problem_type="single_label", z_loss=0.5)
+    np.testing.assert_allclose(found, [-np.log(0.75) + 0.5 * np.log(4) ** 2], rtol=1e-6)
+    found = _loss([1], logits, problem_type="single_label", z_loss=0.5, label_smoothing=0.1)
+    smoothed = -(0.9 + 0.05) * np.log(0.75) - 0.05 * np.log(0.25)
+    np.testing.assert_allclose(found, [smoothed + 0.5 * np.log(4) ** 2], rtol=1e-6)
+
+
 def test_multi_label_is_the_mean_over_labels():
     logits = np.log([[3.0, 1.0]]).astype(np.float32)  # probabilities 0.75 and 0.5
     expected = -(np.log(0.75) + np.log(0.5)) / 2
@@ -53,3 +62,12 @@ def test_token_losses_spread_their_target_over_the_vocabulary():
     found = token_losses(tf.constant([[0]]), logits, label_smoothing=0.3).numpy()
     mean = (np.log(2) + 2 * np.log(4)) / 3
     np.testing.assert_allclose(found, [[0.7 * np.log(2) + 0.3 * mean]], rtol=1e-6)
+
+
+def test_z_loss_of_tokens_is_of_each_tokens_softmax():
+    logits = tf.math.log(tf.constant([[[1.0, 1.0, 2.0], [0.5, 0.25, 0.25]]]))  # Z is 4 and 1
+    found = token_losses(tf.constant([[0, 0]]), logits, z_loss=0.1).numpy()
+    np.testing.assert_allclose(found, [[np.log(4) + 0.1 * np.log(4) ** 2, np.log(2)]], rtol=1e-6)
+    both = token_losses(tf.constant([[0, 0]]), logits, z_loss=0.1, label_smoothing=0.3).numpy()
+    smoothed = token_losses(tf.constant([[0, 0]]), logits, label_smoothing=0.3).numpy()
+    np.testing.assert_allclose(both - smoothed, [[0.1 * np.log(4) ** 2, 0.0]], rtol=1e-5, atol=1e-6)
