@@ -41,9 +41,11 @@ EXTRAS = {
         "tf-keras>=2.20,<2.22; python_version < '3.12'",
         "typeguard>=2.7,<3; python_version < '3.12'",
     ],
+    # scripts/sweep.py: searches config fields.
+    "sweep": ["optuna>=5,<6"],
     # The peer that benchmarks/classifier_reference.py compares with.
     "bench": ["torch", "transformers"],
-    "test": ["import-linter", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+    "test": ["import-linter", "mypy", "optuna>=5,<6", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
     # No extra for TPU: tensorflow-tpu takes the place of tensorflow, which pip cannot express. docs/install.md has it.
 }
 

@@ -27,6 +27,7 @@ from aigc_tf.config_checks import validate, validate_generation
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
 from aigc_tf.flag_parsing import HELP, Options, parse
+from aigc_tf.search_space import check_space, parse_search
 
 _ERRORS = "2"  # TF_CPP_MIN_LOG_LEVEL that leaves warnings out: what matters of them is said by us
 # What TensorFlow's C++ libraries print while they are loaded, when no log level reaches them yet: nothing is wrong.
@@ -125,15 +126,40 @@ def train(options: Options) -> None:
     """Trains an experiment into its run folder, or goes on with it."""
     config = _checked_config(options)
     workdir = _required_path(options, "workdir")
-    prepared = storage.join(_path(config.data.prepared_dir), config.name)
-    if not storage.exists(storage.join(prepared, "dataset.json")):
-        raise InputError(
-            f"There is no prepared data set {prepared}; "
-            f"make it with: python scripts/prepare.py {_typed_without('workdir', 'dry_run', 'debug')}"
-        )
+    _check_prepared(config)
     if options.device and not options.dry_run:
         raise InputError("--device says what a run is asked to fit, so it goes with --dry_run; give both or neither.")
     _heavy_room("commands").train(config, workdir, dry_run=options.dry_run, device=options.device)
+
+
+def sweep(options: Options) -> None:
+    """Trains an experiment again and again with other values of some fields, and says which are best."""
+    config = _checked_config(options)
+    workdir = _required_path(options, "workdir")
+    space = parse_search(options.search or [])
+    check_space(config, space)
+    if options.trials < 1:
+        raise InputError(f"--trials is {options.trials}; it must be at least 1.")
+    if storage.is_remote(workdir):
+        raise InputError(f"--workdir {workdir} is on an object store; a sweep keeps its study on a disk.")
+    if os.environ.get("TF_CONFIG"):
+        raise InputError("TF_CONFIG is set, but a sweep trains on one host; unset it.")
+    _check_prepared(config)
+    if options.dry_run:
+        print(table(config))
+        print("\n".join(["", "search", *(f"  {dimension}" for dimension in space), f"  {options.trials} trials"]))
+        return
+    train_script = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "train.py")
+    # Not a heavy room: TensorFlow would hold a TPU that the trials need.
+    room = importlib.import_module("aigc_tf.sweep")
+    room.sweep(config, workdir, space=space, num_trials=options.trials, train_script=train_script)
+
+
+def _check_prepared(config: ExperimentConfig) -> None:
+    prepared = storage.join(_path(config.data.prepared_dir), config.name)
+    if not storage.exists(storage.join(prepared, "dataset.json")):
+        typed = _typed_without("workdir", "search", "trials", "device", "dry_run", "debug")
+        raise InputError(f"There is no prepared data set {prepared}; make it with: python scripts/prepare.py {typed}")
 
 
 def evaluate(options: Options) -> None:
@@ -215,7 +241,7 @@ def _typed_without(*names: str) -> str:
         name, is_joined, _ = argument.lstrip("-").partition("=")
         if not is_value and not (argument.startswith("-") and name in names):
             kept.append(argument)
-        is_value = not is_value and name == "workdir" and not is_joined and name in names
+        is_value = not is_value and name in ("workdir", "search", "trials") and not is_joined and name in names
     return shlex.join(kept)
 
 

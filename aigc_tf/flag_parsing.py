@@ -47,12 +47,14 @@ HELP: dict[str, str] = {
     "stop": "Text before which a continuation ends; give it once for each.",
     "num_beams": "More than 1: beam search, which draws nothing.",
     "seed": "Of the draws; prompt i draws by seed + i.",
+    "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
+    "trials": "Trials of the whole sweep.",
     "debug": "Show the traceback of an error.",
 }
 CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
-_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed")}
+_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials")}
 _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
@@ -61,10 +63,12 @@ _VALUE_NAMES |= {
     "text_b": "TEXT",
     "prompt": "TEXT",
     "stop": "TEXT",
+    "search": "FIELD=VALUES",
     "checkpoint": "|".join(CHECKPOINTS),
 }
 _BOOLEANS = ("dry_run", "overwrite", "debug")
-_REPEATED = ("text", "text_b", "prompt", "stop")
+_REPEATED = ("text", "text_b", "prompt", "stop", "search")
+_COUNTS = {"trials": 20}
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
@@ -138,6 +142,8 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
             flags.DEFINE_multi_string(name, None, HELP[name], flag_values=values)
         elif name in _SETTINGS:
             flags.DEFINE(_NUMBERS[type(_SETTINGS[name])], name, None, HELP[name], flag_values=values)
+        elif name in _COUNTS:
+            flags.DEFINE(_NUMBERS[int], name, _COUNTS[name], HELP[name], flag_values=values)
         elif name == "checkpoint":
             flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
         elif name != "config":

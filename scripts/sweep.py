@@ -1,0 +1,11 @@
+"""Searches fields of an experiment: many runs, each with values that Optuna chooses. The same command again goes on.
+
+Example:
+  python scripts/sweep.py --config=configs/bert_sentiment.py --workdir=runs/sweep --trials=20 \\
+      --search="training.learning_rate=log:1e-5..2e-4" --search="training.schedule=linear|cosine"
+"""
+
+from aigc_tf import cli
+
+if __name__ == "__main__":
+    cli.run(cli.sweep, flags=("config", "workdir", "search", "trials", "dry_run"), description=__doc__)
