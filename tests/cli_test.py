@@ -18,10 +18,11 @@ from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, f
 ROOT = Path(__file__).parent.parent
 CONFIGS = ", ".join(sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")))
 CONFIG = "configs/bert_sentiment.py"
-SCRIPTS = ("prepare", "train", "evaluate", "predict", "generate", "export")
+SCRIPTS = ("prepare", "train", "evaluate", "predict", "generate", "export", "sweep")
 FLAGS = {
     "prepare": ("config", "overwrite", "dry_run"),
     "train": ("config", "workdir", "dry_run", "device"),
+    "sweep": ("config", "workdir", "search", "trials", "dry_run"),
     "evaluate": ("workdir", "checkpoint", "config", "dry_run"),
     "export": ("workdir", "checkpoint", "config", "dry_run"),
     "predict": ("model", "text", "text_b", "input", "output", "overwrite", "checkpoint"),
@@ -337,7 +338,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ),
         (
             [*WITH_CONFIG, "--config.training.schedule=cosin"],
-            "training.schedule is 'cosin'; it is one of linear, cosine, constant. Did you mean 'cosine'?",
+            "training.schedule is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean 'cosine'?",
         ),
         (["--config.training.seed=1"], "--config.training.seed sets a field of a config, so --config is needed too."),
         ([f"--config={CONFIG}", f"--config={CONFIG}"], "--config is given twice; a run has one config."),
@@ -607,6 +608,48 @@ def test_debug_shows_the_traceback(run, monkeypatch, tmp_path, error, status):
     assert errors.startswith("Traceback")
     assert errors.splitlines()[-1].startswith("error: ")
     assert "--debug" not in errors
+
+
+def test_a_sweep_gets_its_space_and_the_script_beside_its_own(run, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr("aigc_tf.sweep.sweep", lambda *args, **kwargs: made.append((args, kwargs)))
+    (tmp_path / "prepared" / "bert_sentiment").mkdir(parents=True)
+    (tmp_path / "prepared" / "bert_sentiment" / "dataset.json").write_text("{}")
+    arguments = [f"--config={CONFIG}", "--workdir=s", "--search=training.beta_1=0.5..0.9", "--trials=3"]
+    status, out, _ = run("sweep", *arguments, "--search", "training.schedule=linear|wsd", "--dry_run")
+    assert status == 0
+    assert out.endswith("search\n  training.beta_1=0.5..0.9\n  training.schedule=linear|wsd\n  3 trials\n")
+    assert not made
+    assert run("sweep", *arguments, "--config.training.seed=5")[0] == 0
+    [((config, workdir), rest)] = made
+    assert (config.training.seed, workdir, rest["num_trials"]) == (5, "s", 3)
+    assert [str(dimension) for dimension in rest["space"]] == ["training.beta_1=0.5..0.9"]
+    assert rest["train_script"] == str(tmp_path / "scripts" / "train.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--search=training.beta_1=0..0.5"], "There is no prepared data set prepared/bert_sentiment; make it with: "),
+        ([], "--search is missing"),
+        (["--search=training.beta_1=0..0.5", "--trials=0"], "--trials is 0; it must be at least 1."),
+        (["--search=training.beta_1=0..0.5", "--trials=x"], "flag --trials=x: a whole number such as 1000 fits here."),
+        (["--search=training.beta_1=0..1"], "The search would try training.beta_1=1, which does not fit"),
+        (["--search=training.beta_1=0..0.5", "--workdir=gs://b/s"], "--workdir gs://b/s is on an object store;"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(run, arguments, sentence):
+    status, _, errors = run("sweep", f"--config={CONFIG}", "--workdir=s", *arguments)
+    assert status == 2
+    assert errors.startswith(f"error: {sentence}")
+    if "prepare.py" in errors:
+        assert errors == f"error: {sentence}python scripts/prepare.py --config={CONFIG}\n"
+
+
+def test_a_sweep_stays_on_one_host(run, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    status, _, errors = run("sweep", f"--config={CONFIG}", "--workdir=s", "--search=training.beta_1=0..0.5")
+    assert (status, errors) == (2, "error: TF_CONFIG is set, but a sweep trains on one host; unset it.\n")
 
 
 def _python(code, *, stdin=None):

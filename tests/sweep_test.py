@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ import time
 import optuna
 import pytest
 
-from aigc_tf import cli, storage, sweep
+from aigc_tf import storage, sweep
 from aigc_tf.config import TASK_NAMES, DataConfig, ExperimentConfig, InputError, RunError, TrainingConfig, from_json
 from aigc_tf.evaluation import report
 from aigc_tf.search_space import parse_search
@@ -208,26 +207,3 @@ def test_a_signal_reaches_the_trial_once_and_then_ends_the_sweep(number, ended, 
     assert output.read_text() == "ready\ntold\n"
     if number == signal.SIGTERM:
         assert caught.value.code == 75  # the trial's own
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--search=training.learning_rate=log:1e-5..1e-3"], "There is no prepared data set prepared/bert_sentiment; "),
-        ([], "--search is missing"),
-        (["--search=training.beta_1=0..0.5", "--trials=0"], "--trials is 0; it must be at least 1."),
-        (["--search=training.beta_1=0..1"], "The search would try training.beta_1=1, which does not fit"),
-        (
-            ["--search=training.beta_1=0..0.5", "--workdir=gs://bucket/s"],
-            "--workdir gs://bucket/s is on an object store",
-        ),
-    ],
-)
-def test_the_door_refuses_what_does_not_fit(flags, sentence, tmp_path):
-    del tmp_path
-    command = [sys.executable, "scripts/sweep.py", "--config=configs/bert_sentiment.py"]
-    workdir = [] if any(flag.startswith("--workdir") for flag in flags) else ["--workdir=runs/none"]
-    done = subprocess.run([*command, *workdir, *flags], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {sentence}")
-    assert cli.sweep.__doc__
