@@ -338,7 +338,8 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ),
         (
             [*WITH_CONFIG, "--config.training.schedule=cosin"],
-            "training.schedule is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean 'cosine'?",
+            "training.schedule is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean "
+            "'cosine'?",
         ),
         (["--config.training.seed=1"], "--config.training.seed sets a field of a config, so --config is needed too."),
         ([f"--config={CONFIG}", f"--config={CONFIG}"], "--config is given twice; a run has one config."),

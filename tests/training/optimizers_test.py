@@ -4,11 +4,13 @@ import contextlib
 import functools
 
 import keras
+import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aigc_tf.config import OPTIMIZERS, InputError, TrainingConfig
+from aigc_tf.models.generator_sources import wrap_backbone
 from aigc_tf.training import checkpoints
 from aigc_tf.training.optimizers import build_optimizer, layer_depths, layer_scales, learning_rate
 from tests import tiny_classifier, tiny_generator
@@ -281,6 +283,29 @@ def test_other_networks_layers_are_found_by_their_names():
     assert layer_depths([Named(path) for path in paths]) == ([0, 12, 0, 1, 1, 2, 2, 11, 11, 12], 11)
     frozen = [Named(path) for path in paths[7:]]  # what is below is not trained; depths stay
     assert layer_depths(frozen) == ([11, 11, 12], 11)
+
+
+def test_layers_and_matrices_of_another_network_are_found():
+    """Llama: an output matrix beside the embeddings, and fewer heads of keys than of queries."""
+    backbone = keras_nlp.models.LlamaBackbone(
+        vocabulary_size=50,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=16,
+        intermediate_dim=32,
+    )
+    model = wrap_backbone(keras_nlp.models.LlamaCausalLM, backbone)
+    depths, num_layers = layer_depths(model.trainable_variables)
+    assert num_layers == 2
+    found = {variable.path: depth for variable, depth in zip(model.trainable_variables, depths, strict=True)}
+    assert found["token_embedding/embeddings"] == 0
+    assert found["token_embedding/reverse_embeddings"] == found["sequence_output_layernorm/scale"] == 3
+    attention = [f"self_attention_{name}" for name in ("query", "key", "value", "attention_output")]
+    dense = [f"feedforward_{name}_dense" for name in ("intermediate", "gate", "output")]
+    assert _moved_by_muon(model) == {
+        f"transformer_layer_{index}_{name}_kernel" for index in range(2) for name in attention + dense
+    }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
