@@ -76,6 +76,7 @@ def test_trials_are_ranked_and_the_next_commands_are_told(config, tmp_path, caps
     trainer = Trainer({1: 1, 2: -9})
     results = run(config, tmp_path / "sweep", trainer, trials=5)
     assert [number for number, _, _ in trainer.tried] == [0, 1, 2, 3, 4]
+    assert len({rate for _, rate, _ in trainer.tried}) == 5
     assert all(1e-5 <= rate <= 1e-1 and schedule in ("linear", "cosine") for _, rate, schedule in trainer.tried)
     values = [result["accuracy"] for result in results]
     assert values[:3] == sorted(values[:3], reverse=True)
@@ -185,7 +186,8 @@ def test_without_optuna_the_package_to_install_is_named(config, tmp_path, monkey
 )
 def test_a_signal_reaches_the_trial_once_and_then_ends_the_sweep(number, ended, tmp_path):
     script = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
+        "assert os.getsid(0) == os.getpid()\n"  # out of reach of the terminal's own Ctrl-C
         "signal.signal(signal.SIGINT, lambda *_: (print('told'), sys.exit(130)))\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('told'), sys.exit(75)))\n"
         "print('ready', flush=True)\ntime.sleep(60)"
@@ -193,8 +195,11 @@ def test_a_signal_reaches_the_trial_once_and_then_ends_the_sweep(number, ended, 
     output = tmp_path / "output.log"
 
     def interrupt():
+        deadline = time.monotonic() + 20
         while not output.exists() or "ready" not in output.read_text():
             time.sleep(0.02)
+            if time.monotonic() > deadline:
+                return
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)

@@ -208,6 +208,21 @@ def test_muon_moves_the_matrices_of_the_layers_and_nothing_else(models):
     }
 
 
+def test_muon_gives_the_head_steps_and_decay_of_adamw():
+    heads = []
+    for name in ("muon", "adamw"):
+        with keras.name_scope("head"):
+            heads.append(keras.Variable(KERNEL, dtype="float32", name="kernel"))
+        layer, bias = toy_variables()
+        fields = {field: SETTINGS[field] for field in ("weight_decay", "beta_1", "beta_2", "epsilon")}
+        optimizer = build_optimizer(TrainingConfig(optimizer=name, **fields), [layer, bias, heads[-1]])
+        for gradient in GRADIENTS:
+            optimizer.learning_rate = 0.1
+            gradients = [tf.constant(value, tf.float32) for value in (gradient, gradient[0], gradient)]
+            optimizer.apply(gradients, [layer, bias, heads[-1]])
+    np.testing.assert_allclose(heads[0].numpy(), heads[1].numpy(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("path", "shape", "as_matrices", "back"),
     [
