@@ -29,6 +29,7 @@ from aigc_tf.config import (
     OPERATIONAL_FIELDS,
     ExperimentConfig,
     InputError,
+    Preempted,
     RunError,
     flatten,
     from_json,
@@ -271,7 +272,7 @@ def _run(command: Sequence[str], output: str) -> int:
     if signal.SIGINT in caught:
         raise KeyboardInterrupt
     if caught:
-        raise SystemExit(status if status > 0 else 128 + signal.SIGTERM)
+        raise Preempted
     return status
 
 
