@@ -171,6 +171,14 @@ def evaluate(options: Options) -> None:
     _heavy_room("commands").evaluate(workdir, config=config, checkpoint=options.checkpoint)
 
 
+def inspect_examples(options: Options) -> None:
+    """Shows the examples of a bad step of a run as text."""
+    workdir, config = _run_folder(options)
+    if options.step < 0:
+        raise InputError(f"--step is {options.step}; steps are counted from 1, and 0 is the last bad one.")
+    _heavy_room("commands").inspect_examples(workdir, config=config, step=options.step)
+
+
 def export(options: Options) -> None:
     """Publishes a run's weights as a SavedModel."""
     workdir, config = _run_folder(options)

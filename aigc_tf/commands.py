@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from aigc_tf import storage
 from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data import preparation
 from aigc_tf.data.prepared import PreparedDataset, verify_prepared
+from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.evaluation import report
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.runs import (
@@ -31,7 +33,7 @@ from aigc_tf.runs import (
 )
 from aigc_tf.tasks import DataFacts, facts_of
 from aigc_tf.tasks.door import policy_of
-from aigc_tf.training import checkpoints, loop, preflight, run_state, strategy
+from aigc_tf.training import checkpoints, loop, preflight, run_state, skipping, strategy
 from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.hardware import DeviceKind, named_device
 from aigc_tf.training.preemption import stop_requests
@@ -142,6 +144,35 @@ def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint
     model, step = load_model(workdir, config, checkpoint=checkpoint, dtype=policy_of(config.training.precision))
     written = report.update_metrics(workdir, _judge(task, model, devices, config, step=step))
     report.print_report(written, workdir=workdir)
+
+
+def inspect_examples(workdir: str, *, config: ExperimentConfig | None = None, step: int = 0) -> None:
+    """Prints the examples of a bad step of a run, the worst first, with their losses."""
+    config = config_of_run(workdir, config)
+    facts = read_facts(workdir)
+    step, rows = skipping.read_examples(workdir, step)
+    prepared = open_prepared_of(config)
+    if prepared.sha256 != facts.sha256:
+        raise InputError(f"The prepared data {prepared.folder} are not those of the run {workdir}; prepare them again.")
+    source = door_of(config).build(config, prepared, strategy.build_devices("none")).train
+    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    print(f"Step {step} of {workdir}, {skipping.examples_path(workdir, step)}: {len(rows)} rows, the worst first.")
+    for row in rows:
+        print(f"\nloss {row['loss']}, weight {row['weight']:g}")
+        for example_id in row["example_ids"]:
+            parts, label = source.example(example_id)
+            named = "" if label is None else f", label {_shown_label(label, facts)}"
+            print(f"  example {example_id}{named}")
+            for part in parts:
+                print("\n".join(f"    {line}" for line in tokenizer.decode(part).splitlines()) or "    (empty)")
+
+
+def _shown_label(label: np.ndarray, facts: DataFacts) -> str:
+    if facts.problem_type == "single_label":
+        return facts.label_names[int(label)]
+    if facts.problem_type == "multi_label":
+        return "|".join(name for name, is_set in zip(facts.label_names, label, strict=True) if is_set) or "none"
+    return f"{float(label):g}"
 
 
 def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: str = "best") -> None:

@@ -161,7 +161,7 @@ class TrainingConfig:
     schedule: str = "linear"
     """One of `SCHEDULES`: what the rate does after warm-up."""
     weight_decay: float = 0.01
-    """Decoupled weight decay; biases and normalisation weights are excluded. Adam has none."""
+    """Decoupled weight decay; variables of one axis, biases and normalisation weights, are excluded. Adam has none."""
     beta_1: float = 0.9
     """Decay of the first moment (AdamW, Adam, LAMB, Lion, Muon's AdamW), in [0, 1)."""
     beta_2: float = 0.999

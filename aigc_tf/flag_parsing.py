@@ -49,12 +49,13 @@ HELP: dict[str, str] = {
     "seed": "Of the draws; prompt i draws by seed + i.",
     "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
     "trials": "Trials of the whole sweep.",
+    "step": "The bad step, counted from 1; 0: the last one.",
     "debug": "Show the traceback of an error.",
 }
 CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
-_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials")}
+_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step")}
 _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
@@ -68,7 +69,7 @@ _VALUE_NAMES |= {
 }
 _BOOLEANS = ("dry_run", "overwrite", "debug")
 _REPEATED = ("text", "text_b", "prompt", "stop", "search")
-_COUNTS = {"trials": 20}
+_COUNTS = {"trials": 20, "step": 0}
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")

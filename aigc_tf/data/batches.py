@@ -131,6 +131,10 @@ class BatchSource:
         """Returns shapes and types of what `_rows` gives; `length` None: it varies."""
         raise NotImplementedError
 
+    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """Returns the token ids of an example's parts, without special tokens, and its label where it has one."""
+        raise NotImplementedError
+
     def rows(self, step: int, *, shard: int, num_shards: int) -> dict[str, np.ndarray]:
         """Returns shard `shard` of `num_shards` of the global batch of a step."""
         with self._lock:
@@ -212,6 +216,11 @@ class ExampleSource(BatchSource):
         labels = split.labels(np.arange(min(1, split.num_examples)))
         self._label_dtype = np.int32 if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.float32
         self._label_shape = labels.shape[1:]
+
+    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
+        ids = np.array([example_id])
+        parts = self._split.rows(ids)[0]
+        return list(parts[: 1 + self._is_pair]), self._split.labels(ids)[0]
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]

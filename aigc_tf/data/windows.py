@@ -119,6 +119,11 @@ class WindowSource(BatchSource):
         self._end_places = ends + np.arange(len(ends))  # (D,) where in the stream the ends of text are
         self._num_targets = num_targets(split)
 
+    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
+        window = StepBatch(np.array([example_id]), np.ones(1, np.float32), self._length)
+        rows = self._rows(window, slice(0, 1))
+        return [rows["labels"][rows["padding_mask"] > 0]], None
+
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
         token_ids = np.full((len(ids), self._length), self._end_id, np.int32)
