@@ -50,6 +50,7 @@ STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 JIT_MODES = ("auto", "on", "off")
 BAD_STEP_POLICIES = ("stop", "skip", "rollback")
 WEIGHT_KINDS = ("auto", "raw", "averaged")
+ADAPTER_KINDS = ("lora", "prefix")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -227,6 +228,8 @@ class TrainingConfig:
     """Factor on the rate from each layer to the one below, in (0, 1]; the head has the whole rate. 1: one rate."""
     z_loss: float = 0.0
     """Weight of the squared log of the softmax's denominator in the loss. PaLM's authors take 1e-4. 0: none."""
+    freeze: tuple[str, ...] = ()
+    """Globs on paths of weights that keep their values, such as `embeddings/*` or `transformer_layer_[0-3]/*`."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -280,6 +283,26 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
+class AdapterConfig:
+    """A few new weights that train in the place of the model's own."""
+
+    enabled: bool = False
+    """Train an adapter and, of a classifier, the head; all other weights stay those of `model.source`."""
+    kind: str = "lora"
+    """One of `ADAPTER_KINDS`: low-rank updates of kernels, or learned keys and values before every text (GPT-2)."""
+    rank: int = 8
+    """lora: rank of the update of each kernel."""
+    alpha: float = 16.0
+    """lora: the update is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """lora: globs on paths of kernels. Empty: those of queries and values; in GPT-2 keys are in the same one."""
+    prefix_length: int = 16
+    """prefix: learned positions before the first."""
+    source: str = ""
+    """Folder of a saved adapter, which an export leaves beside its formats, to start from. Empty: a new one."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class ExperimentConfig:
     """One experiment. `name` names its prepared data and its exported model."""
 
@@ -293,6 +316,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
     export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
+    adapter: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
 
 
 # Fields that change how a run is watched, kept or spread over machines, not what it computes (docs/config.md).

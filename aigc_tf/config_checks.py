@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from aigc_tf.config import (
+    ADAPTER_KINDS,
     BAD_STEP_POLICIES,
     FORMATS,
     JIT_MODES,
@@ -58,6 +59,7 @@ def validate(config: ExperimentConfig) -> None:
         ("training.on_bad_step", training.on_bad_step, BAD_STEP_POLICIES),
         ("evaluation.weights", config.evaluation.weights, WEIGHT_KINDS),
         ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
+        ("adapter.kind", config.adapter.kind, ADAPTER_KINDS),
     ):
         if value not in known:
             raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
@@ -71,6 +73,7 @@ def validate(config: ExperimentConfig) -> None:
     validate_generation(config.generation)
     if config.task == "generate":
         _validate_generator(config)
+    _validate_adapter(config)
     if "://" in data.prepared_dir:
         raise InputError(
             f"data.prepared_dir is {data.prepared_dir!r}; prepared data are read by memory map, so they lie on a disk "
@@ -198,6 +201,20 @@ _CLASSIFIER_FIELDS = (
 )
 
 
+def _validate_adapter(config: ExperimentConfig) -> None:
+    adapter = config.adapter
+    _require(0 < adapter.alpha < math.inf, "adapter.alpha", adapter.alpha, "a number above 0")
+    if not adapter.enabled:
+        return
+    if not config.model.source:
+        raise InputError(
+            "adapter.enabled trains an adapter beside the weights of model.source, which is empty, and random weights "
+            "would stay random; set model.source."
+        )
+    if adapter.kind == "prefix" and config.task != "generate":
+        raise InputError(f"adapter.kind 'prefix' is for task 'generate', received task {config.task!r}; take 'lora'.")
+
+
 def validate_generation(generation: GenerationConfig, *, prefix: str = "generation.") -> None:
     """Checks the settings of generation, whose names are shown after `prefix`.
 
@@ -253,6 +270,8 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "training.rollback_batches": 1,
         "training.histograms_every": 0,
         "evaluation.batch_size": 1,
+        "adapter.rank": 1,
+        "adapter.prefix_length": 1,
     }
     flat = flatten(config)
     for name, lowest in at_least.items():

@@ -1,7 +1,7 @@
 """Text classifiers: a KerasNLP backbone, its own classification head, float32 logits.
 
 `build_classifier` starts from random weights, a KerasNLP preset, a Hugging Face folder or a run folder.
-`describe_classifier` and `rebuild_classifier` carry an architecture from one process to the next,
+`describe_classifier` and `rebuild_classifier` carry an architecture, with an adapter, from one process to the next,
 `load_weights_by_path` its weights: variables are known by their path, which is the same in every process.
 
 Every function returns a `keras_nlp.models.TextClassifier` without preprocessor, optimizer or loss. Its inputs are
@@ -18,6 +18,7 @@ import keras
 import keras_nlp
 
 from aigc_tf.config import InputError, ModelConfig
+from aigc_tf.models.adapters import adapter_of, describe_adapter, merged_weights, restore_adapter
 from aigc_tf.models.sources import (
     ARCHITECTURE_FILE,
     PRESET,
@@ -42,6 +43,7 @@ __all__ = [
     "build_classifier",
     "clone_classifier",
     "describe_classifier",
+    "merge_classifier",
     "model_inputs",
     "rebuild_classifier",
 ]
@@ -113,6 +115,7 @@ def describe_classifier(model: keras.Model) -> dict[str, Any]:
         "class": type(model).__name__,
         "head": {name: config[name] for name in _HEAD_ARGUMENTS if name in config},
         "backbone": {name: value for name, value in backbone.items() if name not in ("name", "dtype", "trainable")},
+        **describe_adapter(model),
     }
 
 
@@ -132,7 +135,7 @@ def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32"
         cls = classes[description["class"]]
         with seeded(seed):
             backbone = cls.backbone_cls.from_config({**description["backbone"], "dtype": policy})
-            return _attach_head(cls, backbone, **description["head"])
+            return restore_adapter(_attach_head(cls, backbone, **description["head"]), description)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"The architecture of the model cannot be read ({short_reason(error)}); {ARCHITECTURE_FILE} is damaged "
@@ -145,6 +148,18 @@ def clone_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
     clone = rebuild_classifier(describe_classifier(model), dtype=dtype)
     load_weights_by_path(clone, weights_by_path(model))
     return clone
+
+
+def merge_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
+    """Returns a clone with its adapter, if it has one, merged into the weights: an ordinary classifier."""
+    if adapter_of(model) is None:
+        return clone_classifier(model, dtype=dtype)
+    description = describe_classifier(model)
+    del description["adapter"]
+    plain = rebuild_classifier(description, dtype=dtype)
+    for weight, value in zip(plain.weights, merged_weights(model).values(), strict=True):
+        weight.assign(value)
+    return plain
 
 
 def _classifier_classes() -> list[Any]:
@@ -189,9 +204,9 @@ def _load_backbone(source: str, policy: keras.DTypePolicy) -> keras.Model:
 def _load_folder(folder: Path, policy: keras.DTypePolicy) -> keras.Model:
     kind, config = read_folder_config(folder)
     if kind == RUN:
-        backbone = rebuild_classifier(read_architecture(folder), dtype=policy.name).backbone
-        load_weights_by_path(backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
-        return backbone
+        model = rebuild_classifier(read_architecture(folder), dtype=policy.name)
+        load_weights_by_path(model.backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
+        return model.backbone if adapter_of(model) is None else merge_classifier(model, dtype=policy.name).backbone
     if kind == PRESET:
         _classifier_class(preset_class(folder, config))
         check_preset(folder)

@@ -1,8 +1,9 @@
 """The same classifier in other people's formats: a KerasNLP preset and, for BERT, a Hugging Face folder.
 
-Both are written in float32 with the head's weights. Each function fills a folder that exists and is empty; that it
-appears whole or not at all is the caller's part (`storage.staged_folder`). A tokenizer folder is what
-`aigc_tf.data.tokenizers.Tokenizer.save` wrote for WordPiece: vocab.txt, tokenizer.json, tokenizer_config.json.
+Both are written in float32 with the head's weights, an adapter merged into them. Each function fills a folder that
+exists and is empty; that it appears whole or not at all is the caller's part (`storage.staged_folder`). A tokenizer
+folder is what `aigc_tf.data.tokenizers.Tokenizer.save` wrote for WordPiece: vocab.txt, tokenizer.json,
+tokenizer_config.json.
 """
 
 import json
@@ -18,8 +19,8 @@ import numpy as np
 import safetensors.numpy
 
 from aigc_tf.config import InputError
-from aigc_tf.models.classifier import clone_classifier
-from aigc_tf.models.weights import weights_by_path
+from aigc_tf.models.adapters import merged_weights
+from aigc_tf.models.classifier import merge_classifier
 
 LABELS_FILE = "label_names.json"
 """Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""
@@ -69,7 +70,7 @@ def save_keras_preset(
         max_length: Positions the preprocessor packs to.
         label_names: Names of the outputs, in order.
     """
-    clone = clone_classifier(model, dtype="float32")
+    clone = merge_classifier(model, dtype="float32")
     clone.compile()  # from_preset does so, and would warn of an optimizer that the file does not have
     if tokenizer is not None:
         clone.preprocessor = type(clone).preprocessor_cls(tokenizer=tokenizer, sequence_length=max_length)
@@ -148,7 +149,7 @@ def _bert_config(
 
 def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
     """Hugging Face's names and shapes: every kernel is (out, in), attention heads are side by side."""
-    weights = weights_by_path(model)
+    weights = merged_weights(model)
     width = model.backbone.hidden_dim
 
     def dense(path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """Text generators: GPT-2 as our own layers, or another network of KerasNLP's, ids in and float32 logits out.
 
 `build_generator` starts from random weights, a KerasNLP preset, a Hugging Face folder of GPT-2 or a run folder.
-`describe_generator` and `rebuild_generator` carry an architecture from one process to the next, `load_weights_by_path`
-its weights.
+`describe_generator` and `rebuild_generator` carry an architecture, with an adapter, from one process to the next,
+`load_weights_by_path` its weights.
 
 A model takes what `model_inputs` picks from a batch. For our own these are `token_ids` (B, T) int32 and, where
 documents are packed, `positions` and `document_ids`. Logits are causal, so padding on the right needs no mask.
@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import InputError, ModelConfig
+from aigc_tf.models.adapters import adapter_of, describe_adapter, merged_weights, restore_adapter
 from aigc_tf.models.generator_sources import causal_lm_class, read_hugging_face, read_preset, wrap_backbone
 from aigc_tf.models.networks import Cache, Decoder
 from aigc_tf.models.sources import (
@@ -45,6 +46,7 @@ __all__ = [
     "empty_cache",
     "is_own",
     "keras_generate",
+    "merge_generator",
     "model_inputs",
     "rebuild_generator",
 ]
@@ -106,11 +108,12 @@ def describe_generator(model: keras.Model) -> dict[str, Any]:
     It is the same for the same architecture: names that Keras counts up and the dtype are left out.
     """
     if is_own(model):
-        return {"class": "Decoder", "sizes": dict(model.sizes)}
+        return {"class": "Decoder", "sizes": dict(model.sizes), **describe_adapter(model)}
     backbone = model.causal_lm.backbone.get_config()
     return {
         "class": type(model.causal_lm).__name__,
         "backbone": {name: value for name, value in backbone.items() if name not in ("name", "dtype", "trainable")},
+        **describe_adapter(model),
     }
 
 
@@ -128,9 +131,10 @@ def rebuild_generator(description: Mapping[str, Any], *, dtype: str = "float32",
     try:
         with seeded(seed):
             if description["class"] == "Decoder":
-                return Decoder(**description["sizes"], dtype=policy)
+                return restore_adapter(Decoder(**description["sizes"], dtype=policy), description)
             cls = causal_lm_class(description["class"])
-            return wrap_backbone(cls, cls.backbone_cls.from_config({**description["backbone"], "dtype": policy}))
+            model = wrap_backbone(cls, cls.backbone_cls.from_config({**description["backbone"], "dtype": policy}))
+            return restore_adapter(model, description)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"The architecture of the generator cannot be read ({short_reason(error)}); {ARCHITECTURE_FILE} is "
@@ -145,6 +149,19 @@ def clone_generator(model: keras.Model, *, dtype: str) -> keras.Model:
     for ours, theirs in zip(clone.weights, model.weights, strict=True):
         ours.assign(np.asarray(theirs))
     return clone
+
+
+def merge_generator(model: keras.Model, *, dtype: str) -> keras.Model:
+    """Returns a clone with its LoRA, if it has one, merged into the weights; a prefix stays part of the model."""
+    adapter = adapter_of(model)
+    if adapter is None or adapter.kind == "prefix":
+        return clone_generator(model, dtype=dtype)
+    description = describe_generator(model)
+    del description["adapter"]
+    plain = rebuild_generator(description, dtype=dtype)
+    for weight, value in zip(plain.weights, merged_weights(model).values(), strict=True):
+        weight.assign(value)
+    return plain
 
 
 def is_own(model: keras.Model) -> bool:
@@ -271,7 +288,15 @@ def _load(source: str, policy: keras.DTypePolicy, *, dropout: float) -> keras.Mo
         description["sizes"] |= {"dropout": dropout}
     model = rebuild_generator(description, dtype=policy.name)
     load_weights_by_path(model, read_run_weights(folder), source=f"the checkpoint of {folder}")
-    return model
+    adapter = adapter_of(model)
+    if adapter is None:
+        return model
+    if adapter.kind == "prefix":
+        raise InputError(
+            f"model.source {source!r} is a run with a prefix, which no weights can take over; take the model.source of "
+            "that run, and the adapter folder of its export as adapter.source."
+        )
+    return merge_generator(model, dtype=policy.name)
 
 
 def _check_size(model: keras.Model, source: str, *, vocabulary_size: int, max_length: int) -> None:

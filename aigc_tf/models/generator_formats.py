@@ -1,9 +1,10 @@
 """The same generator in other people's formats: a KerasNLP preset and, for GPT-2, a Hugging Face folder.
 
-Both are written in float32. Each function fills a folder that exists and is empty; that it appears whole or not at all
-is the caller's part (`storage.staged_folder`). A tokenizer folder is what `Tokenizer.save` of the data room wrote.
-GPT-2's byte pairs (vocab.json, merges.txt) become the tokenizer of the format. Neither format has a GPT-2 that reads
-SentencePiece, so its model is laid beside the weights as it is, and `README.txt` says how to use it.
+Both are written in float32, LoRA merged into the weights; a prefix has no place in either. Each function fills a
+folder that exists and is empty; that it appears whole or not at all is the caller's part (`storage.staged_folder`). A
+tokenizer folder is what `Tokenizer.save` of the data room wrote. GPT-2's byte pairs (vocab.json, merges.txt) become the
+tokenizer of the format. Neither format has a GPT-2 that reads SentencePiece, so its model is laid beside the weights as
+it is, and `README.txt` says how to use it.
 """
 
 import json
@@ -18,10 +19,11 @@ import numpy as np
 import safetensors.numpy
 
 from aigc_tf.config import InputError
-from aigc_tf.models.generator import clone_generator, is_own
+from aigc_tf.models.adapters import merged_weights
+from aigc_tf.models.generator import is_own, merge_generator
 from aigc_tf.models.gpt2_weights import hugging_face_names, to_keras_nlp
 from aigc_tf.models.layers import EPSILON
-from aigc_tf.models.weights import load_weights_by_path, weights_by_path
+from aigc_tf.models.weights import load_weights_by_path
 
 _BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
 _BYTE_PAIR_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
@@ -55,6 +57,8 @@ def save_keras_preset(
         tokenizer_folder: Of the tokenizer.
         end_id: The end of text.
         max_length: Positions the preprocessor packs to.
+    Raises:
+        InputError: If the model has a prefix.
     """
     if is_own(model):
         causal_lm = _gpt2_of(model)
@@ -64,7 +68,7 @@ def save_keras_preset(
             preprocessor = keras_nlp.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=max_length)
             causal_lm.preprocessor = preprocessor
     else:
-        causal_lm = clone_generator(model, dtype="float32").causal_lm
+        causal_lm = merge_generator(model, dtype="float32").causal_lm
     causal_lm.compile()  # from_preset does so, and would warn of an optimizer that the file does not have
     causal_lm.save_to_preset(os.fspath(folder))
     _copy_pieces(tokenizer_folder, folder, end_id=end_id)
@@ -87,12 +91,12 @@ def save_hugging_face(
         end_id: The end of text.
         max_length: Tokens of prompt and continuation together that the model was trained on.
     Raises:
-        InputError: If the model is no GPT-2.
+        InputError: If the model is no GPT-2, or has a prefix.
     """
     if not is_own(model):
         raise InputError(f"Only GPT-2 is written as a Hugging Face folder, received {type(model.causal_lm).__name__}.")
     folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
-    weights = weights_by_path(model)
+    weights = merged_weights(model)
     names = hugging_face_names(model.sizes["num_layers"])
     tensors = {f"transformer.{name}": np.ascontiguousarray(weights[path]) for path, name in names.items()}
     # Not save_file, which makes a file that only its owner can read.
@@ -112,7 +116,7 @@ def _gpt2_of(model: keras.Model) -> Any:
     sizes = dict(model.sizes)
     positions = sizes.pop("num_positions")
     backbone = keras_nlp.models.GPT2Backbone(**sizes, max_sequence_length=positions, dtype="float32")
-    weights = to_keras_nlp(weights_by_path(model), num_layers=sizes["num_layers"], num_heads=sizes["num_heads"])
+    weights = to_keras_nlp(merged_weights(model), num_layers=sizes["num_layers"], num_heads=sizes["num_heads"])
     load_weights_by_path(backbone, weights, source="the model")
     return keras_nlp.models.GPT2CausalLM(backbone, preprocessor=None, compile=False)
 

@@ -8,7 +8,7 @@ Source: Radford et al. 2019, section 2.3, and the initialisation of https://gith
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -20,6 +20,16 @@ _HIDDEN = -1e9
 
 LayerCache = tuple[tf.Tensor, tf.Tensor]
 """Keys and values of one block, each (B, H, S, E) in the compute dtype."""
+
+
+class LowRank(NamedTuple):
+    """What is added to a kernel (I, O): `scale * down @ up`."""
+
+    down: keras.Variable
+    """(I, R) float32."""
+    up: keras.Variable
+    """(R, O) float32."""
+    scale: float
 
 
 def layer_norm(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
@@ -68,10 +78,15 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     return x * (kept * tf.cast(2**16 / (2**16 - threshold), x.dtype))
 
 
-def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Returns `x @ kernel + bias` in the dtype of `x`, by one product of two matrices."""
+def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, low_rank: LowRank | None = None) -> tf.Tensor:
+    """Returns `x @ kernel + bias` in the dtype of `x`, by one product of two matrices; two more with a low rank."""
     inputs, outputs = kernel.shape
-    product = tf.matmul(tf.reshape(x, [-1, inputs]), tf.cast(kernel, x.dtype))
+    rows = tf.reshape(x, [-1, inputs])
+    product = tf.matmul(rows, tf.cast(kernel, x.dtype))
+    if low_rank is not None:
+        product += tf.matmul(
+            low_rank.scale * tf.matmul(rows, tf.cast(low_rank.down, x.dtype)), tf.cast(low_rank.up, x.dtype)
+        )
     flat = tf.nn.bias_add(product, tf.cast(bias, x.dtype))
     return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [outputs]], axis=0))
 
@@ -180,6 +195,7 @@ class DecoderBlock(keras.layers.Layer):
     ):
         super().__init__(dtype=dtype, autocast=False, name=name)
         self.num_heads, self.rate = num_heads, dropout
+        self.prefix: tuple[keras.Variable, keras.Variable] | None = None  # see aigc_tf.models.adapters
         self.seed_generator = keras.random.SeedGenerator()
         self.attention_norm = _norm_weights(self, "attention_norm", hidden_dim)
         self.attention_inputs = _dense_weights(self, "attention_inputs", hidden_dim, 3 * hidden_dim, 0.02)
@@ -204,7 +220,7 @@ class DecoderBlock(keras.layers.Layer):
         Args:
             x: `(B, T, D)` float32: the stream, which every block adds to.
             bias: `(1 or B, 1, T, S)` float32: 0 where a position sees a key.
-            cache: Keys and values of S positions. None: those of this call, S = T.
+            cache: Keys and values of S positions, learned ones first. None: learned ones and those of this call.
             index: `(B,)` int32, with a cache: where in it this call's go from.
             training: Whether to drop out.
         """
@@ -213,12 +229,23 @@ class DecoderBlock(keras.layers.Layer):
         if cache is not None:
             cache = write_cache(cache, keys, values, index)
             keys, values = cache
+        else:
+            keys, values = self.behind_prefix(keys, values)
         attended = attend(queries, keys, values, bias, lambda weights: _dropout(self, weights, training))
         attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(x))
         x += tf.cast(_dropout(self, dense(attended, *self.attention_output), training), x.dtype)
         normed = tf.cast(layer_norm(x, *self.feed_forward_norm), self.compute_dtype)
         hidden = gelu(dense(normed, *self.feed_forward_input))
         return x + tf.cast(_dropout(self, dense(hidden, *self.feed_forward_output), training), x.dtype), cache
+
+    def behind_prefix(self, keys: tf.Tensor, values: tf.Tensor) -> LayerCache:
+        """Returns keys and values `(B, H, S, E)` with the learned ones of P positions before them, if there are any."""
+        if self.prefix is None:
+            return keys, values
+        first_keys, first_values = (tf.cast(learned, keys.dtype) for learned in self.prefix)  # (H, P, E)
+        shape = tf.concat([tf.shape(keys)[:1], tf.shape(first_keys)], axis=0)
+        keys = tf.concat([tf.broadcast_to(first_keys, shape), keys], axis=2)
+        return keys, tf.concat([tf.broadcast_to(first_values, shape), values], axis=2)
 
     def _split_heads(self, x: tf.Tensor) -> list[tf.Tensor]:
         """Queries, keys and values, `(B, H, T, E)` each, of `(B, T, 3 D)`."""

@@ -76,6 +76,7 @@ class Decoder(keras.Model):
             for index in range(num_layers)
         ]
         self.final_norm = FinalNorm(hidden_dim=hidden_dim, dtype=policy, name="final_norm")
+        self.prefix_length = 0  # P, see aigc_tf.models.adapters
         self.built = True
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -86,6 +87,8 @@ class Decoder(keras.Model):
         visible = (places <= places[:, None])[None]  # (1, T, T)
         if "document_ids" in inputs:
             visible &= inputs["document_ids"][:, None] == inputs["document_ids"][:, :, None]
+        if self.prefix_length:
+            visible = tf.pad(visible, [[0, 0], [0, 0], [self.prefix_length, 0]], constant_values=True)  # (..., P + T)
         bias = visibility_bias(visible)
         x = self.embeddings(token_ids, positions, training=training)
         for block in self.blocks:
@@ -94,21 +97,25 @@ class Decoder(keras.Model):
         return tf.reshape(logits, [tf.shape(token_ids)[0], length, self.sizes["vocabulary_size"]])
 
     def empty_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
-        """Returns zeros for `length` positions of each row, in the dtype that the model computes in now."""
+        """Returns zeros for `length` positions of each row, in the dtype that the model computes in now.
+
+        A prefix stands before them, so that a step of decoding reads it as it reads tokens.
+        """
         heads, width = self.sizes["num_heads"], self.sizes["hidden_dim"]
         zeros = tf.zeros([batch_size, heads, length, width // heads], self.embeddings.compute_dtype)
-        return tuple((zeros, zeros) for _ in self.blocks)
+        return tuple(block.behind_prefix(zeros, zeros) for block in self.blocks)
 
     def step(
         self, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor, num_tokens: tf.Tensor
     ) -> tuple[tf.Tensor, Cache]:
         """Reads tokens behind those in the cache; see `generator.decoder_step`."""
         positions = index[:, None] + tf.range(tf.shape(token_ids)[1])  # (B, T)
-        bias = visibility_bias(tf.range(tf.shape(cache[0][0])[2]) <= positions[:, :, None])
+        first = self.prefix_length  # of the cache that is a token's
+        bias = visibility_bias(tf.range(tf.shape(cache[0][0])[2]) <= first + positions[:, :, None])
         x = self.embeddings(token_ids, positions)
         written = []
         for block, block_cache in zip(self.blocks, cache, strict=True):
-            x, block_cache = block(x, bias, block_cache, index)
+            x, block_cache = block(x, bias, block_cache, first + index)
             written.append(block_cache)
         last = tf.gather(x, num_tokens - 1, axis=1, batch_dims=1)  # (B, D)
         return self.embeddings.logits(self.final_norm(last)), tuple(written)

@@ -1,9 +1,11 @@
 """Weights by path: read, set, hash. The same for every model; a variable's path is the same in every process."""
 
+import difflib
+import fnmatch
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -41,6 +43,33 @@ def load_weights_by_path(
             )
     for weight in model.weights:
         weight.assign(arrays[weight.path])
+
+
+def match_paths(patterns: Sequence[str], paths: Sequence[str], *, field: str) -> list[str]:
+    """Returns the paths that fit one of the globs, in their order.
+
+    Args:
+        patterns: Globs on whole paths; `*` goes over slashes too, and upper case is not lower case.
+        paths: What there is.
+        field: The config field that the patterns come from, for the error.
+    Raises:
+        InputError: If a pattern fits nothing; paths like it are named.
+    """
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+            raise InputError(f"{field} {pattern!r} fits no weight of the model; {_close_paths(pattern, paths)}.")
+    return [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+
+
+def _close_paths(pattern: str, paths: Sequence[str]) -> str:
+    near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5)
+    if not near:  # the pattern is shorter than a path: one path for each layer whose name is like it
+        layers = {path.rpartition("/")[0]: path for path in reversed(paths)}
+        layers |= {path.partition("/")[0]: path for path in reversed(paths)}
+        near = [layers[name] for name in difflib.get_close_matches(pattern.strip("*/"), layers, n=3, cutoff=0.5)]
+    if near:
+        return f"close to it are {', '.join(dict.fromkeys(near))}"
+    return f"paths look like {', '.join(paths[:: max(len(paths) // 3, 1)][:3])}"
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

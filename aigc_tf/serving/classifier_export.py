@@ -13,13 +13,13 @@ import keras_nlp
 import tensorflow as tf
 
 from aigc_tf.data.tokenizers import Tokenizer
-from aigc_tf.models.classifier import clone_classifier, describe_classifier
+from aigc_tf.models.classifier import clone_classifier, describe_classifier, merge_classifier
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.classifier_parity import Parity, check_parity, logits_difference, pack_texts
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, packed_length
 from aigc_tf.serving.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish
+from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish, write_adapter
 
 
 def export_classifier(
@@ -51,7 +51,7 @@ def export_classifier(
     """
     check_name(name)
     with tf.device("CPU:0"):  # see serving.other_process
-        served = clone_classifier(model, dtype=POLICIES[dtype])
+        served = merge_classifier(model, dtype=POLICIES[dtype])
     hashes = {"weights_sha256": weights_sha256(weights_by_path(served)), "tokenizer_sha256": tokenizer.sha256()}
 
     def save_assets(folder: Path) -> None:
@@ -66,7 +66,10 @@ def export_classifier(
         build_module=lambda: ClassifierModule(served, tokenizer, spec),
         save_assets=save_assets,
         measure=lambda folder, module: _measure(folder, model, served, tokenizer, spec, samples=samples, dtype=dtype),
-        write_formats=lambda folder: _write_formats(served, tokenizer, spec, folder),
+        write_formats=lambda folder: [
+            *_write_formats(served, tokenizer, spec, folder),
+            *write_adapter(model, folder),
+        ],
         conclude=_conclude,
     )
     return publish(publication, directory=directory, name=name, source=source)

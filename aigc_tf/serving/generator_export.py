@@ -13,14 +13,15 @@ import tensorflow as tf
 
 from aigc_tf.config import GenerationConfig, InputError
 from aigc_tf.data.tokenizers import Tokenizer
-from aigc_tf.models.generator import clone_generator, describe_generator, model_inputs
+from aigc_tf.models.adapters import adapter_of
+from aigc_tf.models.generator import clone_generator, describe_generator, merge_generator, model_inputs
 from aigc_tf.models.generator_formats import save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.continuations import clean, pad_rows
 from aigc_tf.serving.generator_parity import check_parity
 from aigc_tf.serving.generator_signatures import Continuer, GeneratorModule, end_of_text
 from aigc_tf.serving.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish
+from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish, write_adapter
 
 _FORMATS = {"keras_nlp": save_keras_preset, "hugging_face": save_hugging_face}
 _COMPARED_TOKENS = 64
@@ -64,7 +65,7 @@ def export_generator(
         )
     Continuer(model, tokenizer, max_length=max_length)  # refuses what cannot be served
     with tf.device("CPU:0"):  # see serving.other_process
-        served = clone_generator(model, dtype=POLICIES[dtype])
+        served = merge_generator(model, dtype=POLICIES[dtype])
     texts: list[str | bytes] = [clean(prompt) for prompt in prompts]
     texts += HOSTILE_TEXTS
 
@@ -91,7 +92,10 @@ def export_generator(
         build_module=lambda: GeneratorModule(served, tokenizer, max_length=max_length),
         save_assets=tokenizer.save,
         measure=measure,
-        write_formats=lambda folder: _write_formats(served, tokenizer, folder, max_length=max_length),
+        write_formats=lambda folder: [
+            *_write_formats(served, tokenizer, folder, max_length=max_length),
+            *write_adapter(model, folder),
+        ],
         conclude=_conclude,
     )
     return publish(publication, directory=directory, name=name, source=source)
@@ -122,7 +126,9 @@ def _difference_to_training(
 
 
 def _write_formats(served: keras.Model, tokenizer: Tokenizer, folder: Path, *, max_length: int) -> list[str]:
-    """Writes the other formats and returns the names of their folders."""
+    """Writes the other formats and returns the names of their folders; none has a place for a prefix."""
+    if adapter_of(served):
+        return []
     with tempfile.TemporaryDirectory(prefix="aigc_tf-tokenizer-") as tokenizer_folder:
         tokenizer.save(tokenizer_folder)
         for name, save in _FORMATS.items():

@@ -21,10 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
+from aigc_tf.models.adapters import adapter_of, save_adapter
 from aigc_tf.serving.op_gate import check_ops
 from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 
@@ -109,6 +111,15 @@ def check_name(name: str) -> None:
     """
     if not name or set(name) & set("/\\ ") or name[0] == "." or name.endswith("-formats"):
         raise InputError(f"The model's name is {name!r}; it must have no spaces or slashes and not end in -formats.")
+
+
+def write_adapter(model: keras.Model, folder: Path) -> list[str]:
+    """Writes a model's adapter, if it has one, as a folder beside the other formats; returns its name."""
+    if adapter_of(model) is None:
+        return []
+    (folder / "adapter").mkdir()
+    save_adapter(model, folder / "adapter")
+    return ["adapter"]
 
 
 def _publish(publication: Publication, base: str, name: str, source: Mapping[str, Any]) -> Export:

@@ -17,6 +17,7 @@ from aigc_tf.data.samples import resolve_sample
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.evaluation import classification
 from aigc_tf.models import classifier
+from aigc_tf.models.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
@@ -48,7 +49,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     problem_type, label_names = prepared.problem_type, prepared.label_names
 
     def build_model() -> keras.Model:
-        return classifier.build_classifier(
+        model = classifier.build_classifier(
             dataclasses.replace(config.model, source=resolve_sample(config.model.source)),
             num_outputs=len(label_names) or 1,
             vocabulary_size=tokenizer.vocabulary_size,
@@ -56,6 +57,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             dtype=policy_of(config.training.precision),
             seed=config.training.seed,
         )
+        return add_adapter(model, config.adapter, seed=config.training.seed)
 
     table = _class_weights(config, prepared)
 

@@ -16,6 +16,7 @@ from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
 from aigc_tf.data.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
 from aigc_tf.evaluation import language_model
 from aigc_tf.models import generator
+from aigc_tf.models.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.publishing import Export
@@ -50,13 +51,14 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     model_config = dataclasses.replace(config.model, source=resolve_sample(config.model.source))
 
     def build_model() -> keras.Model:
-        return generator.build_generator(
+        model = generator.build_generator(
             model_config,
             vocabulary_size=tokenizer.vocabulary_size,
             max_length=length,
             dtype=policy_of(config.training.precision),
             seed=config.training.seed,
         )
+        return add_adapter(model, config.adapter, seed=config.training.seed)
 
     def token_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         logits = model(generator.model_inputs(model, batch), training=True)

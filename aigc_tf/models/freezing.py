@@ -1,0 +1,29 @@
+"""Freezing by name: which weights of a model do not train."""
+
+from collections.abc import Sequence
+
+import keras
+
+from aigc_tf.config import InputError
+from aigc_tf.models.weights import match_paths
+
+
+def freeze(model: keras.Model, patterns: Sequence[str]) -> None:
+    """Makes the weights whose paths fit a pattern not trainable; gradients and slots are only made for the others.
+
+    Args:
+        model: Of any kind. What does not train already stays so.
+        patterns: Globs on whole paths, such as `embeddings/*`; `*` goes over slashes too.
+    Raises:
+        InputError: If a pattern fits no weight, or nothing would be left to train. The model is then as it was.
+    """
+    if not patterns:
+        return
+    frozen = set(match_paths(patterns, [weight.path for weight in model.weights], field="training.freeze"))
+    if all(weight.path in frozen or not weight.trainable for weight in model.weights):
+        raise InputError(
+            f"training.freeze {', '.join(map(repr, patterns))} leaves no weight to train; leave a pattern out."
+        )
+    for weight in model.weights:
+        if weight.path in frozen:
+            weight.trainable = False
