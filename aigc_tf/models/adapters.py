@@ -211,13 +211,14 @@ def _add_prefix(model: keras.Model, config: AdapterConfig, seed: int) -> None:
 
 
 def _add_prefix_variables(block: Any, read: tuple[tf.Tensor, tf.Tensor]) -> None:
+    kernel = block.attention_inputs[0]
     block.prefix = tuple(
-        block.add_weight(
-            name=name,
-            shape=tuple(values.shape[1:]),
+        low_rank.add_variable(
+            block,
+            name,
+            tuple(values.shape[1:]),
+            beside=kernel,
             initializer=lambda shape, dtype=None, values=values: tf.cast(values[0], tf.float32),
-            dtype="float32",
-            autocast=False,
         )
         for name, values in zip(_PREFIX, read, strict=True)
     )

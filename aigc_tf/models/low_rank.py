@@ -150,19 +150,9 @@ def _attach(
     seed: int,
 ) -> None:
     """Gives a layer its variables and the `call` that reads them. Layers that hold it go on holding the same object."""
-    path = layer.kernel.path.rpartition("/")[0]
-    _unlocked(layer, lambda: _add_variables(layer, path, inputs, outputs, rank, seed))
+    layer.lora_a, layer.lora_b = _add_low_rank(layer, "", layer.kernel, inputs, outputs, rank=rank, seed=seed)
     layer.lora_scale = alpha / rank
     layer.__class__ = cls
-
-
-def _add_variables(
-    layer: Any, path: str, inputs: tuple[int, ...], outputs: tuple[int, ...], rank: int, seed: int
-) -> None:
-    layer.lora_a = layer.add_weight(
-        name="lora_a", shape=(*inputs, rank), initializer=_drawn(f"{path}/lora_a", seed), dtype="float32"
-    )
-    layer.lora_b = layer.add_weight(name="lora_b", shape=(rank, *outputs), initializer="zeros", dtype="float32")
 
 
 def _of_block(block: DecoderBlock, name: str) -> Kernel:
@@ -170,13 +160,44 @@ def _of_block(block: DecoderBlock, name: str) -> Kernel:
 
     def attach(rank: int, alpha: float, seed: int) -> None:
         inputs, outputs = kernel.shape
-        initializer = _drawn(f"{kernel.path}/lora_a", seed)
-        options = {"dtype": "float32", "autocast": False}
-        down = block.add_weight(name=f"{name}_lora_a", shape=(inputs, rank), initializer=initializer, **options)
-        up = block.add_weight(name=f"{name}_lora_b", shape=(rank, outputs), initializer="zeros", **options)
-        setattr(block, name, (kernel, bias, LowRank(down, up, alpha / rank)))
+        low_rank = _add_low_rank(block, f"{name}_", kernel, (inputs,), (outputs,), rank=rank, seed=seed)
+        setattr(block, name, (kernel, bias, LowRank(*low_rank, alpha / rank)))
 
     return Kernel(kernel.path, attach)
+
+
+def _add_low_rank(
+    layer: Any,
+    prefix: str,
+    kernel: keras.Variable,
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    *,
+    rank: int,
+    seed: int,
+) -> tuple[keras.Variable, keras.Variable]:
+    down = add_variable(layer, f"{prefix}lora_a", (*inputs, rank), beside=kernel, initializer=_drawn(kernel.path, seed))
+    return down, add_variable(layer, f"{prefix}lora_b", (rank, *outputs), beside=kernel, initializer="zeros")
+
+
+def add_variable(
+    layer: Any, name: str, shape: tuple[int, ...], *, beside: keras.Variable, initializer: Any
+) -> keras.Variable:
+    """Gives a built layer a new float32 variable, whose path begins as that of a variable which the layer has.
+
+    Keras takes the path from wherever the layer was first called, and lets no built layer have new variables; its own
+    `enable_lora` unlocks it in the same way.
+    """
+    layer._parent_path = "/".join(beside.path.split("/")[:-2])
+    was_locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        return layer.add_weight(
+            name=name, shape=shape, initializer=initializer, dtype="float32", autocast=layer.autocast
+        )
+    finally:
+        if was_locked:
+            layer._tracker.lock()
 
 
 def _drawn(path: str, seed: int) -> Callable[..., Any]:
@@ -188,17 +209,6 @@ def _drawn(path: str, seed: int) -> Callable[..., Any]:
         return ops.convert_to_tensor(values.astype(np.float32))
 
     return initialize
-
-
-def _unlocked(layer: Any, add: Callable[[], None]) -> None:
-    """Calls `add`, which gives a built layer new variables: Keras locks it, and its `enable_lora` unlocks it so too."""
-    was_locked = layer._tracker.locked
-    layer._tracker.unlock()
-    try:
-        add()
-    finally:
-        if was_locked:
-            layer._tracker.lock()
 
 
 def _finish(layer: Any, x: Any) -> Any:
