@@ -4,16 +4,14 @@
 
 The classifier is MiniLM (sample:minilm) on rows of 64 tokens, the generator a GPT-2 of 6 layers x 384 with 4,096 tokens
 on windows of 256, both with random inputs, which cost what others cost. Times are medians of steps that the ways of
-training take in turn in one process, so that what else the machine does hits all of them. Peak memory is that of a
-process of its own for each: the highest resident memory over some steps, less that after building model and optimizer.
+training take in turn in one process, in seconds of the processor (all cores), which what else a machine does changes
+least. Peak memory is that of a process of its own for each: the highest resident memory, less that after the imports.
 """
 
 import argparse
 import datetime
-import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -101,19 +99,22 @@ def _batch(kind: str) -> dict[str, tf.Tensor]:
     return batch | {"labels": tf.constant(labels, tf.int32)}
 
 
-def resident_bytes() -> int:
-    """Returns the memory of this process that is resident now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def resident_bytes(what: str) -> int:
+    """Returns the resident memory of this process: `VmRSS` now, `VmHWM` at its highest.
+
+    `resource.getrusage` would not do: a process inherits its highest value from the one that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 def print_peak(kind: str, way: str, steps: int) -> None:
-    """Prints the bytes that some steps take on top of the built model."""
+    """Prints the bytes that the model and some steps take."""
+    before = resident_bytes("VmRSS")
     training = Training(kind, way)
-    before = resident_bytes()
     for _ in range(steps):
         training.step()
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before))
+    print(resident_bytes("VmHWM") - before)
 
 
 def peak_bytes(kind: str, way: str, steps: int) -> int:
@@ -128,10 +129,10 @@ def seconds_of_steps(trainings: dict[str, Training], steps: int) -> dict[str, fl
     times: dict[str, list[float]] = {way: [] for way in trainings}
     for number in range(steps + 2):
         for way, training in trainings.items():
-            started = time.perf_counter()
+            started = time.process_time()
             training.step().numpy()
             if number >= 2:  # the first traces, the second still grows memory
-                times[way].append(time.perf_counter() - started)
+                times[way].append(time.process_time() - started)
     return {way: statistics.median(values) for way, values in times.items()}
 
 
@@ -149,16 +150,14 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {resolve_precision('auto')}, "
         f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {datetime.date.today()}; {options.steps} steps"
     )
-    print(
-        "| model | trained | weights that train | gradients and slots | peak above the built model | time of a step | saved |"
-    )
+    print("| model | trained | weights that train | gradients and slots | peak memory | time of a step | saved |")
     print("|---|---|---|---|---|---|---|")
     for kind, ways in MODELS.items():
         trainings = {way: Training(kind, way) for way in ways}
         seconds = seconds_of_steps(trainings, options.steps)
         for way, training in trainings.items():
             sizes = training.sizes()
-            peak = peak_bytes(kind, way, steps=3)
+            peak = peak_bytes(kind, way, steps=2)
             ratio = seconds[way] / seconds[ways[0]]
             print(
                 f"| {kind} | {way} | {sizes['trained']:,} | {sizes['gradients_and_slots'] / 1e6:.1f} MB | "

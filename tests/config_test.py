@@ -41,7 +41,7 @@ def test_a_name_and_a_source_are_enough():
     validate(_valid())
 
 
-@pytest.mark.parametrize("name", ["bert_sentiment", "bert_base_imdb"])
+@pytest.mark.parametrize("name", ["bert_sentiment", "bert_sentiment_lora", "bert_base_imdb"])
 def test_the_configs_that_come_along_are_valid(name, request):
     config = load_config(str(request.config.rootpath / "configs" / f"{name}.py"))
     validate(config)
@@ -108,6 +108,18 @@ def test_the_configs_that_come_along_are_valid(name, request):
         (
             {"training.z_loss": 1e-4, "data.problem_type": "multi_label"},
             "training.z_loss is about a softmax, which data.problem_type 'multi_label' has not; set it to 0.",
+        ),
+        ({"adapter.kind": "lore"}, "adapter.kind is 'lore'; it is one of lora, prefix. Did you mean 'lora'?"),
+        ({"adapter.rank": 0}, "adapter.rank is 0; it must be a number of at least 1."),
+        ({"adapter.alpha": 0.0}, "adapter.alpha is 0.0; it must be a number above 0."),
+        (
+            {"adapter.enabled": True},
+            "adapter.enabled trains an adapter beside the weights of model.source, which is empty, and random weights "
+            "would stay random; set model.source.",
+        ),
+        (
+            {"adapter.enabled": True, "model.source": "sample:minilm", "adapter.kind": "prefix"},
+            "adapter.kind 'prefix' is for task 'generate', received task 'classify'; take 'lora'.",
         ),
         (
             {"training.precision": "float16"},

@@ -184,7 +184,13 @@ def _add_low_ranks(model: keras.Model, config: AdapterConfig, seed: int) -> Adap
             "adapter.targets is empty, and this model has no queries and values by their usual names; name kernels, of "
             f"which there are {', '.join(list(kernels)[:3])} and others."
         )
-    for path in match_paths(targets, list(kernels), field="adapter.targets"):
+    paths = match_paths(targets, list(kernels), field="adapter.targets")
+    for path in paths:
+        if config.rank > kernels[path].largest_rank:
+            raise InputError(
+                f"adapter.rank is {config.rank}, but {path!r} has rank {kernels[path].largest_rank} at most; lower it."
+            )
+    for path in paths:
         kernels[path].attach(config.rank, config.alpha, seed)
     return dataclasses.replace(config, targets=targets)
 

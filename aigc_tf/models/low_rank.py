@@ -31,6 +31,8 @@ class Kernel(NamedTuple):
     """A kernel that may get a low rank beside it."""
 
     path: str
+    largest_rank: int
+    """min(I, O)"""
     attach: Callable[[int, float, int], None]
     """`attach(rank, alpha, seed)`"""
 
@@ -127,16 +129,17 @@ def _of_dense(layer: Any) -> Kernel:
         inputs, outputs = layer.kernel.shape
         _attach(layer, LowRankDense, (inputs,), (outputs,), rank=rank, alpha=alpha, seed=seed)
 
-    return Kernel(layer.kernel.path, attach)
+    return Kernel(layer.kernel.path, min(layer.kernel.shape), attach)
 
 
 def _of_einsum_dense(layer: Any) -> Kernel:
+    parts, shape = _parts(layer.equation), layer.kernel.shape
+    inputs, outputs = (tuple(shape[axis] for axis in axes) for axes in (parts.inputs, parts.outputs))
+
     def attach(rank: int, alpha: float, seed: int) -> None:
-        parts, shape = _parts(layer.equation), layer.kernel.shape
-        inputs, outputs = (tuple(shape[axis] for axis in axes) for axes in (parts.inputs, parts.outputs))
         _attach(layer, LowRankEinsumDense, inputs, outputs, rank=rank, alpha=alpha, seed=seed)
 
-    return Kernel(layer.kernel.path, attach)
+    return Kernel(layer.kernel.path, min(math.prod(inputs), math.prod(outputs)), attach)
 
 
 def _attach(
@@ -163,7 +166,7 @@ def _of_block(block: DecoderBlock, name: str) -> Kernel:
         low_rank = _add_low_rank(block, f"{name}_", kernel, (inputs,), (outputs,), rank=rank, seed=seed)
         setattr(block, name, (kernel, bias, LowRank(*low_rank, alpha / rank)))
 
-    return Kernel(kernel.path, attach)
+    return Kernel(kernel.path, min(kernel.shape), attach)
 
 
 def _add_low_rank(

@@ -236,6 +236,8 @@ def test_what_has_no_place_is_refused():
         adapters.add_adapter(build_generator(), AdapterConfig(enabled=True, targets=("block_9/*",)))
     with pytest.raises(InputError, match="fits no weight"):  # the head trains as it is
         adapters.add_adapter(tiny_classifier.build_model(), AdapterConfig(enabled=True, targets=("logits/kernel",)))
+    with pytest.raises(InputError, match=r"adapter\.rank is 33, but 'block_0/.*' has rank 32 at most; lower it"):
+        adapters.add_adapter(build_generator(), AdapterConfig(enabled=True, rank=33))
     with pytest.raises(InputError, match="which this model is not made of"):
         adapters.add_adapter(tiny_classifier.build_model(), PREFIX)
     with pytest.raises(InputError, match=r"prefix_length is 25, but the model has 24 positions"):
