@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
+from aigc_tf.models import freezing
 from aigc_tf.training import optimizers
 from aigc_tf.training.averages import build_averages, move_averages
 from aigc_tf.training.flops import StepFlops
@@ -80,6 +81,7 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     """
     host = resident_bytes()
     model = task.build_model()
+    freezing.freeze(model, config.freeze)
     optimizer = optimizers.build_optimizer(config, model.trainable_variables)
     averages = build_averages(model.trainable_variables) if config.ema_decay else []
     lengths = [int(length) for length in task.order.bucket_lengths]

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from aigc_tf.config import InputError, TrainingConfig
+from aigc_tf.models import freezing
 from aigc_tf.training import checkpoints, optimizers
 from aigc_tf.training.averages import build_averages
 from aigc_tf.training.strategy import Devices
@@ -68,6 +69,7 @@ def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainSt
     """Builds model and optimizer under the strategy, at step 0."""
     with devices.strategy.scope():
         model = task.build_model()
+        freezing.freeze(model, config.freeze)
         optimizer = optimizers.build_optimizer(config, model.trainable_variables)
         averages = build_averages(model.trainable_variables) if config.ema_decay else []
     return TrainState(

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from aigc_tf.config import InputError, RunError
 from aigc_tf.training import checkpoints, loop, run_state
@@ -202,3 +203,18 @@ def test_an_unfinished_upload_to_an_object_store_is_no_checkpoint(tmp_path):
     workdir = f"ram://upload-{time.monotonic_ns()}"
     storage.write_bytes(checkpoints.folder_of(workdir, "step-00000005", "weights.safetensors"), b"half")
     assert checkpoints.load_newest(workdir) == (None, [])
+
+
+def test_frozen_weights_stay_and_are_written_once(tmp_path):
+    before = checkpoints.to_host(tiny_task.build_model().variables)
+    frozen = {path for path in before if "embedding" in path}
+    state, _, _ = run(tmp_path, num_steps=10, evaluate_every=0, freeze=("*embedding*",))
+    after = checkpoints.to_host(state.model.variables)
+    assert {path for path, value in after.items() if np.array_equal(value, before[path])} == frozen != set()
+    files = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert [name[:7] for name in files] == ["best.js", "frozen-", "last.js", "step-00", "step-00"]
+    newest, _ = checkpoints.load_newest(str(tmp_path))
+    assert newest.weights.keys() == after.keys()
+    saved = safetensors.numpy.load_file(tmp_path / "checkpoints" / "step-00000010" / "weights.safetensors")
+    assert saved.keys() == after.keys() - frozen
+    assert not [path for path in newest.slots if "embedding" in path]
