@@ -27,11 +27,16 @@ _MAX_CANDIDATES = 512  # bucket lengths the search considers; longer histograms 
 
 
 class StepBatch(NamedTuple):
-    """The examples of one step: ids `(B,)` int64, weights `(B,)` float32 (0 marks padding), and the padded length."""
+    """The examples of one step: ids `(B,)` int64, weights `(B,)` float32 (0 marks padding), and the padded length.
+
+    Rows that hold several examples have `(B, M)` ids, -1 where a row has fewer, and `(B, M)` `starts` besides.
+    """
 
     example_ids: np.ndarray
     weights: np.ndarray
     length: int
+    starts: np.ndarray | None = None
+    """Packed rows: the position in the example at which each piece of it starts; 0 but for examples that were cut."""
 
 
 def split_mix(value: np.ndarray) -> np.ndarray:
