@@ -269,7 +269,8 @@ def _finish(
 
 def _print_plan(config: ExperimentConfig, task: Task, devices: Devices, device: DeviceKind | None) -> None:
     """Prints what a run would do and take: steps, shapes, FLOPs, memory, and whether a device fits it."""
-    training, order, unit = config.training, task.order, door_of(config).unit
+    training, order = config.training, task.order
+    unit = "rows" if config.data.packing else door_of(config).unit
     plan = preflight.plan_run(task, training, devices)
     examples = training.num_steps * training.global_batch_size
     table = Table(title=f"Plan of {config.name}", show_header=False, title_justify="left")

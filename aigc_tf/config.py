@@ -71,7 +71,8 @@ class DataConfig:
     text_column: str = "text"
     """Column of the text."""
     text_b_column: str = ""
-    """Column of the second text of a pair. Empty: single texts."""
+    """Column of the second text of a pair; for a generator that of the response to the prompt in `text_column`, which
+    alone it learns to write. Empty: single texts."""
     label_column: str = "label"
     """Column of the label; with multi_label several, separated by `label_separator` or a JSON list."""
     problem_type: str = "single_label"
@@ -113,6 +114,9 @@ class DataConfig:
     """Number of padded lengths. 0: 8 where each shape is a compilation, 32 elsewhere."""
     bucket_run_length: int = 1
     """Consecutive steps of one padded length. On TPU, where a call takes steps of one shape, as `steps_per_call`."""
+    packing: bool = False
+    """Train on rows of `max_length` tokens that hold several examples each, none of which sees another. For a generator
+    they take the place of the windows; longer documents are cut. BERT and GPT-2 only."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -154,7 +158,8 @@ class TrainingConfig:
     num_steps: int = 1000
     """Optimizer steps of the whole run."""
     global_batch_size: int = 32
-    """Examples of one step over all workers and replicas; for a generator windows of `data.max_length` tokens."""
+    """Examples of one step over all workers and replicas; for a generator, and with `data.packing`, rows of
+    `data.max_length` tokens."""
     learning_rate: float = 5e-5
     """Peak rate, reached after warm-up."""
     warmup_steps: int = 0

@@ -185,11 +185,15 @@ def _validate_generator(config: ExperimentConfig) -> None:
     defaults = flatten(ExperimentConfig())
     for name, value in flatten(config).items():
         if name in _CLASSIFIER_FIELDS and value != defaults[name]:
-            raise InputError(f"{name} is {value!r}, but task 'generate' has no labels or pairs; leave it out.")
+            raise InputError(f"{name} is {value!r}, but task 'generate' has no labels and cuts nothing; leave it out.")
+    if config.data.text_b_column and not config.data.packing:
+        raise InputError(
+            f"data.text_b_column is {config.data.text_b_column!r}, so that an example is a prompt and a response; "
+            "these are trained on in packed rows, not in windows: set data.packing to True."
+        )
 
 
 _CLASSIFIER_FIELDS = (
-    "data.text_b_column",
     "data.label_column",
     "data.problem_type",
     "data.label_names",

@@ -1,11 +1,6 @@
-"""From records to examples: which split, which label, and what does not get through.
-
-The split is decided before anything is done to the text. With `data.split` "hash" it is a function of the text alone,
-so that equal texts are in the same split whatever file they are in and whatever else is there.
-"""
+"""From records to examples: which split, which label, and what does not get through."""
 
 import collections
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +13,7 @@ from aigc_tf.data.cleaning import KEPT, REASONS, DuplicateFinder
 from aigc_tf.data.labels import BrokenLabelError, Label, LabelEncoder
 from aigc_tf.data.ledger import Counts
 from aigc_tf.data.records import CHECK_AFTER_ROWS, Record, SourceFile, SourceReport
+from aigc_tf.data.splits import split_of
 
 
 class Example(NamedTuple):
@@ -29,41 +25,14 @@ class Example(NamedTuple):
     label: Label
 
 
-def hash_bucket(text: bytes) -> int:
-    """Returns 0 to 9: the first 8 bytes of the sha256, big-endian, modulo 10. It is 0 for test, 1 for validation.
-
-    Args:
-        text: The raw UTF-8 text as it stands in the source; for a pair `text + b"\\0" + text_b`.
-
-    >>> hash_bucket(b"")
-    2
-    """
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % 10
-
-
-def split_of(texts: tuple[bytes, ...], given: str, *, validation_from_train: bool) -> str:
-    """Returns the split of an example.
-
-    Args:
-        texts: The text, or the two of a pair, as UTF-8.
-        given: The split that its source states; empty where the hash decides.
-        validation_from_train: Whether a tenth of the training data, by the hash, is the validation split.
-    """
-    if given and not (given == "train" and validation_from_train):
-        return given
-    bucket = hash_bucket(b"\0".join(texts))
-    if bucket == 1:
-        return "validation"
-    return "test" if bucket == 0 and not given else "train"
-
-
 class ExampleReader:
     """Reads records and gives them codes and splits, and counts what does not get through.
 
     Args:
         found: The source files.
         data: The config's section.
-        is_labelled: Whether labels are read. If not, each text is a document; one without a character is left out.
+        is_labelled: Whether labels are read. If not, each text is a document, or each pair a prompt and its response; a
+            document or a response without a character is left out.
         verdicts: `(n,)` uint8, what `find_duplicates` says of the same sources; those it does not keep are left out.
     """
 
@@ -130,9 +99,10 @@ class ExampleReader:
     def _label(self, record: Record) -> Label | None:
         """Returns the label, 0 where none is read; None: the record is counted and left out."""
         if not self._is_labelled:
-            if record.text:
+            is_pair = bool(self._data.text_b_column)
+            if record.text_b if is_pair else record.text:
                 return 0
-            self.left_out["empty document"] += 1
+            self.left_out["empty response" if is_pair else "empty document"] += 1
             return None
         try:
             label = self.encoder.encode(record.label)

@@ -200,11 +200,13 @@ def _splits_table(prepared: PreparedDataset, *, max_length: int, num_special: in
 
 
 def _documents_table(info: Mapping[str, Any]) -> Table:
-    table = _table("split", ">documents", ">tokens", ">bytes", ">bytes a token", title="What came out")
+    unit, of_responses = (">pairs", [">bytes of responses"]) if info["is_pair"] else (">documents", [])
+    table = _table("split", unit, ">tokens", ">bytes", ">bytes a token", *of_responses, title="What came out")
     for name, split in info["splits"].items():
         num_bytes, tokens = split["utf8_bytes"], split["tokens"]
         share = f"{num_bytes / tokens:.2f}" if tokens else "-"
-        _add(table, name, f"{split['examples']:,}", f"{tokens:,}", f"{num_bytes:,}", share)
+        cells = [f"{split['response_utf8_bytes']:,}"] if info["is_pair"] else []
+        _add(table, name, f"{split['examples']:,}", f"{tokens:,}", f"{num_bytes:,}", share, *cells)
     return table
 
 

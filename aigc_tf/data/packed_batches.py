@@ -68,16 +68,16 @@ class PackedDocumentSource(BatchSource):
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
-        assert batch.starts is not None  # of a PackedOrder
+        starts = np.zeros_like(ids) if batch.starts is None else batch.starts[mine]
         rows = _empty_rows(len(ids), self._length)
         rows["token_ids"] += self._start_id
         labels = np.full_like(rows["token_ids"], self._end_id)
         weights = np.zeros(labels.shape, np.float32)
         row, segment = np.nonzero(ids >= 0)
-        parts = self._split.rows(ids[row, segment])
+        pieces = zip(row.tolist(), segment.tolist(), starts[row, segment].tolist(), strict=True)
         place = 0
-        for r, s, start, (first, second) in zip(row, segment, batch.starts[mine][row, segment], parts, strict=True):
-            inputs, targets = self._piece(np.concatenate([first, second]) if self._is_pair else first, int(start))
+        for (r, s, start), (first, second) in zip(pieces, self._split.rows(ids[row, segment]), strict=True):
+            inputs, targets = self._piece(np.concatenate([first, second]) if self._is_pair else first, start)
             place = place if s else 0
             stop = place + len(targets)
             rows["token_ids"][r, place:stop], labels[r, place:stop] = inputs, targets
@@ -137,8 +137,9 @@ class PackedExampleSource(ExampleSource):
         row, segment = np.nonzero(ids >= 0)
         chosen = ids[row, segment]
         alone = pack_rows(self._split.rows(chosen), self._packing, length=batch.length, is_pair=self._is_pair)
+        counts = alone["padding_mask"].sum(axis=1)
         place = 0
-        for i, (r, s, count) in enumerate(zip(row, segment, alone["padding_mask"].sum(axis=1), strict=True)):
+        for i, (r, s, count) in enumerate(zip(row.tolist(), segment.tolist(), counts.tolist(), strict=True)):
             place = place if s else 0
             stop = place + count
             rows["token_ids"][r, place:stop] = alone["token_ids"][i, :count]

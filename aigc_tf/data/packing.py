@@ -11,7 +11,7 @@ a seek nothing. Random bits are those of order.py.
 
 Source: Johnson et al. 1974, "Worst-case performance bounds for simple one-dimensional packing algorithms", section 4.
 
-Shape letters: N examples, P pieces, R rows of an epoch, B rows of a global batch, M segments (places for pieces) of a row.
+Shape letters: N examples, P pieces, R rows of an epoch, B rows of a batch, M segments (places for pieces) of a row.
 """
 
 import bisect

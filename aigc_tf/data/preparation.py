@@ -2,7 +2,7 @@
 
     find_sources -> read_records -> codes of the labels -> split_of -> token ids -> PreparedWriter
 
-For a generator an example is a document, and labels are neither read nor written.
+For a generator an example is a document, or a prompt and its response; labels are neither read nor written.
 
 The records are read in one thread and tokenised in others, whose results are written in the order of the records;
 so the same config and sources give the same bytes, and memory does not grow with the input. With
@@ -12,7 +12,6 @@ so the same config and sources give the same bytes, and memory does not grow wit
 `prepare` shows what happens; `write_dataset` is the part without a terminal.
 """
 
-import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -52,8 +51,8 @@ Progress = Callable[[Counts], None]
 # ---------------------------------------------------------------- examples to files
 
 
-def _write(writer: PreparedWriter, batch: TokenBatch) -> dict[str, int]:
-    """Writes a batch split by split; returns the UTF-8 bytes of each."""
+def _write(writer: PreparedWriter, batch: TokenBatch) -> dict[str, np.ndarray]:
+    """Writes a batch split by split; returns the UTF-8 bytes of each, `(parts,)` int64."""
     is_pair = batch.lengths.shape[1] == 2
     lengths = batch.lengths.sum(axis=1)
     boundaries = batch.lengths[:, 0] if is_pair else np.zeros(len(lengths), np.int64)
@@ -69,7 +68,7 @@ def _write(writer: PreparedWriter, batch: TokenBatch) -> dict[str, int]:
             boundaries=boundaries[rows],
             labels=[batch.examples[row].label for row in rows],
         )
-        num_bytes[SPLIT_NAMES[code]] = int(batch.num_bytes[rows].sum())
+        num_bytes[SPLIT_NAMES[code]] = batch.num_bytes[rows].sum(axis=0)
     return num_bytes
 
 
@@ -95,7 +94,7 @@ def write_dataset(
         passes.find_duplicates(progress)
     tokenizer = _learn_tokenizer(config, passes, progress)
     reader = passes.reader()
-    num_bytes: collections.Counter[str] = collections.Counter()
+    num_bytes: dict[str, np.ndarray] = {}
     writer = PreparedWriter(
         folder,
         task=config.task,
@@ -107,7 +106,8 @@ def write_dataset(
         batches = passes.batches(reader, _PREPARING)
         with contextlib.closing(token_batches(tokenizer, batches)) as tokenised:
             for batch in tokenised:
-                num_bytes.update(_write(writer, batch))
+                for split, count in _write(writer, batch).items():
+                    num_bytes[split] = num_bytes.get(split, 0) + count
                 progress(batch.counts)
         progress(reader.counts(_PREPARING)._replace(bytes_read=reader.total_bytes))
         passes.check_same_files()
@@ -117,8 +117,16 @@ def write_dataset(
             label_names=sorted(reader.encoder.names),
             positions=reader.encoder.positions(),
             ledger=describe(config, found, reader, tokenizer_sha256=tokenizer.sha256())
-            | {"splits": {split: {"utf8_bytes": count} for split, count in num_bytes.items()}},
+            | {"splits": {split: _describe_bytes(config, count) for split, count in num_bytes.items()}},
         )
+
+
+def _describe_bytes(config: ExperimentConfig, num_bytes: np.ndarray) -> dict[str, int]:
+    """Returns the entries of a split that say how long its texts are."""
+    entries = {"utf8_bytes": int(num_bytes.sum())}
+    if config.task == "generate" and config.data.text_b_column:
+        entries["response_utf8_bytes"] = int(num_bytes[1])
+    return entries
 
 
 class _Passes:
@@ -137,7 +145,8 @@ class _Passes:
 
     def batches(self, reader: ExampleReader, phase: str) -> Iterator[TextBatch]:
         """Yields what a reader gives in batches; documents, whose tokens hold all of their text, may be cut."""
-        return text_batches(reader, phase=phase, cut_documents=not self._is_labelled)
+        is_document = not self._is_labelled and not self._data.text_b_column
+        return text_batches(reader, phase=phase, cut_documents=is_document)
 
     def find_duplicates(self, progress: Progress) -> None:
         """Reads all once; the readers of later passes leave duplicates out."""
@@ -175,7 +184,7 @@ def _learn_tokenizer(config: ExperimentConfig, passes: _Passes, progress: Progre
     return build_tokenizer(config.tokenizer, config.model.source, training_texts, kind=kind)
 
 
-def _check_result(reader: ExampleReader, num_bytes: Mapping[str, int]) -> None:
+def _check_result(reader: ExampleReader, num_bytes: Mapping[str, np.ndarray]) -> None:
     """Refuses a data set without training data."""
     if "train" not in num_bytes:
         left_out = reader.left_out + reader.duplicates
@@ -210,6 +219,8 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
     found = sources.find_sources(config.data)
     if config.task == "classify":
         sources.check_labelled(found)
+    elif config.data.text_b_column:
+        sources.check_pairs(found)
     busy = f"Another process prepares {folder} right now; wait until it is done."
     advice = "Set data.prepared_dir to a folder that can be written."
     with storage.locked_file(folder.with_name(f".{folder.name}.lock"), busy=busy, advice=advice):

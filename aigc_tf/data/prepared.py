@@ -5,7 +5,8 @@
       tokenizer/                     vocabulary files, as prepare time and the exported graph read them
       <split>/tokens-NNNNN.npy       uint16, uint32 for large vocabularies; examples end to end, no special tokens
       <split>/offsets-NNNNN.npy      int64 (n + 1,); example i of the shard is tokens[offsets[i]:offsets[i + 1]]
-      <split>/boundaries-NNNNN.npy   int32 (n,); where the second part of a pair starts; 0 for single texts
+      <split>/boundaries-NNNNN.npy   int32 (n,); where the second part of a pair starts, for a generator the response;
+                                     0 for single texts
       <split>/labels-NNNNN.npy       single_label int32 (n,), multi_label uint8 (n, C), regression float32 (n,); with
                                      problem type "none", that of a generator's documents, there are none
 
@@ -32,7 +33,7 @@ TOKENIZER_FOLDER = "tokenizer"
 SPLIT_NAMES = ("train", "validation", "test")
 
 NO_LABELS = "none"
-"""Problem type of documents, which a generator learns from."""
+"""Problem type of documents and of pairs of prompt and response, which a generator learns from."""
 
 LABEL_TYPES = {"single_label": np.int32, "multi_label": np.uint8, "regression": np.float32}
 
@@ -234,8 +235,15 @@ class PreparedDataset:
         return bool(self.info["is_pair"])
 
     def utf8_bytes(self, split: str) -> int:
-        """Returns the size of a split's texts as UTF-8, by which losses per token become bits per byte."""
+        """Returns the size of a split's texts as UTF-8."""
         return int(self.info["splits"][split]["utf8_bytes"])
+
+    def scored_utf8_bytes(self, split: str) -> int:
+        """Returns the size of what a generator learns to write, by which losses per token become bits per byte.
+
+        Of pairs that is the responses, of documents all of their text.
+        """
+        return int(self.info["splits"][split].get("response_utf8_bytes", self.utf8_bytes(split)))
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -28,6 +28,7 @@ _IRRELEVANT_FIELDS = frozenset(
         "data.truncation",
         "data.num_buckets",
         "data.bucket_run_length",
+        "data.packing",
     }
 )
 
@@ -76,7 +77,9 @@ def _stages(config: ExperimentConfig, reader: ExampleReader) -> list[dict[str, A
     notes = []
     if reader.validation_from_train:
         notes.append("no source states a validation split; a tenth of the training split, by hash, is it")
-    name = "labels" if config.task == "classify" else "documents"
+    name = "labels"
+    if config.task == "generate":
+        name = "pairs" if config.data.text_b_column else "documents"
     duplicates = []
     kept = reader.kept - reader.duplicates.total()
     if config.data.drop_duplicates:

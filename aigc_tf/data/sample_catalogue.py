@@ -1,9 +1,13 @@
 """Which samples there are, and what is made of their files when they are fetched. To add one, add a `Sample`."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from aigc_tf.data.splits import split_of
 
 
 def derive_dialogues(folder: Path) -> None:
@@ -12,13 +16,37 @@ def derive_dialogues(folder: Path) -> None:
     `text` has a line for each turn, so the two speakers alternate from line to line. The messages of a turn are joined
     by a space, white space becomes one space, and the few turns without text are left out.
     """
-    dialogues = json.loads((folder / "dataset.json").read_bytes())
     with open(folder / "dialogues.jsonl", "w", encoding="utf-8", newline="\n") as file:
-        for name, dialogue in dialogues.items():
-            turns = [" ".join(" ".join(message["text"] for message in turn).split()) for turn in dialogue["messages"]]
-            lines = [f"{turn}\n" for turn in turns if turn]
-            if len(lines) > 1:  # the others are a greeting that nobody answered
-                file.write(json.dumps({"id": name, "text": "".join(lines)}, ensure_ascii=False) + "\n")
+        for name, lines in _dialogues(folder):
+            file.write(json.dumps({"id": name, "text": "".join(lines)}, ensure_ascii=False) + "\n")
+
+
+def derive_turns(folder: Path) -> None:
+    """Writes a line `{"id", "prompt", "response"}` for each two turns that follow one another in a dialogue.
+
+    The prompt ends with a line end, after which the response is to be written. All turns of a dialogue are in the file
+    of the split that the hash of its text gives: turns-train.jsonl, turns-validation.jsonl or turns-test.jsonl.
+    """
+    with contextlib.ExitStack() as stack:
+        files = {
+            split: stack.enter_context(open(folder / f"turns-{split}.jsonl", "w", encoding="utf-8", newline="\n"))
+            for split in ("train", "validation", "test")
+        }
+        for name, lines in _dialogues(folder):
+            file = files[split_of(("".join(lines).encode(),), "", validation_from_train=False)]
+            for prompt, response in itertools.pairwise(lines):
+                row = {"id": name, "prompt": prompt, "response": response.removesuffix("\n")}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    (folder / "dataset.json").unlink()  # 40 MB, which the sample of whole dialogues has as well
+
+
+def _dialogues(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields the name and the turns of each dialogue of dataset.json that got an answer, each turn a line."""
+    for name, dialogue in json.loads((folder / "dataset.json").read_bytes()).items():
+        turns = [" ".join(" ".join(message["text"] for message in turn).split()) for turn in dialogue["messages"]]
+        lines = [f"{turn}\n" for turn in turns if turn]
+        if len(lines) > 1:  # the others are a greeting that nobody answered
+            yield name, lines
 
 
 def derive_reviews(folder: Path) -> None:
@@ -144,6 +172,30 @@ SAMPLES: dict[str, Sample] = {
                 "4,017 dialogues (of 7,168; the others got no answer), a turn a line. Please cite: Myers, W., "
                 "Etchart, T. & Fulda, N. (2020), Conversational Scaffolding: An Analogy-Based Approach to Response "
                 "Prioritization in Open-Domain Dialogs."
+            ),
+        ),
+        Sample(
+            name="chitchat-turns",
+            package="chitchat-dataset",
+            version="0.9.0",
+            kind="wheel",
+            sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+            megabytes=8.1,
+            folder="chitchat_dataset",
+            files=("dataset.json",),
+            derived={
+                "turns-train.jsonl": "fa5bdf5d55e84cf8583f5dfc1429ada9a4c2c559c2a109444cf2e9d97529ee7b",
+                "turns-validation.jsonl": "01812426a04d04024b1060c82eb28d4f1a5827bc952a2958189d8be7904aaf06",
+                "turns-test.jsonl": "14eb59cf18684cd4d7add0a0b688f509ec0118971fe0364d8b12f6e08a6566d5",
+            },
+            derive=derive_turns,
+            data_files=("turns-*.jsonl",),
+            licence="MIT",
+            about=(
+                "The dialogues of the sample chitchat as 131,557 pairs of a turn (prompt) and its answer (response), "
+                "in a file for each split, no dialogue in two of them. Please cite: Myers, W., Etchart, T. & Fulda, N. "
+                "(2020), Conversational Scaffolding: An Analogy-Based Approach to Response Prioritization in "
+                "Open-Domain Dialogs."
             ),
         ),
         Sample(

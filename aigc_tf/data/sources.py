@@ -19,7 +19,16 @@ from aigc_tf.data.formats import READERS
 from aigc_tf.data.records import CHECK_AFTER_ROWS, Reading, Record, SourceFile, SourceReport
 from aigc_tf.data.text_files import check_encoding
 
-__all__ = ["Record", "SourceFile", "SourceReport", "check_labelled", "find_sources", "hash_source", "read_records"]
+__all__ = [
+    "Record",
+    "SourceFile",
+    "SourceReport",
+    "check_labelled",
+    "check_pairs",
+    "find_sources",
+    "hash_source",
+    "read_records",
+]
 
 _ENDINGS = {
     ".txt": "text",
@@ -147,6 +156,20 @@ def check_labelled(sources: list[SourceFile]) -> None:
             raise InputError(
                 f"{source.uri} is read as plain text, which has no labels; "
                 "use CSV, TSV or JSONL with a label column, or set data.format if it is one of them."
+            )
+
+
+def check_pairs(sources: list[SourceFile]) -> None:
+    """Refuses sources without columns, where each row is a pair of texts.
+
+    Raises:
+        InputError: If a source is plain text, by line or as a whole.
+    """
+    for source in sources:
+        if source.format in ("text", "document"):
+            raise InputError(
+                f"{source.uri} is read as plain text, which has no column for data.text_b_column; "
+                "use JSONL, CSV, TSV or Parquet with a column for each of the two texts."
             )
 
 

@@ -45,7 +45,7 @@ class TokenBatch(NamedTuple):
     lengths: np.ndarray
     """`(n, parts)` int64: tokens of each part of each example."""
     num_bytes: np.ndarray
-    """`(n,)` int64: UTF-8 bytes of each example's text."""
+    """`(n, parts)` int64: UTF-8 bytes of each part of each example's text."""
     counts: Counts
 
 
@@ -129,7 +129,7 @@ def _tokenise(tokenizer: Tokenizer, batch: TextBatch) -> TokenBatch:
     texts = [text for example in batch.examples for text in example.texts]
     tokens = tokenizer.tokenize(tf.constant(texts, tf.string))
     lengths = tokens.row_lengths().numpy().reshape(len(batch.examples), -1)
-    num_bytes = np.array([sum(map(len, example.texts)) for example in batch.examples], np.int64)
+    num_bytes = np.array([len(text) for text in texts], np.int64).reshape(lengths.shape)
     token_ids, small = tokens.flat_values.numpy(), token_type(tokenizer.vocabulary_size)
     if len(token_ids) and token_ids.min() >= 0 and token_ids.max() <= np.iinfo(small).max:  # else the writer refuses
         token_ids = token_ids.astype(small)
@@ -141,7 +141,7 @@ def _join(pieces: list[TokenBatch]) -> TokenBatch:
     return pieces[-1]._replace(
         token_ids=np.concatenate([piece.token_ids for piece in pieces]),
         lengths=sum((piece.lengths for piece in pieces), np.zeros((1, 1), np.int64)),
-        num_bytes=sum((piece.num_bytes for piece in pieces), np.zeros(1, np.int64)),
+        num_bytes=sum((piece.num_bytes for piece in pieces), np.zeros((1, 1), np.int64)),
     )
 
 

@@ -15,14 +15,14 @@ from aigc_tf.config import InputError
 from aigc_tf.models.networks import Decoder
 
 
-def check_packed(model: keras.Model) -> keras.Model:
-    """Returns the model if it can be trained on packed rows.
+def check_packed(model: keras.Model) -> None:
+    """Refuses a model that cannot be trained on packed rows.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If it is of another network than BERT and our GPT-2.
     """
     if isinstance(model, Decoder) or type(getattr(model, "backbone", None)) is keras_nlp.models.BertBackbone:
-        return model
+        return
     network = getattr(model, "causal_lm", model).backbone
     raise InputError(
         f"data.packing works with BERT and GPT-2, whose attention can be kept within one example; the model is a "

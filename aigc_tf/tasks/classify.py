@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig, InputError
 from aigc_tf.data.batches import ExampleSource, Packing, build_packing, model_lengths
-from aigc_tf.data.order import TrainingOrder, evaluation_batches
+from aigc_tf.data.order import TrainingOrder, choose_bucket_lengths, evaluation_batches
+from aigc_tf.data.packed_batches import PackedExampleSource
+from aigc_tf.data.packing import PackedOrder
 from aigc_tf.data.prepared import PreparedDataset
 from aigc_tf.data.samples import resolve_sample
 from aigc_tf.data.tokenizers import load_tokenizer
@@ -19,6 +21,7 @@ from aigc_tf.evaluation import classification
 from aigc_tf.models import classifier
 from aigc_tf.models.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
+from aigc_tf.models.packed import check_packed, packed_logits
 from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.predictor import predict_texts
@@ -38,14 +41,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     check_tokenizer(config, prepared)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     packing = build_packing(tokenizer, max_length=config.data.max_length, truncation=config.data.truncation)
-    split = prepared.splits["train"]
-    order = TrainingOrder(
-        model_lengths(split.lengths, packing, is_pair=prepared.is_pair),
-        seed=config.training.seed,
-        global_batch_size=config.training.global_batch_size,
-        num_buckets=config.data.num_buckets,
-        run_length=config.data.bucket_run_length,
-    )
+    order, train, bucket_lengths = _training_rows(config, prepared, packing)
     problem_type, label_names = prepared.problem_type, prepared.label_names
 
     def build_model() -> keras.Model:
@@ -57,19 +53,32 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             dtype=policy_of(config.training.precision),
             seed=config.training.seed,
         )
+        if config.data.packing:
+            check_packed(model)
         return add_adapter(model, config.adapter, seed=config.training.seed)
 
     table = _class_weights(config, prepared)
 
-    def classification_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def row_losses(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values = losses.classification_losses(
-            batch["labels"],
-            model(classifier.model_inputs(model, batch), training=True),
+            labels,
+            logits,
             problem_type=problem_type,
             label_smoothing=config.training.label_smoothing,
             z_loss=config.training.z_loss,
         )
-        return values, batch["weights"] * losses.class_weights(batch["labels"], table)
+        return values, losses.class_weights(labels, table)
+
+    def classification_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = model(classifier.model_inputs(model, batch), training=True)
+        values, class_weights = row_losses(batch["labels"], logits)
+        return values, batch["weights"] * class_weights
+
+    def packed_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        labels, weights = batch["labels"], batch["weights"]  # (B, M, ...) and (B, M)
+        labels = tf.reshape(labels, [-1, *labels.shape[2:]])
+        values, class_weights = row_losses(labels, packed_logits(model, batch, training=True))
+        return tf.reshape(values, tf.shape(weights)), weights * tf.reshape(class_weights, tf.shape(weights))
 
     def observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         logits = model(classifier.model_inputs(model, batch), training=False)
@@ -82,22 +91,45 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
 
     return Task(
         build_model=build_model,
-        losses=classification_losses,
+        losses=packed_losses if config.data.packing else classification_losses,
         observe=observe,
         order=order,
-        train=ExampleSource(
-            split,
-            order.batch,
-            packing,
-            is_pair=prepared.is_pair,
-            global_batch_size=config.training.global_batch_size,
-        ),
-        evaluations=_evaluations(config, prepared, packing, order.bucket_lengths, devices, score=score),
+        train=train,
+        evaluations=_evaluations(config, prepared, packing, bucket_lengths, devices, score=score),
         best_metric=classification.best_metric(problem_type, config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
         blocks=repeated_blocks,
     )
+
+
+def _training_rows(
+    config: ExperimentConfig, prepared: PreparedDataset, packing: Packing
+) -> tuple[Any, ExampleSource, np.ndarray]:
+    """Returns the order of the training split, the source of its batches, and padded lengths that suit its examples."""
+    split, size, is_pair = prepared.splits["train"], config.training.global_batch_size, prepared.is_pair
+    lengths = model_lengths(split.lengths, packing, is_pair=is_pair)
+    seed, num_buckets = config.training.seed, config.data.num_buckets
+    if config.data.packing:
+        packed = PackedOrder(lengths, length=packing.max_length, seed=seed, global_batch_size=size)
+        rows = PackedExampleSource(
+            split,
+            packed.batch,
+            packing,
+            is_pair=is_pair,
+            num_segments=packed.num_segments,
+            global_batch_size=size,
+        )
+        return packed, rows, choose_bucket_lengths(lengths, num_buckets=num_buckets, smallest=size)
+    order = TrainingOrder(
+        lengths,
+        seed=seed,
+        global_batch_size=size,
+        num_buckets=num_buckets,
+        run_length=config.data.bucket_run_length,
+    )
+    source = ExampleSource(split, order.batch, packing, is_pair=is_pair, global_batch_size=size)
+    return order, source, order.bucket_lengths
 
 
 def _evaluations(

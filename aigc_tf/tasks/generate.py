@@ -1,4 +1,4 @@
-"""The task `generate`: documents -> a language model that continues text."""
+"""The task `generate`: documents, or prompts with their responses -> a language model that continues text."""
 
 import dataclasses
 import functools
@@ -10,6 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig, InputError
+from aigc_tf.data.batches import BatchSource
+from aigc_tf.data.order import StepBatch
+from aigc_tf.data.packed_batches import PackedDocumentSource
+from aigc_tf.data.packing import PackedOrder
 from aigc_tf.data.prepared import PreparedDataset
 from aigc_tf.data.samples import resolve_sample
 from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
@@ -18,6 +22,7 @@ from aigc_tf.evaluation import language_model
 from aigc_tf.models import generator
 from aigc_tf.models.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
+from aigc_tf.models.packed import check_packed
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.publishing import Export
 from aigc_tf.serving.text_generator import TextGenerator
@@ -32,32 +37,25 @@ _EXPORT_PROMPT_TOKENS = 16
 
 
 def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
-    """A generator, trained on contiguous windows of `data.max_length` tokens."""
+    """A generator, trained on contiguous windows or packed rows of `data.max_length` tokens."""
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
-    split = prepared.splits["train"]
-    length = config.data.max_length
-    check_size(split, length)
-    windows_of = functools.partial(
-        WindowSource, end_id=_end_of_text(tokenizer), start_id=tokenizer.start_of_text_id, length=length
-    )
-    order = WindowOrder(
-        num_targets(split),
-        length=length,
-        seed=config.training.seed,
-        global_batch_size=config.training.global_batch_size,
-    )
+    if not config.data.packing:
+        check_size(prepared.splits["train"], config.data.max_length)
+    rows = _rows(config, prepared, tokenizer, name="train", batch_size=config.training.global_batch_size)
     model_config = dataclasses.replace(config.model, source=resolve_sample(config.model.source))
 
     def build_model() -> keras.Model:
         model = generator.build_generator(
             model_config,
             vocabulary_size=tokenizer.vocabulary_size,
-            max_length=length,
+            max_length=config.data.max_length,
             dtype=policy_of(config.training.precision),
             seed=config.training.seed,
         )
+        if config.data.packing:
+            check_packed(model)
         return add_adapter(model, config.adapter, seed=config.training.seed)
 
     def token_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -74,9 +72,9 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         build_model=build_model,
         losses=token_losses,
         observe=_observe,
-        order=order,
-        train=windows_of(split, order.batch, global_batch_size=config.training.global_batch_size),
-        evaluations=_evaluations(config, prepared, windows_of),
+        order=rows.order,
+        train=rows.source(rows.order.batch),
+        evaluations=_evaluations(config, prepared, tokenizer),
         best_metric=language_model.best_metric(config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
@@ -95,7 +93,7 @@ def _end_of_text(tokenizer: Tokenizer) -> int:
 
 
 def _observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Sums over each window, in float32 whatever the model is trained in."""
+    """Sums over each row, in float32 whatever the model is trained in."""
     with generator.computing_in(model, "float32"):
         logits = model(generator.model_inputs(model, batch), training=False)
     correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == batch["labels"], tf.float32)
@@ -107,19 +105,58 @@ def _observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Te
     }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """A split as rows of `data.max_length` tokens."""
+
+    order: Any
+    """`WindowOrder` or `PackedOrder`."""
+    one_pass: Callable[[], list[StepBatch]]
+    """The batches of one pass over all rows."""
+    source: Callable[[Callable[[int], StepBatch]], BatchSource]
+    """Step -> global batch, to the source of these batches."""
+
+
+def _rows(
+    config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer, *, name: str, batch_size: int
+) -> _Rows:
+    split, length, seed = prepared.splits[name], config.data.max_length, config.training.seed
+    source = functools.partial(
+        PackedDocumentSource if config.data.packing else WindowSource,
+        split,
+        end_id=_end_of_text(tokenizer),
+        start_id=tokenizer.start_of_text_id,
+        length=length,
+        global_batch_size=batch_size,
+    )
+    if config.data.packing:
+        lengths = split.lengths + 1  # the end of text
+        packed = PackedOrder(lengths, length=length, seed=seed, global_batch_size=batch_size)
+        source = functools.partial(source, is_pair=prepared.is_pair, num_segments=packed.num_segments)
+        return _Rows(order=packed, one_pass=packed.one_pass, source=source)
+    targets = num_targets(split)
+    return _Rows(
+        order=WindowOrder(targets, length=length, seed=seed, global_batch_size=batch_size),
+        one_pass=lambda: window_batches(targets, length=length, batch_size=batch_size),
+        source=source,
+    )
+
+
 def _evaluations(
-    config: ExperimentConfig, prepared: PreparedDataset, windows_of: Callable[..., WindowSource]
+    config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer
 ) -> dict[str, EvaluationSplit]:
-    length, size = config.data.max_length, config.evaluation.batch_size
     evaluations = {}
     for name in ("validation", "test"):
         split = prepared.splits.get(name)
         if split is None or not split.num_examples:
             continue
-        batches = window_batches(num_targets(split), length=length, batch_size=size)
-        source = windows_of(split, batches.__getitem__, global_batch_size=size)
+        rows = _rows(config, prepared, tokenizer, name=name, batch_size=config.evaluation.batch_size)
+        batches = rows.one_pass()
         evaluations[name] = EvaluationSplit(
-            source=source, num_batches=len(batches), score=_scorer(prepared.utf8_bytes(name)), length=length
+            source=rows.source(batches.__getitem__),
+            num_batches=len(batches),
+            score=_scorer(prepared.scored_utf8_bytes(name)),
+            length=config.data.max_length,
         )
     return evaluations
 

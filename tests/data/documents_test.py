@@ -18,9 +18,9 @@ from rich.console import Console
 from aigc_tf.config import DataConfig, ExperimentConfig, InputError, TokenizerConfig
 from aigc_tf.config_checks import validate
 from aigc_tf.data import token_batches
-from aigc_tf.data.examples import hash_bucket
 from aigc_tf.data.preparation import check_matches, prepare
 from aigc_tf.data.prepared import verify_prepared
+from aigc_tf.data.splits import hash_bucket
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from aigc_tf.config import DataConfig, ExperimentConfig, InputError, RunError, TokenizerConfig
 from aigc_tf.config_checks import validate
 from aigc_tf.data import examples, preparation, prepared_writer, token_batches
-from aigc_tf.data.examples import hash_bucket, split_of
 from aigc_tf.data.preparation import check_matches, prepare, prepare_sha256
 from aigc_tf.data.prepared import verify_prepared
+from aigc_tf.data.splits import hash_bucket, split_of
 from aigc_tf.data.token_batches import map_in_order
 from aigc_tf.data.tokenizers import load_tokenizer
 

@@ -84,7 +84,7 @@ def test_tokens_of_pieces_come_as_one_document(monkeypatch):
     found = []
     for batch in batches:
         assert batch.token_ids.dtype == np.uint16
-        assert batch.num_bytes.tolist() == batch.lengths[:, 0].tolist()
+        assert batch.num_bytes.tolist() == batch.lengths.tolist()
         rows = np.split(batch.token_ids, np.cumsum(batch.lengths[:, 0])[:-1])
         found += [(bytes(row.tolist()).decode(), e.split) for row, e in zip(rows, batch.examples, strict=True)]
     assert found == list(zip(texts, splits, strict=True))

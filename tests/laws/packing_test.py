@@ -22,7 +22,7 @@ END = 39
 
 
 class Pairs:
-    """What PreparedSplit offers of pairs of prompt and response, or of texts of one part."""
+    """What PreparedSplit offers, of pairs of short texts or of single ones, with two labels."""
 
     def __init__(self, count=40, seed=0, is_pair=True):
         rng = np.random.default_rng(seed)
@@ -30,10 +30,14 @@ class Pairs:
             (rng.integers(1, 38, rng.integers(0, 6)), rng.integers(1, 38, rng.integers(1, 6)) if is_pair else [])
             for _ in range(count)
         ]
-        self.lengths = np.array([len(a) + len(b) for a, b in self._rows])
+        self._labels = rng.integers(0, 2, count).astype(np.int32)
+        self.lengths, self.num_examples = np.array([len(a) + len(b) for a, b in self._rows]), count
 
     def rows(self, example_ids):
         return [tuple(np.array(part, np.uint16) for part in self._rows[i]) for i in example_ids]
+
+    def labels(self, example_ids):
+        return self._labels[example_ids]
 
 
 def gradients_of(model, total):
@@ -52,18 +56,18 @@ def largest(ours, theirs):
 
 @pytest.fixture(scope="module")
 def classifier():
-    split, packing = tiny_task.MemorySplit(count=40, seed=2), tiny_task.PACKING
+    split, packing = Pairs(), tiny_task.PACKING
     order = PackedOrder(
-        model_lengths(split.lengths, packing, is_pair=False), length=LENGTH, seed=0, global_batch_size=ROWS
+        model_lengths(split.lengths, packing, is_pair=True), length=LENGTH, seed=0, global_batch_size=ROWS
     )
     source = PackedExampleSource(
-        split, order.batch, packing, is_pair=False, num_segments=order.num_segments, global_batch_size=ROWS
+        split, order.batch, packing, is_pair=True, num_segments=order.num_segments, global_batch_size=ROWS
     )
     batch = source.rows(1, shard=0, num_shards=1)
     assert (batch["document_ids"].max(axis=1) > 1).any()
     assert (batch["example_ids"] < 0).any()
     ids = batch["example_ids"][batch["example_ids"] >= 0]
-    alone = pack_rows(split.rows(ids), packing, length=LENGTH, is_pair=False) | {"labels": split.labels(ids)}
+    alone = pack_rows(split.rows(ids), packing, length=LENGTH, is_pair=True) | {"labels": split.labels(ids)}
     config = dataclasses.replace(tiny_classifier.CONFIG, dropout=0.0)
     return tiny_classifier.build_model(num_outputs=2, max_length=LENGTH, config=config), batch, alone
 

@@ -1,0 +1,34 @@
+"""Answers in small talk: a GPT-2 of 4 layers x 256 from scratch on pairs of a turn and its answer, packed in rows.
+
+    python scripts/prepare.py --config=configs/gpt_chitchat_turns.py
+    python scripts/train.py --config=configs/gpt_chitchat_turns.py --workdir=runs/gpt_chitchat_turns
+    python scripts/generate.py --model=runs/gpt_chitchat_turns
+
+An example is a prompt, its response and the end of text. Several share a row of 512 tokens, none sees another, and the
+loss counts the responses alone. A prompt is a line with its end, as in configs/gpt_chitchat.py, whose dialogues these
+are, in the same splits; here an answer sees the turn before it and nothing else. Type `Hi, how are you?\\n` after the
+last command.
+
+The people who chatted were paid volunteers and nobody moderated them; what the model says is like what they said.
+Dialogues: chitchat-dataset 0.9.0 (MIT).
+"""
+
+import gpt_chitchat
+
+from aigc_tf.config import ExperimentConfig
+
+
+def get_config() -> ExperimentConfig:
+    config = gpt_chitchat.get_config()
+    config.name = "gpt_chitchat_turns"
+    config.data.sources = ("sample:chitchat-turns",)
+    config.data.text_column = "prompt"
+    config.data.text_b_column = "response"
+    config.data.split = "files"
+    config.data.validation_files = ("turns-validation.jsonl",)
+    config.data.test_files = ("turns-test.jsonl",)
+    config.data.packing = True
+    config.data.max_length = 512
+    config.training.global_batch_size = 4
+    config.generation.stop = ()
+    return config
