@@ -65,7 +65,7 @@ def validate(config: ExperimentConfig) -> None:
             raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
     keeps_text = config.task != "generate" or config.tokenizer.kind != "wordpiece"
     _require(keeps_text, "tokenizer.kind", config.tokenizer.kind, "'sentencepiece' for a generator, which keeps text")
-    _validate_columns(data)
+    _validate_columns(data, is_labelled=config.task == "classify")
     _validate_labels(data)
     _validate_numbers(config)
     _validate_optimisation(training)
@@ -145,8 +145,8 @@ def _validate_losses(config: ExperimentConfig) -> None:
         )
 
 
-def _validate_columns(data: DataConfig) -> None:
-    for field in ("text_column", "text_b_column", "label_column"):
+def _validate_columns(data: DataConfig, *, is_labelled: bool) -> None:
+    for field in ("text_column", "text_b_column", "label_column")[: 3 if is_labelled else 2]:
         column = getattr(data, field)
         if column and data.column_names and column not in data.column_names:
             raise InputError(

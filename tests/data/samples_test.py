@@ -17,6 +17,7 @@ import pytest
 from aigc_tf.config import InputError, RunError
 from aigc_tf.data import sample_catalogue, samples
 from aigc_tf.data.samples import Sample, fetch_sample, resolve_sample, sample_data_files
+from aigc_tf.data.splits import split_of
 
 SETUP_THAT_MUST_NOT_RUN = b"raise SystemExit('setup.py ran')\n"
 
@@ -330,6 +331,28 @@ def test_turns_become_lines_and_what_got_no_answer_is_no_dialogue(tmp_path):
     sample_catalogue.derive_dialogues(tmp_path)
     lines = (tmp_path / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
     assert lines == ['{"id": "a", "text": "Hi you there\\n日本 !\\n"}', '{"id": "d", "text": "1\\n2\\n"}']
+
+
+def test_turns_are_paired_with_their_answers_and_a_dialogue_stays_in_one_split(tmp_path):
+    turns = [[{"text": text}] for text in ("Hi", "", "Hello you", "日本")]
+    dialogues = {f"d{number}": {"messages": [*turns, [{"text": str(number)}]]} for number in range(30)}
+    (tmp_path / "dataset.json").write_text(json.dumps(dialogues | {"alone": {"messages": turns[:1]}}))
+    sample_catalogue.derive_turns(tmp_path)
+    splits = {}
+    for split in ("train", "validation", "test"):
+        lines = (tmp_path / f"turns-{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        splits[split] = [json.loads(line) for line in lines]
+    names = {split: [row["id"] for row in rows] for split, rows in splits.items()}
+    assert sorted(sum(names.values(), [])) == sorted([f"d{number}" for number in range(30)] * 3)
+    for split, rows in splits.items():
+        assert rows
+        for first, second, third in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+            assert (first["prompt"], first["response"]) == ("Hi\n", "Hello you")
+            assert (second["prompt"], second["response"]) == ("Hello you\n", "日本")
+            assert third == {"id": first["id"], "prompt": "日本\n", "response": first["id"][1:]}
+            text = f"Hi\nHello you\n日本\n{first['id'][1:]}\n"
+            assert split_of((text.encode(),), "", validation_from_train=False) == split
+    assert not (tmp_path / "dataset.json").exists()
 
 
 def test_reviews_get_the_name_of_their_file_as_label(tmp_path):
