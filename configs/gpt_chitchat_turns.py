@@ -30,5 +30,7 @@ def get_config() -> ExperimentConfig:
     config.data.packing = True
     config.data.max_length = 512
     config.training.global_batch_size = 4
+    config.training.num_steps = 1200
+    config.training.evaluate_every = config.training.checkpoint_every = 600
     config.generation.stop = ()
     return config

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -343,7 +344,7 @@ def test_turns_are_paired_with_their_answers_and_a_dialogue_stays_in_one_split(t
         lines = (tmp_path / f"turns-{split}.jsonl").read_text(encoding="utf-8").splitlines()
         splits[split] = [json.loads(line) for line in lines]
     names = {split: [row["id"] for row in rows] for split, rows in splits.items()}
-    assert sorted(sum(names.values(), [])) == sorted([f"d{number}" for number in range(30)] * 3)
+    assert sorted(itertools.chain(*names.values())) == sorted([f"d{number}" for number in range(30)] * 3)
     for split, rows in splits.items():
         assert rows
         for first, second, third in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
