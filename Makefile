@@ -38,7 +38,7 @@ $(installed): setup.py constraints.txt
 	PYTHONWARNINGS=ignore $(python) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	@touch $@
 
-samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (141 MB, once)
+samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (149 MB, once)
 	@$(python) -m aigc_tf.data.samples
 
 ifdef SHORT

@@ -182,3 +182,23 @@ def test_a_packed_classifier_compiles_with_dropout(classifier):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     assert any(np.abs(gradient).max() > 0 for gradient in gradients)
     assert largest(gradients, compute(batch)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_other_examples_of_a_row_change_nothing(classifier, dtype, measure):
+    """In bfloat16 a mask that is added to scores could be too small to hide everything."""
+    _, batch, _ = classifier
+    row, (first, second) = next((i, ids[:2]) for i, ids in enumerate(batch["example_ids"]) if ids[1] >= 0)
+    assert first != second
+    is_other = batch["document_ids"] != 1
+    other = batch | {"token_ids": np.where(is_other, (batch["token_ids"] + 7) % END, batch["token_ids"])}
+    bert = tiny_classifier.build_model(num_outputs=2, max_length=LENGTH, dtype=dtype)
+    ours, theirs = (packed_logits(bert, one, training=False).numpy().reshape(ROWS, -1, 2) for one in (batch, other))
+    assert (ours[row, 1] != theirs[row, 1]).any()
+    measure("other examples of a packed row change no logit", np.abs(ours[:, 0] - theirs[:, 0]).max(), 0)
+    gpt2 = generator.build_generator(
+        tiny_generator.CONFIG, vocabulary_size=END + 1, max_length=LENGTH, dtype=dtype, seed=1
+    )
+    ours, theirs = (gpt2(generator.model_inputs(gpt2, one)).numpy() for one in (batch, other))
+    assert (ours[is_other] != theirs[is_other]).any()
+    measure("other examples of a packed row change no logit", np.abs(ours - theirs)[~is_other].max(), 0)
