@@ -9,6 +9,10 @@ loss counts the responses alone. A prompt is a line with its end, as in configs/
 are, in the same splits; here an answer sees the turn before it and nothing else. Type `Hi, how are you?\\n` after the
 last command.
 
+Test pairs: 1.898 bits per byte of the responses, perplexity 112; 1,200 steps, which are half an epoch, in 13 min at
+3,100 tokens per second on a machine that did much else (2 cores of an AMD EPYC with avx512_bf16, TensorFlow 2.21,
+2026-11-25). `Hi, how are you?` got `I have one.`: so small a model learns the manner of an answer, not its matter.
+
 The people who chatted were paid volunteers and nobody moderated them; what the model says is like what they said.
 Dialogues: chitchat-dataset 0.9.0 (MIT).
 """

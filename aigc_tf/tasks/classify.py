@@ -105,7 +105,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
 
 def _training_rows(
     config: ExperimentConfig, prepared: PreparedDataset, packing: Packing
-) -> tuple[Any, ExampleSource, np.ndarray]:
+) -> tuple[TrainingOrder | PackedOrder, ExampleSource, np.ndarray]:
     """Returns the order of the training split, the source of its batches, and padded lengths that suit its examples."""
     split, size, is_pair = prepared.splits["train"], config.training.global_batch_size, prepared.is_pair
     lengths = model_lengths(split.lengths, packing, is_pair=is_pair)

@@ -109,8 +109,7 @@ def _observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Te
 class _Rows:
     """A split as rows of `data.max_length` tokens."""
 
-    order: Any
-    """`WindowOrder` or `PackedOrder`."""
+    order: WindowOrder | PackedOrder
     one_pass: Callable[[], list[StepBatch]]
     """The batches of one pass over all rows."""
     source: Callable[[Callable[[int], StepBatch]], BatchSource]

@@ -9,6 +9,7 @@ import numpy as np
 
 from aigc_tf.data.batches import BatchSource
 from aigc_tf.data.order import TrainingOrder
+from aigc_tf.data.packing import PackedOrder
 from aigc_tf.data.windows import WindowOrder
 from aigc_tf.training.step import Losses, Observe
 
@@ -32,7 +33,7 @@ class Task:
     build_model: Callable[[], keras.Model]
     losses: Losses
     observe: Observe
-    order: TrainingOrder | WindowOrder
+    order: TrainingOrder | WindowOrder | PackedOrder
     train: BatchSource
     evaluations: dict[str, EvaluationSplit]
     best_metric: tuple[str, int]
