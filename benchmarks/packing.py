@@ -158,8 +158,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="positions of a packed row")
     parser.add_argument("--rows", type=int, default=4, help="packed rows of a batch")
     parser.add_argument("--dtype", default="mixed_bfloat16", help="or float32")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each way in each round")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=0.25, help="of each way in each round")
     args = parser.parse_args()
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
