@@ -66,6 +66,9 @@ class PackedDocumentSource(BatchSource):
         self._end_id, self._start_id = end_id, end_id if start_id is None else start_id
         self._length, self._num_segments = length, num_segments
 
+    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
+        return list(self._split.rows(np.array([example_id]))[0][: 1 + self._is_pair]), None
+
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
         starts = np.zeros_like(ids) if batch.starts is None else batch.starts[mine]
