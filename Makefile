@@ -84,8 +84,8 @@ lint: $(installed) ## Check style, types, and that imports point down
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-laws: $(installed) ## Check the laws (docs/laws.md) and print the differences measured
-	$(python) -m pytest --timeout=$(TEST_TIMEOUT) tests/laws $(ARGS)
+laws: samples ## Check the laws, print the differences measured and write them into docs/laws.md
+	LAWS_PAGE=docs/laws.md $(python) -m pytest --timeout=$(TEST_TIMEOUT) tests/laws $(ARGS)
 
 clean: ## Remove caches and build leftovers; data, runs, models and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
