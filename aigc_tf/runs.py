@@ -120,11 +120,13 @@ def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: 
     operational, go by this machine.
 
     Raises:
-        InputError: If the run began with another config; the fields are named.
+        InputError: If the run began with another config; the fields are named. If what `auto` chose then does not fit
+            this machine.
     """
     training, data = config.training, config.data
     if stored:
         if training.precision == "auto":
+            _check_precision(stored.training.precision)
             training = dataclasses.replace(training, precision=stored.training.precision)
         if not data.num_buckets:
             data = dataclasses.replace(data, num_buckets=stored.data.num_buckets)
@@ -139,6 +141,20 @@ def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: 
     if stored:
         _check_same_run(resolved, stored)
     return resolved
+
+
+def _check_precision(chosen: str) -> None:
+    """Refuses to go on in a precision that `auto` chose on another machine and would not choose on this one.
+
+    Raises:
+        InputError: If it is bfloat16 and this machine multiplies none.
+    """
+    if chosen == "bfloat16" and strategy.resolve_precision("auto") != "bfloat16":
+        raise InputError(
+            "This run computes in bfloat16, which training.precision 'auto' chose where it began, but the hardware "
+            "here has no bfloat16; go on where it does, or give --config.training.precision=bfloat16 to compute it here "
+            "all the same, slower and rounded otherwise."
+        )
 
 
 def _check_same_run(config: ExperimentConfig, stored: ExperimentConfig) -> None:
