@@ -152,8 +152,8 @@ def _check_precision(chosen: str) -> None:
     if chosen == "bfloat16" and strategy.resolve_precision("auto") != "bfloat16":
         raise InputError(
             "This run computes in bfloat16, which training.precision 'auto' chose where it began, but the hardware "
-            "here has no bfloat16; go on where it does, or give --config.training.precision=bfloat16 to compute it here "
-            "all the same, slower and rounded otherwise."
+            "here has no bfloat16; go on where it does, or give --config.training.precision=bfloat16 to compute so "
+            "here all the same, slower and rounded otherwise."
         )
 
 
