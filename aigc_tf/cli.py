@@ -30,6 +30,7 @@ from aigc_tf.flag_parsing import HELP, Options, parse
 from aigc_tf.search_space import check_space, parse_search
 
 _ERRORS = "2"  # TF_CPP_MIN_LOG_LEVEL that leaves warnings out: what matters of them is said by us
+_FATAL = "3"  # and errors too: among workers the loss of one is an error of every sum, and what matters is raised
 # What TensorFlow's C++ libraries print while they are loaded, when no log level reaches them yet: nothing is wrong.
 _START_NOISE = (
     r"^I0000 ",
@@ -54,10 +55,13 @@ def run(command: Callable[[Options], None], *, flags: Sequence[str], description
     Raises:
         SystemExit: Always.
     """
-    is_debugged = any(argument in ("--debug", "-debug", "--debug=true") for argument in sys.argv)
-    with _one_line_errors(is_debugged):
+    with _one_line_errors(_is_debugged()):
         app.run(command, flags_parser=lambda argv: parse(argv, names=[*flags, "debug"], description=description or ""))
     raise SystemExit(0)
+
+
+def _is_debugged() -> bool:
+    return any(argument in ("--debug", "-debug", "--debug=true") for argument in sys.argv)
 
 
 @contextlib.contextmanager
@@ -337,7 +341,8 @@ def _heavy_room(name: str) -> Any:
 
 def _quiet() -> contextlib.AbstractContextManager[None]:
     """Keeps TensorFlow's C++ libraries from talking, unless the user has set how much they shall talk."""
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS) != _ERRORS:
+    level = _FATAL if os.environ.get("TF_CONFIG") and not _is_debugged() else _ERRORS
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level) != level:
         return contextlib.nullcontext()
     return _filtered_stderr()
 

@@ -1,6 +1,7 @@
 """What the scripts do: prepare, train, evaluate, export. The same for every task."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -12,9 +13,9 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from aigc_tf import __version__, storage
 from aigc_tf import config as config_module
-from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, InputError
+from aigc_tf.config import ExperimentConfig, InputError, flatten
 from aigc_tf.data import preparation
 from aigc_tf.data.prepared import PreparedDataset, verify_prepared
 from aigc_tf.data.tokenizers import load_tokenizer
@@ -39,7 +40,11 @@ from aigc_tf.training.hardware import DeviceKind, named_device
 from aigc_tf.training.preemption import stop_requests
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.task import Task
+from aigc_tf.training.workers import Workers, joined
 from aigc_tf.watching import RunWatcher, goodput
+
+# Places on a worker's own host, which may differ between workers.
+_PLACES = ("data.prepared_dir", "data.tfds_data_dir", "data.tfds_download", "export.directory")
 
 
 def prepare(config: ExperimentConfig, *, overwrite: bool = False) -> None:
@@ -57,8 +62,29 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False, devi
         device: With `dry_run`, a name of hardware's table: what the run is asked to fit.
     """
     kind = named_device(device) if device else None
+    facts = {"the version of aigc_tf": __version__, "the version of TensorFlow": tf.__version__, "--dry_run": dry_run}
+    cluster, timeout = strategy.cluster(config.training.strategy), config.training.workers_timeout
+    last_step = functools.partial(_last_step, workdir)
+    with joined(cluster, facts | _compared(config), timeout=timeout, last_step=last_step) as workers:
+        _start(config, workdir, dry_run=dry_run, kind=kind, workers=workers)
+
+
+def _compared(config: ExperimentConfig) -> dict[str, Any]:
+    """Returns the fields that must be equal at all workers."""
+    return {name: value for name, value in flatten(config).items() if name not in _PLACES}
+
+
+def _last_step(workdir: str) -> int:
+    """Returns the step of the run's last checkpoint, 0 without one."""
+    path = checkpoints.folder_of(workdir, "last.json")
+    return int(storage.read_json(path)["step"]) if storage.exists(path) else 0
+
+
+def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: DeviceKind | None, workers: Workers) -> None:
+    """Trains with all workers there."""
     door = door_of(config)
-    devices = strategy.build_devices(config.training.strategy)
+    with workers.connecting():
+        devices = strategy.build_devices(config.training.strategy)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     # A run that failed before its first checkpoint binds nobody to its config.
@@ -76,6 +102,8 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False, devi
     newest, complaints = checkpoints.load_newest(workdir)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
+    start = {"the prepared data's sha256": prepared.sha256, "the last checkpoint's step": newest.step if newest else 0}
+    workers.compare(start | _compared(config))
     if newest and _is_finished(newest, config) and _reported_step(workdir) == newest.step:
         print(f"This run is finished: {newest.step} steps are done.")
         report.print_report(report.read_report(workdir), workdir=workdir)

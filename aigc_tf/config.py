@@ -235,6 +235,8 @@ class TrainingConfig:
     """Weight of the squared log of the softmax's denominator in the loss. PaLM's authors take 1e-4. 0: none."""
     freeze: tuple[str, ...] = ()
     """Globs on paths of weights that keep their values, such as `embeddings/*` or `transformer_layer_[0-3]/*`."""
+    workers_timeout: int = 600
+    """Seconds that a worker waits at the start until all the others are there."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -344,6 +346,7 @@ OPERATIONAL_FIELDS = frozenset(
         "training.log_example_ids",
         "training.profile_steps",
         "training.histograms_every",
+        "training.workers_timeout",
         "evaluation.batch_size",
         "evaluation.sample_prompts",
         "export.directory",

@@ -273,6 +273,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "training.spike_threshold": 0,
         "training.rollback_batches": 1,
         "training.histograms_every": 0,
+        "training.workers_timeout": 1,
         "evaluation.batch_size": 1,
         "adapter.rank": 1,
         "adapter.prefix_length": 1,

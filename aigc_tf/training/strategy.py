@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import signal
 from pathlib import Path
 
 import tensorflow as tf
@@ -50,8 +51,12 @@ def build_devices(strategy: str) -> Devices:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return _devices(name, tf.distribute.MirroredStrategy([device.name for device in devices]))
     if name == "multi_worker":
-        _check_tf_config()
-        return _devices(name, tf.distribute.MultiWorkerMirroredStrategy())
+        cluster(name)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        devices = _devices(name, tf.distribute.MultiWorkerMirroredStrategy())
+        # TensorFlow has taken SIGTERM for itself, and a worker that is asked to end would go on for ever.
+        signal.signal(signal.SIGTERM, on_sigterm)
+        return devices
     return _devices(name, _tpu_strategy())
 
 
@@ -81,15 +86,28 @@ def _resolve(strategy: str) -> str:
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "none"
 
 
-def _check_tf_config() -> None:
+def cluster(strategy: str) -> tuple[tuple[str, ...], int] | None:
+    """Returns the addresses of all workers, `host:port` each, and this one's index; None without several workers.
+
+    Args:
+        strategy: One of config.STRATEGIES.
+    Raises:
+        InputError: If TF_CONFIG does not describe the workers.
+    """
+    if _resolve(strategy) != "multi_worker":
+        return None
     example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
     value = os.environ.get("TF_CONFIG", "")
     try:
         description = json.loads(value or "{}")
-        workers = description["cluster"]["worker"]
-        if description["task"]["type"] != "worker" or not 0 <= int(description["task"]["index"]) < len(workers):
+        addresses, task = description["cluster"]["worker"], description["task"]
+        index = int(task["index"])
+        if task["type"] != "worker" or not 0 <= index < len(addresses):
             raise KeyError("task")
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(0 < int(address.rpartition(":")[2]) < 2**16 for address in addresses):
+            raise KeyError("port")
+        return tuple(addresses), index
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"training.strategy 'multi_worker' reads the environment variable TF_CONFIG, received {value!r}; "
             f"give every worker something like {example}."
