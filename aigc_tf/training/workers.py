@@ -16,10 +16,12 @@ Over a line go JSON objects, one a line:
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import selectors
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -35,8 +37,17 @@ SILENT_SECONDS = 20.0
 """Silence after which a worker counts as gone; its host may have lost power or network, or the process is stopped."""
 GRACE_SECONDS = 20.0
 """What TensorFlow gets to give up a sum over workers once one of them is gone; then the process is ended from here."""
+CONNECT_SECONDS = 50.0
+"""What TensorFlow gets to connect the workers, who are all there by then."""
 _NOTE_SECONDS = 15.0  # of waiting before the first word about it
 _MAX_MESSAGE = 1 << 22
+
+# A program that says its second argument after the seconds of its first, unless its standard input ends before.
+_LAST_WORD = """
+import select, sys
+if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
+    print("error:", sys.argv[2], file=sys.stderr)
+"""
 
 # What a sum over workers raises on the others when one of them goes away; each was seen, or is named in its sources.
 _NETWORK_ERRORS = (
@@ -61,7 +72,8 @@ class Workers:
         self._changed = threading.Condition()
         self._facts: dict[int, dict[int, Any]] = {}  # round -> worker -> its facts, at worker 0
         self._round = self._confirmed = 0
-        self._lost, self._lost_at = "", 0.0
+        self._lost, self._lost_at, self._is_refused = "", 0.0, False
+        self._is_connecting = False
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="workers", daemon=True)
         if lines:
@@ -94,6 +106,31 @@ class Workers:
         for line in self._lines.values():
             line.send({"round": self._round})
 
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Bounds the time that TensorFlow waits for the others inside: one of them may have ended just now.
+
+        TensorFlow waits without end, holding the lock of the interpreter, so that no thread of Python can watch or be
+        heard. The watchdog of `faulthandler` needs no lock to end this process (status 1), and another process says why.
+        """
+        if not self._lines:
+            yield
+            return
+        sentence = f"The workers were not connected within {CONNECT_SECONDS:g} s: one of them has ended meanwhile. "
+        sentence += "Start the same command on every worker."
+        command = [sys.executable, "-I", "-S", "-c", _LAST_WORD, str(CONNECT_SECONDS), sentence]
+        self._is_connecting = True
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as speaker, open(os.devnull, "w") as nowhere:
+            faulthandler.dump_traceback_later(CONNECT_SECONDS + 2, exit=True, file=nowhere)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+                speaker.communicate()
+                for line in self._lines.values():
+                    line.heard = time.monotonic()
+                self._is_connecting = False
+
     def leave(self, error: BaseException | None) -> None:
         """Ends the lines; the others are told why, if it is for an error."""
         for line in self._lines.values():
@@ -118,11 +155,9 @@ class Workers:
             self._changed.wait_for(lambda: is_there() or self._lost)
             if is_there():
                 return
-        if self._refused:
+        if self._is_refused:
             raise InputError(self._lost)
         raise RunError(self._sentence())
-
-    _refused = False
 
     def _sentence(self) -> str:
         if not self._lost:
@@ -147,7 +182,7 @@ class Workers:
                     for line in open_lines:
                         line.send({})
                 for line in open_lines:
-                    if now - line.heard > SILENT_SECONDS:
+                    if not self._is_connecting and now - line.heard > SILENT_SECONDS:
                         self._lose(line.index, f"is gone: nothing was heard of it for {SILENT_SECONDS:g} s.")
                 if self._lost and now > self._lost_at + GRACE_SECONDS:
                     end_process(self._sentence())
@@ -171,7 +206,7 @@ class Workers:
             if "stopped" in message:
                 self._lose(line.index, f"stopped: {message['stopped']}")
             elif "refused" in message:
-                self._refused = True
+                self._is_refused = True
                 self._set_lost(message["refused"])
             elif "lost" in message:
                 self._set_lost(message["lost"])
