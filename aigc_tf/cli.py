@@ -27,6 +27,7 @@ from aigc_tf.config_checks import validate, validate_generation
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
 from aigc_tf.flag_parsing import HELP, Options, parse
+from aigc_tf.launching import launch as launch_workers
 from aigc_tf.search_space import check_space, parse_search
 
 _ERRORS = "2"  # TF_CPP_MIN_LOG_LEVEL that leaves warnings out: what matters of them is said by us
@@ -244,6 +245,19 @@ def generate(options: Options) -> None:
         output_path=target,
         checkpoint=options.checkpoint,
     )
+
+
+def launch(options: Options) -> None:
+    """Runs a command as several workers on this host and ends with the status of the first that fails."""
+    if options.num_workers is None or options.num_workers < 1:
+        given = "missing" if options.num_workers is None else options.num_workers
+        raise InputError(f"--num_workers is {given}; give the number of processes to start, at least 1.")
+    if not options.command:
+        raise InputError(
+            "There is no command to run; it comes after --: "
+            "python scripts/launch.py --num_workers=2 -- python scripts/train.py --config=... --workdir=..."
+        )
+    raise SystemExit(launch_workers(options.command, options.num_workers))
 
 
 def _typed_without(*names: str) -> str:

@@ -50,12 +50,14 @@ HELP: dict[str, str] = {
     "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
     "trials": "Trials of the whole sweep.",
     "step": "The bad step, counted from 1; 0: the last one.",
+    "num_workers": "Processes to start, at least 1.",
+    "command": "What each of them runs.",
     "debug": "Show the traceback of an error.",
 }
 CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
-_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step")}
+_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")}
 _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
@@ -69,7 +71,7 @@ _VALUE_NAMES |= {
 }
 _BOOLEANS = ("dry_run", "overwrite", "debug")
 _REPEATED = ("text", "text_b", "prompt", "stop", "search")
-_COUNTS = {"trials": 20, "step": 0}
+_COUNTS = {"trials": 20, "step": 0, "num_workers": None}
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
@@ -89,14 +91,19 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
         SystemExit: With status 0, after `--help` was printed.
     """
     values = _define(names)
+    given, command = list(argv[1:]), []
+    if "command" in names and "--" in given:
+        start = given.index("--")
+        given, command = given[:start], given[start + 1 :]
     try:
-        arguments = values.read_flags_from_files(list(argv[1:]), force_gnu=True)
+        arguments = values.read_flags_from_files(given, force_gnu=True)
         if _HELP_FLAGS & set(arguments):
             print(help_text(names, description))
             raise SystemExit(0)
         # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
         rest = values([argv[0], *arguments], known_only=True)[1:]
-        options = Options(**{name: values[name].value for name in names if name != "config"})
+        options = Options(**{name: values[name].value for name in names if name not in ("config", "command")})
+        options.command = command
         options.config, options.config_path = None, ""
         if "config" in names:
             rest = _parse_config(rest, options)
@@ -110,7 +117,7 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
             raise error.__context__ from None
         raise InputError(f"{str(error).rstrip('.')}.") from error
     if leftover:
-        raise InputError(_leftover(leftover[0]))
+        raise InputError(_leftover(leftover[0], takes_command="command" in names))
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]  # app.run would make it INFO
     return options
@@ -121,6 +128,7 @@ def help_text(names: Sequence[str], description: str) -> str:
     lines = [description.strip(), "", "Flags:"]
     for name in names:
         flag = f"--[no]{name}" if name in _BOOLEANS else f"--{name}={_VALUE_NAMES.get(name, name.upper())}"
+        flag = "-- COMMAND" if name == "command" else flag
         lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
     if "config" in names:
         sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
@@ -147,7 +155,7 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
             flags.DEFINE(_NUMBERS[int], name, _COUNTS[name], HELP[name], flag_values=values)
         elif name == "checkpoint":
             flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
-        elif name != "config":
+        elif name not in ("config", "command"):
             flags.DEFINE_string(name, None, HELP[name], flag_values=values)
     return values
 
@@ -246,7 +254,9 @@ def _unknown_flag(name: str, names: Sequence[str]) -> str:
     return f"There is no flag --{name}.{re.sub(r'mean ', 'mean --', hint)}"
 
 
-def _leftover(argument: str) -> str:
+def _leftover(argument: str, *, takes_command: bool) -> str:
+    if takes_command:
+        return f"The argument {argument!r} belongs to no flag; the command to run comes after -- alone."
     hint = ""
     if argument in ("true", "false", "True", "False"):
         hint = f" Join a switch and its value: --name={argument.lower()}."

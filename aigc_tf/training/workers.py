@@ -1,4 +1,4 @@
-"""The workers of a run among themselves: they wait for each other, compare what they are about to do, and stop together.
+"""The workers of a run: they wait for each other, compare what they are about to do, and stop together.
 
 TensorFlow carries the sums between workers. What it does not do, as measured with TensorFlow 2.21: say in one sentence
 which worker is gone, end the wait for a worker that never comes up, or notice that two workers run different things.
@@ -111,7 +111,7 @@ class Workers:
         """Bounds the time that TensorFlow waits for the others inside: one of them may have ended just now.
 
         TensorFlow waits without end, holding the lock of the interpreter, so that no thread of Python can watch or be
-        heard. The watchdog of `faulthandler` needs no lock to end this process (status 1), and another process says why.
+        heard. The watchdog of `faulthandler` needs no lock to end this process (status 1); another process says why.
         """
         if not self._lines:
             yield

@@ -1,0 +1,10 @@
+"""Runs a command as several workers on this host, each with its share of the GPUs and cores.
+
+Example:
+  python scripts/launch.py --num_workers=2 -- python scripts/train.py --config=configs/bert_sentiment.py --workdir=runs/a
+"""
+
+from aigc_tf import cli
+
+if __name__ == "__main__":
+    cli.run(cli.launch, flags=("num_workers", "command"), description=__doc__)
