@@ -1,7 +1,9 @@
 """Runs a command as several workers on this host, each with its share of the GPUs and cores.
 
 Example:
-  python scripts/launch.py --num_workers=2 -- python scripts/train.py --config=configs/bert_sentiment.py --workdir=runs/a
+  python scripts/launch.py --num_workers=2 -- \
+      python scripts/train.py --config=configs/bert_sentiment.py \
+      --workdir=runs/bert_sentiment
 """
 
 from aigc_tf import cli

@@ -30,7 +30,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import InputError, Preempted, RunError
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 20.0
@@ -132,9 +132,11 @@ class Workers:
                 self._is_connecting = False
 
     def leave(self, error: BaseException | None) -> None:
-        """Ends the lines; the others are told why, if it is for an error."""
+        """Ends the lines; the others are told why, if it is for an error of this worker alone."""
+        # Who is asked to end has agreed on it with the others; worker 0 may have a last checkpoint to write.
+        is_agreed = error is None or isinstance(error, Preempted) or bool(self._lost)
         for line in self._lines.values():
-            line.send({"done": True} if error is None or self._lost else {"stopped": _reason(error)})
+            line.send({"done": True} if is_agreed else {"stopped": _reason(error)})
         self._left.set()
         if self._lines:
             self._thread.join(timeout=5)
