@@ -356,9 +356,7 @@ def _admit(line: _Line, lines: dict[int, _Line], selector: selectors.BaseSelecto
     elif messages and not known:
         index = messages[0]["index"]
         if index in lines or not 0 < index < num_workers:
-            fault = (
-                f"Two processes say that they are worker {index}" if index in lines else f"There is no worker {index}"
-            )
+            fault = f"Two processes are worker {index}" if index in lines else f"There is no worker {index}"
             sentence = f"{fault}; the index in TF_CONFIG must be 0 to {num_workers - 1}, each once."
             for other in [line, *lines.values()]:
                 other.send({"refused": sentence})
