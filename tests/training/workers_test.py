@@ -114,10 +114,13 @@ def test_a_worker_that_never_comes_is_named_after_the_stated_time(addresses, abs
 
 
 def test_a_port_that_is_taken_is_named(addresses):
-    with socket.create_server(("", int(addresses[0].rpartition(":")[2]))):
-        with pytest.raises(InputError, match=r"^Port \d+, which TF_CONFIG gives this worker .* cannot be listened on"):
-            with workers.joined((addresses, 0), {}, timeout=5, last_step=lambda: 0):
-                pass
+    sentence = r"^Port \d+, which TF_CONFIG gives this worker .* cannot be listened on"
+    with (
+        socket.create_server(("", int(addresses[0].rpartition(":")[2]))),
+        pytest.raises(InputError, match=sentence),
+        workers.joined((addresses, 0), {}, timeout=5, last_step=lambda: 0),
+    ):
+        pass
 
 
 def test_another_program_at_the_port_does_not_disturb(addresses):
