@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12   the Python that .venv is made with; by default the first of 3.11, 3.12 that is found
 #   VENV=.venv          where it is made
+#   TF=2.20             another TensorFlow, in .venv-tf2.20: make test TF=2.20
 #   ARGS="-k resume"    more arguments for pytest
 #   SHORT=1             with demo: a few steps, to see that all works
 
@@ -10,7 +11,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help install samples demo test lint laws clean
 
-VENV ?= .venv
+VENV ?= .venv$(if $(TF),-tf$(TF))
+PINS := $(if $(TF),constraints-tf$(TF).txt)# what another TensorFlow pins otherwise
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$name && break; done)
 ARGS ?=
@@ -24,8 +26,11 @@ help: ## Print this list
 
 install: $(installed) ## Make .venv with every package at its pinned version
 
+constraints-tf%.txt:
+	@echo "error: TF=$(TF) is not supported; there is $(wildcard constraints-tf*.txt), and constraints.txt without TF." >&2; exit 2
+
 # The stamp is written at the end, so an install that was cut short is done again, and one that is done takes no time.
-$(installed): setup.py constraints.txt
+$(installed): setup.py constraints.txt $(PINS)
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "error: No Python 3.11 or 3.12 was found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; fi
 	@if ! $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
@@ -34,8 +39,9 @@ $(installed): setup.py constraints.txt
 		echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install $$(basename $(PYTHON))-venv" >&2; exit 2; fi
 	@echo "Installing into $(VENV): about 900 MB to fetch at the first time, 3 GB on disk, a few minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools wheel
-	PYTHONWARNINGS=ignore $(python) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	awk -F== '!($$1 in pinned); {pinned[$$1] = 1}' $(PINS) constraints.txt > $(VENV)/constraints.txt
+	$(python) -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt pip setuptools wheel
+	PYTHONWARNINGS=ignore $(python) -m pip install --quiet --constraint $(VENV)/constraints.txt --no-build-isolation --editable '.[test]'
 	@touch $@
 
 samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (149 MB, once)
@@ -89,4 +95,4 @@ laws: samples ## Check the laws, print the differences measured and write them i
 
 clean: ## Remove caches and build leftovers; data, runs, models and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -45,7 +45,7 @@ EXTRAS = {
     "sweep": ["optuna>=5,<6"],
     # The peer that benchmarks/classifier_reference.py compares with.
     "bench": ["torch", "transformers"],
-    "test": ["import-linter", "mypy", "optuna>=5,<6", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+    "test": ["import-linter", "mypy", "optuna>=5,<6", "pytest", "pytest-timeout", "pytest-xdist", "pyyaml", "ruff"],
     # No extra for TPU: tensorflow-tpu takes the place of tensorflow, which pip cannot express. docs/install.md has it.
 }
 

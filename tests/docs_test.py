@@ -24,6 +24,8 @@ OTHER_PROGRAMS = {
     "curl": "needs a server",
     "docker": "needs Docker",
     "export": "of the shell",
+    "gcloud": "needs a TPU",
+    "kubectl": "needs a cluster",
     "python3.11": "makes a virtual environment, as `make install` does",
     "source": "of the shell",
     "tensorboard": "serves until it is stopped",
@@ -95,6 +97,10 @@ def _check_script(arguments, workplace, monkeypatch):
     options = flag_parsing.parse([script, *flags], names=[*asked["flags"], "debug"], description="")
     if options.config is not None:
         validate(options.config)
+    if options.command:  # of the launcher
+        assert options.command[0] == "python"
+        monkeypatch.chdir(ROOT)
+        _check_script(options.command[1:], workplace, monkeypatch)
 
 
 @pytest.mark.parametrize("source", _configs())
@@ -134,7 +140,7 @@ def test_fields_that_the_pages_name_are_there(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_the_pages_name_are_there(page):
-    for path in re.findall(r"`((?:tests|aigc_tf|scripts|configs)/[\w/.]*)`", page.read_text(encoding="utf-8")):
+    for path in re.findall(r"`((?:tests|aigc_tf|scripts|configs|deploy)/[\w/.]*)`", page.read_text(encoding="utf-8")):
         assert (ROOT / path).exists() or path in ("configs/mine.py", "configs/writer.py"), path
 
 
@@ -154,12 +160,13 @@ def test_the_page_of_laws_names_every_file_of_laws():
 
 def test_every_flag_of_a_script_stands_on_its_page(monkeypatch):
     for script in sorted((ROOT / "scripts").glob("*.py")):
-        page = (ROOT / "docs" / f"{script.stem}.md").read_text(encoding="utf-8")
+        name = "distributed" if script.stem == "launch" else script.stem
+        page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         asked = {}
         monkeypatch.setattr(cli, "run", lambda command, asked=asked, **rest: asked.update(rest))
         runpy.run_path(str(script), run_name="__main__")
         for flag in asked["flags"]:
-            shown = flag == "dry_run" or f"--{flag}" in page
+            shown = flag in ("dry_run", "command") or f"--{flag}" in page
             assert shown or (flag == "config" and "workdir" in asked["flags"]), f"{script.name} --{flag}"
 
 
