@@ -57,7 +57,9 @@ HELP: dict[str, str] = {
 CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
 
 _VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
-_VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")}
+_VALUE_NAMES |= {
+    name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")
+}
 _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
 _VALUE_NAMES |= {
     "workdir": "FOLDER",

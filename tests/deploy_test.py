@@ -22,7 +22,12 @@ def kubernetes():
 
 def test_the_job_and_its_service_fit_together(kubernetes):
     service, job = kubernetes
-    assert (service["kind"], service["apiVersion"], job["kind"], job["apiVersion"]) == ("Service", "v1", "Job", "batch/v1")
+    assert (service["kind"], service["apiVersion"], job["kind"], job["apiVersion"]) == (
+        "Service",
+        "v1",
+        "Job",
+        "batch/v1",
+    )
     pods = job["spec"]["template"]
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
@@ -55,9 +60,9 @@ def test_the_script_of_a_pod_gives_the_worker_its_place_and_a_command_that_exist
     service, job = kubernetes
     [container] = job["spec"]["template"]["spec"]["containers"]
     replaced = tmp_path / "python"  # passes -c on, and shows what else it is asked to run
+    shown = 'import json, os, sys; print(json.dumps([os.environ["TF_CONFIG"], sys.argv[1:]]))'
     replaced.write_text(
-        f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
-        f"""exec {sys.executable} -c 'import json, os, sys; print(json.dumps([os.environ["TF_CONFIG"], sys.argv[1:]]))' "$@"\n"""
+        f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\nexec {sys.executable} -c \'{shown}\' "$@"\n'
     )
     replaced.chmod(0o755)
     done = subprocess.run(

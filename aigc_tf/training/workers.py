@@ -134,9 +134,11 @@ class Workers:
     def leave(self, error: BaseException | None) -> None:
         """Ends the lines; the others are told why, if it is for an error of this worker alone."""
         # Who is asked to end has agreed on it with the others; worker 0 may have a last checkpoint to write.
-        is_agreed = error is None or isinstance(error, Preempted) or bool(self._lost)
+        message: dict[str, Any] = {"done": True}
+        if error is not None and not isinstance(error, Preempted) and not self._lost:
+            message = {"stopped": _reason(error)}
         for line in self._lines.values():
-            line.send({"done": True} if is_agreed else {"stopped": _reason(error)})
+            line.send(message)
         self._left.set()
         if self._lines:
             self._thread.join(timeout=5)
