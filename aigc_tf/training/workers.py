@@ -147,11 +147,10 @@ class Workers:
 
     def cause(self, error: BaseException) -> str:
         """Returns the sentence on the worker whose end led to an error of this one; empty if it is its own."""
-        if isinstance(error, InputError | RunError) or not isinstance(error, Exception) or not self._lines:
+        if not isinstance(error, _NETWORK_ERRORS) or not self._lines:
             return ""
-        if isinstance(error, _NETWORK_ERRORS):  # TensorFlow may know before worker 0 has told who it is
-            with self._changed:
-                self._changed.wait_for(lambda: self._lost, timeout=SILENT_SECONDS + 2 * BEAT_SECONDS)
+        with self._changed:  # TensorFlow may know before worker 0 has told who it is
+            self._changed.wait_for(lambda: self._lost, timeout=SILENT_SECONDS + 2 * BEAT_SECONDS)
         return self._sentence()
 
     def _wait_for(self, is_there: Callable[[], bool]) -> None:
