@@ -52,6 +52,8 @@ class Checkpoint:
     """Moving averages of what is trained, by the path of the weight."""
     frozen: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """What no step changes, by path; only where it is to be written."""
+    frozen_file: str = ""
+    """The file of it, where that is written already."""
 
     def weights_of(self, kind: str) -> dict[str, np.ndarray]:
         """Returns the weights to judge and to export.
@@ -79,6 +81,8 @@ class Written(NamedTuple):
     step: int
     seconds: float
     """It took, in the thread."""
+    frozen_file: str
+    """Where what no step changes is; empty where everything is trained."""
 
 
 def named_variables(variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
@@ -138,6 +142,8 @@ class Writer:
         self._workdir = workdir
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[Written] | None = None
+        self.frozen_file = ""
+        """Of the checkpoints that were waited for: the next ones need not have what it holds written again."""
 
     def __enter__(self) -> "Writer":
         return self
@@ -178,20 +184,24 @@ class Writer:
             RunError: If it could not be written.
         """
         pending, self._pending = self._pending, None
-        return [] if pending is None else [pending.result()]
+        if pending is None:
+            return []
+        written = pending.result()
+        self.frozen_file = written.frozen_file
+        return [written]
 
 
 def _write(workdir: str | os.PathLike[str], checkpoint: Checkpoint, best: Best | None) -> Written:
     started = time.perf_counter()
-    save(workdir, checkpoint)
+    frozen_file = save(workdir, checkpoint)
     if best is not None:
         mark_best(workdir, step=checkpoint.step, metric=best.metric, value=best.value)
     prune(workdir)
-    return Written(checkpoint.step, time.perf_counter() - started)
+    return Written(checkpoint.step, time.perf_counter() - started, frozen_file)
 
 
-def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint, reads it back and makes it the last.
+def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> str:
+    """Writes a checkpoint, reads it back and makes it the last; returns the name of the file of what is frozen.
 
     Raises:
         RunError: If the disk is full, or gives back something else; the older checkpoints are untouched.
@@ -200,8 +210,11 @@ def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     parts = {_WEIGHTS: checkpoint.weights, _AVERAGES: checkpoint.averages, _OPTIMIZER: checkpoint.slots}
     hashes: dict[str, str] = {}
     state = {"step": checkpoint.step, "progress": checkpoint.progress, "sha256": hashes}
+    frozen_file = checkpoint.frozen_file
     if checkpoint.frozen:
-        state["frozen"] = _save_frozen(workdir, checkpoint.frozen)
+        frozen_file = _save_frozen(workdir, checkpoint.frozen)
+    if frozen_file:
+        state["frozen"] = frozen_file
     with contextlib.ExitStack() as stack:
         folder: str | Path = folder_of(workdir, name)
         if not storage.is_remote(workdir):
@@ -211,6 +224,7 @@ def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
                 hashes[part] = _write_checked(storage.join(folder, part), safetensors.numpy.save(arrays))
         storage.write_json(storage.join(folder, _STATE), state)  # last: a remote folder without it is no checkpoint
     storage.write_json(folder_of(workdir, "last.json"), {"folder": name, "step": checkpoint.step})
+    return frozen_file
 
 
 def _save_frozen(workdir: str | os.PathLike[str], frozen: dict[str, np.ndarray]) -> str:

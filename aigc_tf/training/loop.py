@@ -310,7 +310,8 @@ class _Loop:
             return
         self._watcher.before_checkpoint(self._state.step)
         started = time.perf_counter()
-        checkpoint = self._state.checkpoint()
+        self._report_written(self._writer.wait())  # one copy at a time is in memory
+        checkpoint = self._state.checkpoint(frozen_file=self._writer.frozen_file)
         name, sign = self._task.best_metric
         value = self._state.progress.best_value
         best = checkpoints.Best(name, sign * value) if improved and value is not None else None

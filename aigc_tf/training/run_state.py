@@ -1,7 +1,6 @@
 """A run in memory: built at step 0, copied into checkpoints, restored from them."""
 
 import dataclasses
-import functools
 
 import keras
 import numpy as np
@@ -44,8 +43,12 @@ class TrainState:
     averages: list[keras.Variable] = dataclasses.field(default_factory=list)
     """Of the model's trainable variables, in their order; empty where none are kept."""
 
-    def checkpoint(self) -> checkpoints.Checkpoint:
-        """Returns copies of all that a run goes on from."""
+    def checkpoint(self, *, frozen_file: str = "") -> checkpoints.Checkpoint:
+        """Returns copies of all that a run goes on from.
+
+        Args:
+            frozen_file: Where what no step changes is written already; empty: it is copied too.
+        """
         trained = self.model.trainable_variables
         return checkpoints.Checkpoint(
             step=self.step,
@@ -56,10 +59,10 @@ class TrainState:
                 variable.path: np.asarray(average.numpy())
                 for variable, average in zip(trained, self.averages, strict=bool(self.averages))
             },
-            frozen=self._frozen,
+            frozen={} if frozen_file else self._frozen(),
+            frozen_file=frozen_file,
         )
 
-    @functools.cached_property
     def _frozen(self) -> dict[str, np.ndarray]:
         trained = {id(variable) for variable in self.model.trainable_variables}
         return checkpoints.to_host(variable for variable in self.model.variables if id(variable) not in trained)

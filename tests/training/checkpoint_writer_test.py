@@ -53,9 +53,12 @@ def test_what_fails_in_the_thread_is_raised_by_the_next_call(tmp_path, monkeypat
 
 def test_frozen_variables_are_written_once_and_found_by_every_checkpoint(tmp_path):
     frozen = {"f": np.arange(4, dtype=np.float32)}
-    for step in (1, 2, 3):
-        checkpoints.save(tmp_path, checkpoint(step, frozen=frozen))
-        checkpoints.prune(tmp_path)
+    with checkpoints.Writer(tmp_path) as writer:
+        writer.submit(checkpoint(1, frozen=frozen))
+        writer.wait()
+        assert writer.frozen_file.startswith("frozen-")
+        writer.submit(checkpoint(2, frozen_file=writer.frozen_file))
+        writer.submit(checkpoint(3, frozen=frozen))  # of a process that goes on
     assert len(list((tmp_path / "checkpoints").glob("frozen-*"))) == 1
     newest, _ = checkpoints.load_newest(tmp_path)
     assert newest.weights["f"].tolist() == [0, 1, 2, 3]
