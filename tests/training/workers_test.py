@@ -165,6 +165,8 @@ def test_the_reason_of_a_worker_that_stops_is_said_by_all(addresses):
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_worker_whose_process_ends_is_named_by_the_others(addresses, dead):
     def die(group):
+        group._left.set()
+        group._thread.join()
         for line in group._lines.values():
             line.socket.shutdown(socket.SHUT_RDWR)  # what the operating system does for a dead process
         group._lines = {}
