@@ -89,7 +89,7 @@ def test_a_worker_that_ignores_sigterm_is_killed():
 def test_a_signal_goes_to_all_and_none_is_hurried(number):
     """One worker leaves at once, the other takes longer than a failure's patience: it has a checkpoint to write."""
     program = (
-        "import signal; leave = lambda *_: (time.sleep(0 if index else 1.5), print('left', index), os._exit(143)); "
+        "import signal; leave = lambda *_: (time.sleep(0 if index else 1.5), print('left', index), os._exit(128 + _[0])); "
         "signal.signal(signal.SIGTERM, leave); signal.signal(signal.SIGINT, leave); print('up'); time.sleep(100)"
     )
     process = start(2, program)
@@ -97,7 +97,7 @@ def test_a_signal_goes_to_all_and_none_is_hurried(number):
         assert process.stdout.readline().endswith("up\n")
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert sorted(output.splitlines()) == ["[worker 1] left 1", "left 0"]
 
 
