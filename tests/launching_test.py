@@ -28,7 +28,6 @@ def start(num_workers, program):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
 
 
@@ -89,8 +88,9 @@ def test_a_worker_that_ignores_sigterm_is_killed():
 def test_a_signal_goes_to_all_and_none_is_hurried(number):
     """One worker leaves at once, the other takes longer than a failure's patience: it has a checkpoint to write."""
     program = (
-        "import signal; leave = lambda *_: (time.sleep(0 if index else 1.5), print('left', index), os._exit(128 + _[0])); "
-        "signal.signal(signal.SIGTERM, leave); signal.signal(signal.SIGINT, leave); print('up'); time.sleep(100)"
+        "import signal; say = lambda *words: print(*words, flush=True); "
+        "leave = lambda number, _: (time.sleep(0 if index else 1.5), say('left', index), os._exit(128 + number)); "
+        "signal.signal(signal.SIGTERM, leave); signal.signal(signal.SIGINT, leave); say('up'); time.sleep(100)"
     )
     process = start(2, program)
     for _ in range(2):
