@@ -38,7 +38,8 @@ def run(num_workers, program):
 
 
 def test_each_worker_is_told_its_place_and_its_share():
-    program = "print(json.dumps([index, os.environ['TF_CONFIG'], os.environ['OMP_NUM_THREADS']]))"
+    told = "json.dumps([index, os.environ['TF_CONFIG'], os.environ['OMP_NUM_THREADS']])"
+    program = f"os.write(1, ({told} + chr(10)).encode())"  # whole lines, or those of two workers mix
     status, output, errors = run(3, program)
     assert (status, errors) == (0, "")
     lines = output.splitlines()
@@ -88,8 +89,8 @@ def test_a_worker_that_ignores_sigterm_is_killed():
 def test_a_signal_goes_to_all_and_none_is_hurried(number):
     """One worker leaves at once, the other takes longer than a failure's patience: it has a checkpoint to write."""
     program = (
-        "import signal; say = lambda *words: print(*words, flush=True); "
-        "leave = lambda number, _: (time.sleep(0 if index else 1.5), say('left', index), os._exit(128 + number)); "
+        "import signal; say = lambda text: os.write(1, (text + chr(10)).encode()); "
+        "leave = lambda number, _: (time.sleep(0 if index else 1.5), say(f'left {index}'), os._exit(128 + number)); "
         "signal.signal(signal.SIGTERM, leave); signal.signal(signal.SIGINT, leave); say('up'); time.sleep(100)"
     )
     process = start(2, program)
