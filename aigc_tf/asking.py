@@ -13,7 +13,7 @@ from typing import Any
 
 from aigc_tf import storage
 from aigc_tf.answers import count, open_output, with_progress
-from aigc_tf.config import DataConfig, ExperimentConfig, GenerationConfig, InputError
+from aigc_tf.config import DataConfig, ExperimentConfig, GenerationConfig, InputError, RunError
 from aigc_tf.data import sources
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.runs import CONFIG, config_of_run, door_of, load_model, read_facts
@@ -55,7 +55,7 @@ def predict(
             answered_rows = with_progress(answered_rows, total=len(texts) or None, what="Answering")
         for (text, text_b), answered in answered_rows:
             row = {"text": text} | ({"text_b": text_b} if text_b else {}) | answered
-            write(json.dumps(row, ensure_ascii=False) + "\n")
+            write(_json_line(row, model))
             num_rows += 1
     if output_path:
         rate = num_rows / (time.perf_counter() - started)
@@ -84,6 +84,15 @@ def _read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]
         )
     for record in sources.read_records(files, data, []):
         yield record.text, record.text_b
+
+
+def _json_line(row: dict[str, Any], model: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise RunError(
+            f"The weights of {model} give no finite answer to {row['text'][:40]!r}; ask another checkpoint or run."
+        ) from error
 
 
 Answer = Callable[[Iterator[tuple[str, str]]], Iterator[dict[str, Any]]]

@@ -82,18 +82,36 @@ def _last_step(workdir: str) -> int:
 
 def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: DeviceKind | None, workers: Workers) -> None:
     """Trains with all workers there."""
-    door = door_of(config)
+    door_of(config)  # an unknown task is refused before anything is built
     with workers.connecting():
         devices = strategy.build_devices(config.training.strategy)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
+    with contextlib.ExitStack() as stack:
+        if devices.is_chief and not dry_run:  # before the folder is read: another process may be writing its last words
+            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
+            lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
+            stack.enter_context(lock)
+        _start_alone(config, workdir, dry_run=dry_run, kind=kind, workers=workers, devices=devices)
+
+
+def _start_alone(
+    config: ExperimentConfig,
+    workdir: str,
+    *,
+    dry_run: bool,
+    kind: DeviceKind | None,
+    workers: Workers,
+    devices: Devices,
+) -> None:
+    """Trains, with no other run in the folder."""
     # A run that failed before its first checkpoint binds nobody to its config.
     stored = stored_config(workdir) if checkpoints.any_there(workdir) else None
     config = resolve(config, stored, devices)
     keras.utils.set_random_seed(config.training.seed % 2**32)
     prepared = open_prepared_of(config)
     preparation.check_matches(prepared, config)
-    task = door.build(config, prepared, devices)
+    task = door_of(config).build(config, prepared, devices)
     if dry_run:
         print(config_module.table(config))
         _print_plan(config, task, devices, kind)
@@ -108,12 +126,7 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
         print(f"This run is finished: {newest.step} steps are done.")
         report.print_report(report.read_report(workdir), workdir=workdir)
         return
-    with contextlib.ExitStack() as stack:
-        if devices.is_chief:
-            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
-            lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
-            stack.enter_context(lock)
-        _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
+    _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
 
 
 def _train(
@@ -128,6 +141,7 @@ def _train(
     state = run_state.build_state(task, config.training, devices)
     if newest:
         run_state.restore(state, newest)
+        run_state.forget_lost_best(workdir, state)
         if devices.is_chief:
             run_state.repair_folder(workdir, state, newest, task)
     if devices.is_chief:
@@ -146,7 +160,7 @@ def _train(
                 watcher=watcher,
                 stop_requested=stop_requested,
             )
-        loop.wait_for_all(devices)
+        loop.agree(devices)
         _finish(
             config, workdir, task=task, state=state, devices=devices, started=started, stop_requested=stop_requested
         )
@@ -239,7 +253,10 @@ def _reported_step(workdir: str) -> int | None:
     """Returns the number of steps that report.json is about, or None where there is no report."""
     if not storage.exists(storage.join(workdir, report.REPORT_NAME)):
         return None
-    return int(report.read_report(workdir)["steps"])
+    try:
+        return int(report.read_report(workdir)["steps"])
+    except InputError:
+        return None  # of another version, or damaged: it is written anew
 
 
 def _judge(

@@ -209,6 +209,10 @@ def _validate_adapter(config: ExperimentConfig) -> None:
     adapter = config.adapter
     _require(0 < adapter.alpha < math.inf, "adapter.alpha", adapter.alpha, "a number above 0")
     if not adapter.enabled:
+        defaults = flatten(ExperimentConfig())
+        for name, value in flatten(config).items():
+            if name.startswith("adapter.") and value != defaults[name]:
+                raise InputError(f"{name} is {value!r}, but no adapter is trained; set adapter.enabled too.")
         return
     if not config.model.source:
         raise InputError(
@@ -259,7 +263,6 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "training.learning_rate": 0,
         "training.warmup_steps": 0,
         "training.weight_decay": 0,
-        "training.epsilon": 0,
         "training.clip_norm": 0,
         "training.decay_steps": 0,
         "training.z_loss": 0,
@@ -310,6 +313,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
             f"training.warmup_steps is {config.training.warmup_steps}, so the rate would never reach its peak; "
             f"it must be below training.num_steps, {config.training.num_steps}."
         )
+    _require(config.training.epsilon > 0, "training.epsilon", config.training.epsilon, "above 0, or 0 would divide 0")
     if config.training.rollback_batches > 1 and config.training.on_bad_step != "rollback":
         raise InputError("training.rollback_batches belongs to training.on_bad_step 'rollback'; set that too.")
     if config.evaluation.weights == "averaged" and not config.training.ema_decay:

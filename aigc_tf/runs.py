@@ -57,7 +57,10 @@ def first_start(workdir: str, *, goes_on: bool) -> float | None:
         started = time.time()
         storage.write_json(path, {"seconds_since_1970": started})
         return started
-    return float(storage.read_json(path)["seconds_since_1970"]) if storage.exists(path) else None
+    try:
+        return float(storage.read_json(path)["seconds_since_1970"]) if storage.exists(path) else None
+    except (InputError, KeyError, TypeError, ValueError):
+        return None  # it is damaged, and nothing but the goodput hangs on it
 
 
 def read_facts(workdir: str) -> DataFacts:

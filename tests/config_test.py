@@ -178,7 +178,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ({"training.global_batch_size": 0}, "training.global_batch_size is 0; it must be a number of at least 1."),
         ({"training.learning_rate": -1e-3}, "training.learning_rate is -0.001; it must be a number of at least 0."),
         ({"training.weight_decay": -0.1}, "training.weight_decay is -0.1; it must be a number of at least 0."),
-        ({"training.epsilon": -1.0}, "training.epsilon is -1.0; it must be a number of at least 0."),
+        ({"training.epsilon": -1.0}, "training.epsilon is -1.0; it must be above 0, or 0 would divide 0."),
         ({"training.clip_norm": -1.0}, "training.clip_norm is -1.0; it must be a number of at least 0."),
         ({"training.beta_1": 1.0}, "training.beta_1 is 1.0; it must be in [0, 1)."),
         ({"training.beta_2": -0.1}, "training.beta_2 is -0.1; it must be in [0, 1)."),

@@ -175,7 +175,8 @@ def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             if not re.fullmatch(r"step-\d+", step_folder):
                 raise InputError(f"{checkpoints / name} names the folder {step_folder!r}; it must be step-NNNNNNNN.")
             weights = read_safetensors(checkpoints / step_folder / "weights.safetensors")
-            frozen = str(read_json(checkpoints / step_folder / "state.json").get("frozen", ""))
+            state = checkpoints / step_folder / "state.json"
+            frozen = str(read_json(state).get("frozen", "")) if state.is_file() else ""
             if frozen:
                 weights |= read_safetensors(checkpoints / os.path.basename(frozen))
             averages = checkpoints / step_folder / "averages.safetensors"

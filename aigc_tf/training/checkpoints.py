@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -136,10 +137,14 @@ class Writer:
     """Writes checkpoints one after another in a thread. A context manager; leaving it waits for the last one.
 
     What fails in the thread is raised by the next call.
+
+    Args:
+        workdir: The run folder.
+        reach: Steps before the newest checkpoint that some checkpoint is kept of besides, for a run that may go back.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str]):
-        self._workdir = workdir
+    def __init__(self, workdir: str | os.PathLike[str], *, reach: int = 0):
+        self._workdir, self._reach = workdir, reach
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[Written] | None = None
         self.frozen_file = ""
@@ -152,9 +157,11 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # The error that ended the run is the one to report.
-        with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():
-            self.wait()
-        self._pool.shutdown()
+        with contextlib.suppress(Exception) if error is not None else contextlib.nullcontext():
+            try:
+                self.wait()
+            finally:
+                self._pool.shutdown()
 
     def submit(self, checkpoint: Checkpoint, *, best: Best | None = None) -> list[Written]:
         """Has a checkpoint written, once the one before is; returns that one, if it was not reported yet.
@@ -166,7 +173,7 @@ class Writer:
             RunError: If the one before could not be written.
         """
         written = self.wait()
-        self._pending = self._pool.submit(_write, self._workdir, checkpoint, best)
+        self._pending = self._pool.submit(_write, self._workdir, checkpoint, best, self._reach)
         return written
 
     def poll(self) -> list[Written]:
@@ -191,12 +198,13 @@ class Writer:
         return [written]
 
 
-def _write(workdir: str | os.PathLike[str], checkpoint: Checkpoint, best: Best | None) -> Written:
+def _write(workdir: str | os.PathLike[str], checkpoint: Checkpoint, best: Best | None, reach: int) -> Written:
     started = time.perf_counter()
     frozen_file = save(workdir, checkpoint)
     if best is not None:
         mark_best(workdir, step=checkpoint.step, metric=best.metric, value=best.value)
-    prune(workdir)
+    with contextlib.suppress(RunError, OSError):  # what cannot be removed now is tried again next time
+        prune(workdir, reach=reach)
     return Written(checkpoint.step, time.perf_counter() - started, frozen_file)
 
 
@@ -215,6 +223,8 @@ def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> str:
         frozen_file = _save_frozen(workdir, checkpoint.frozen)
     if frozen_file:
         state["frozen"] = frozen_file
+        if not storage.exists(folder_of(workdir, frozen_file)):
+            raise RunError(f"{folder_of(workdir, frozen_file)} is gone, without which no checkpoint is whole.")
     with contextlib.ExitStack() as stack:
         folder: str | Path = folder_of(workdir, name)
         if not storage.is_remote(workdir):
@@ -231,8 +241,9 @@ def _save_frozen(workdir: str | os.PathLike[str], frozen: dict[str, np.ndarray])
     """Writes what no step changes, where it is not there yet; returns the name of its file."""
     content = safetensors.numpy.save(frozen)
     name = f"frozen-{hashlib.sha256(content).hexdigest()}.safetensors"
-    if not storage.exists(folder_of(workdir, name)):
-        _write_checked(folder_of(workdir, name), content)
+    path = folder_of(workdir, name)
+    if not storage.exists(path) or storage.sha256_read_back(path) not in name:
+        _write_checked(path, content)
     return name
 
 
@@ -255,39 +266,53 @@ def mark_best(workdir: str | os.PathLike[str], *, step: int, metric: str, value:
     storage.write_json(folder_of(workdir, "best.json"), content)
 
 
-def prune(workdir: str | os.PathLike[str]) -> None:
-    """Removes all checkpoints but the newest two and the best."""
+def prune(workdir: str | os.PathLike[str], *, reach: int = 0) -> None:
+    """Removes all checkpoints but the newest two, the best, and the newest from `reach` steps before the last."""
     folders = _folders(workdir)
     best = folder_of(workdir, "best.json")
     keep = set(folders[-2:]) | ({storage.read_json(best)["folder"]} if storage.exists(best) else set())
+    keep |= set([name for name in folders if _step_of(name) <= _step_of(folders[-1]) - reach][-1:])
     for name in folders:
         if name not in keep:
             storage.remove_folder(folder_of(workdir, name))
 
 
-def repair(workdir: str | os.PathLike[str], newest: Checkpoint, *, best_step: int, metric: str, value: float) -> bool:
+def repair(workdir: str | os.PathLike[str], newest: Checkpoint, *, best_step: int, best: Best | None) -> None:
     """Makes the folder say what a run that goes on from `newest` knows; a kill may have come between two writes.
 
-    Newer folders, which are broken or unfinished, are removed, and `last.json` and `best.json` are written anew.
+    Newer folders, which are broken or unfinished, and what is left of writes that were killed are removed, and
+    `last.json` and `best.json` are written anew.
 
     Args:
         workdir: The run folder.
         newest: What the run goes on from.
-        best_step: Step of the best evaluation up to then; 0 for none.
-        metric: Name of the metric that was best.
-        value: Its value.
-    Returns:
-        Whether the best weights are there, or there were none.
+        best_step: Step of the best evaluation up to then, whose checkpoint is there.
+        best: That evaluation; None: there was none.
     """
+    _remove_leftovers(workdir)
     for name in _folders(workdir):
         if _step_of(name) > newest.step:
             storage.remove_folder(folder_of(workdir, name))
     storage.write_json(folder_of(workdir, "last.json"), {"folder": f"step-{newest.step:08d}", "step": newest.step})
-    if best_step and f"step-{best_step:08d}" in _folders(workdir):
-        mark_best(workdir, step=best_step, metric=metric, value=value)
-        return True
-    storage.remove_file(folder_of(workdir, "best.json"))
-    return not best_step
+    if best is not None:
+        mark_best(workdir, step=best_step, metric=best.metric, value=best.value)
+    else:
+        storage.remove_file(folder_of(workdir, "best.json"))
+
+
+def _remove_leftovers(workdir: str | os.PathLike[str]) -> None:
+    whole = set(_folders(workdir))
+    for name in storage.list_folder(folder_of(workdir)):
+        path = folder_of(workdir, name)
+        if re.fullmatch(r"step-\d+", name) and name not in whole:
+            storage.remove_folder(path)  # an upload that was killed
+        elif ".partial" in name:
+            (storage.remove_folder if name.startswith(".") else storage.remove_file)(path)
+
+
+def is_there(workdir: str | os.PathLike[str], step: int) -> bool:
+    """Whether the run has a checkpoint of a step."""
+    return any(_step_of(name) == step for name in _folders(workdir))
 
 
 def any_there(workdir: str | os.PathLike[str]) -> bool:
@@ -295,21 +320,34 @@ def any_there(workdir: str | os.PathLike[str]) -> bool:
     return bool(_folders(workdir))
 
 
-def load_newest(workdir: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
+class _BrokenCheckpoint(RunError):
+    """A file is missing or not what was written."""
+
+
+def load_newest(
+    workdir: str | os.PathLike[str], *, last_step: int | None = None
+) -> tuple[Checkpoint | None, list[str]]:
     """Returns the newest checkpoint that is whole, or None, and a sentence for each newer one that is not.
 
+    Args:
+        workdir: The run folder.
+        last_step: Checkpoints of later steps are passed over. None: none is.
     Raises:
-        RunError: If there are checkpoints but every one is broken.
+        RunError: If there are checkpoints but every one is broken, or one cannot be read now.
     """
     complaints: list[str] = []
-    folders = _folders(workdir)
+    folders = [name for name in _folders(workdir) if last_step is None or _step_of(name) <= last_step]
     for name in reversed(folders):
         try:
             return load(folder_of(workdir, name)), complaints
-        except RunError as error:
+        except _BrokenCheckpoint as error:
             complaints.append(f"{error} Taking the one before.")
     if folders:
-        raise RunError(f"Every checkpoint in {folder_of(workdir)} is broken; remove the folder to start anew.")
+        reasons = " ".join(complaint.removesuffix(" Taking the one before.") for complaint in complaints)
+        raise RunError(
+            f"Every checkpoint in {folder_of(workdir)} is broken: {reasons} Put whole ones back, or move the folder "
+            "away to start anew."
+        )
     return None, complaints
 
 
@@ -326,7 +364,7 @@ def load_named(workdir: str | os.PathLike[str], which: str) -> Checkpoint:
         path = folder_of(workdir, pointer)
         if storage.exists(path):
             return load(folder_of(workdir, storage.read_json(path)["folder"]))
-    raise InputError(f"{os.fspath(workdir)} has no checkpoint yet; train first: python scripts/train.py --workdir=...")
+    raise InputError(f"{os.fspath(workdir)} has no checkpoint yet; the command that trains it goes on with it.")
 
 
 def load(folder: str) -> Checkpoint:
@@ -346,7 +384,9 @@ def load(folder: str) -> Checkpoint:
         for path, (part, expected) in files.items():
             content = storage.read_bytes(path)
             if hashlib.sha256(content).hexdigest() != expected:
-                raise RunError(f"Checkpoint {folder} is broken: {os.path.basename(path)} is not what was written.")
+                raise _BrokenCheckpoint(
+                    f"Checkpoint {folder} is broken: {os.path.basename(path)} is not what was written."
+                )
             parts[part] = safetensors.numpy.load(content)
         return Checkpoint(
             step=state["step"],
@@ -355,8 +395,12 @@ def load(folder: str) -> Checkpoint:
             progress=state["progress"],
             averages=parts.get(_AVERAGES, {}),
         )
-    except (OSError, KeyError, TypeError, InputError, safetensors.SafetensorError) as error:
-        raise RunError(f"Checkpoint {folder} is broken: {error}") from error
+    except (FileNotFoundError, KeyError, TypeError, InputError, safetensors.SafetensorError) as error:
+        raise _BrokenCheckpoint(f"Checkpoint {folder} is broken: {error}.") from error
+    except OSError as error:  # it may be whole
+        raise RunError(
+            f"Checkpoint {folder} cannot be read now: {error}. Mend that and run the command again."
+        ) from error
 
 
 def _folders(workdir: str | os.PathLike[str]) -> list[str]:

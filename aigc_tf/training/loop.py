@@ -17,7 +17,7 @@ from aigc_tf.training import checkpoints, optimizers, profiling, skipping
 from aigc_tf.training.averages import averaged
 from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.feed import Feed, distribute
-from aigc_tf.training.run_state import TrainState, repair_folder, restore
+from aigc_tf.training.run_state import TrainState, forget_lost_best, repair_folder, restore
 from aigc_tf.training.step import LossHistory, build_inspect_step, build_run_steps
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.task import Task
@@ -60,17 +60,17 @@ class Watcher(Protocol):
         """After the run went back to what it was after `step`: what was recorded since is void."""
 
 
-def wait_for_all(devices: Devices) -> None:
-    """Returns when every worker is here: what the chief wrote before can then be read by all."""
+def agree(devices: Devices, number: int = 0) -> int:
+    """Returns the chief's number when every worker is here: what the chief wrote before can then be read by all."""
     if devices.num_workers == 1:
-        return
+        return number
 
     @tf.function
-    def meet() -> tf.Tensor:
-        here = devices.strategy.run(lambda: tf.ones([]))
+    def meet(number: tf.Tensor) -> tf.Tensor:
+        here = devices.strategy.run(lambda: number)
         return devices.strategy.reduce(tf.distribute.ReduceOp.SUM, here, axis=None)
 
-    meet().numpy()
+    return int(meet(tf.constant(number if devices.is_chief else 0, tf.int64))) // devices.local_replicas
 
 
 def train(
@@ -98,7 +98,8 @@ def train(
         Preempted: If this process or another worker was asked to end; a last checkpoint is on disk.
         RunError: If a step is bad and the policy is to stop, or a checkpoint cannot be written.
     """
-    with checkpoints.Writer(workdir) as writer:
+    reach = config.rollback_batches - 1 if config.on_bad_step == "rollback" else 0
+    with checkpoints.Writer(workdir, reach=reach) as writer:
         loop = _Loop(
             task,
             config,
@@ -145,7 +146,7 @@ class _Loop:
         )
         self._feed = Feed(task, devices, state.step)
         self._omitted = skipping.omitted_steps(workdir, resume_step=state.step)
-        self._bad_in_a_row = 0
+        self._bad_in_a_row = self._last_bad_step = 0
         self._saved_step = state.step
 
     def run(self) -> None:
@@ -202,9 +203,10 @@ class _Loop:
                 self._watcher.on_example_ids(state.step + 1, arrays["example_ids"])
             self._report_written(self._writer.poll())
         state.step += len(records)
-        if arrays["good"][-1]:
-            self._bad_in_a_row = 0
-        else:
+        good_steps = [record["step"] for record in records if not record.get("train/skipped")]
+        if good_steps and good_steps[-1] > self._last_bad_step:
+            self._bad_in_a_row = 0  # further than before, not what a rollback does again
+        if not arrays["good"][-1]:
             self._on_bad_step(records[-1])
         return bool(arrays["stop"][-1])
 
@@ -222,53 +224,89 @@ class _Loop:
         The weights are those that the step was computed with.
         """
         step, policy = int(record["step"]), self._config.on_bad_step
-        self._bad_in_a_row += 1
-        path = skipping.examples_path(self._workdir, step)
-        rows = self._inspect(step - 1)
-        if self._devices.is_chief:
-            skipping.write_examples(self._workdir, step, rows)
+        self._bad_in_a_row, self._last_bad_step = self._bad_in_a_row + 1, step
         what = (
             f"Step {step} gave a loss of {record['train/loss']:.6g} and a gradient norm of "
             f"{record['train/gradient_norm']:.6g}" + (", a spike" if record["train/finite"] else "")
         )
-        look = f"its examples, with their losses: python scripts/inspect_examples.py --workdir={self._workdir}"
-        if policy == "stop" or self._bad_in_a_row == _BAD_STEPS_IN_A_ROW:
-            many = f", the {self._bad_in_a_row}th bad step in a row" if self._bad_in_a_row > 1 else ""
+        look = self._write_examples(step)
+        if policy == "stop":
             raise RunError(
-                f"{what}{many}; training stopped, and the checkpoints in {self._workdir} are from before. "
-                f"Look at its data ({look}), lower training.learning_rate in another --workdir, or go on with "
-                "--config.training.on_bad_step=skip."
+                f"{what}; training stopped, and the checkpoints in {self._workdir} are from before. {look} Lower "
+                "training.learning_rate in another --workdir, or go on with --config.training.on_bad_step=skip."
             )
-        first = step if policy == "skip" else max(step - self._config.rollback_batches + 1, 1)
-        if self._devices.is_chief:
-            skipping.append(self._workdir, record, policy=policy, omitted=range(first, step + 1), examples=path)
-            self._watcher.on_skipped(step, f"{what}; {look}")
+        if self._bad_in_a_row == _BAD_STEPS_IN_A_ROW:
+            raise RunError(
+                f"{what}, the {self._bad_in_a_row}th bad step in a row, which is no fault of its batch; training "
+                f"stopped, and the checkpoints in {self._workdir} are from before. {look} Lower training.learning_rate "
+                "in another --workdir."
+            )
         if policy == "rollback":
-            self._roll_back(omitted=range(first - 1, step))
+            self._roll_back(record, f"{what}. {look}")
+        elif self._devices.is_chief:
+            skipping.append(self._workdir, record, policy=policy, omitted=[step])
+            self._watcher.on_skipped(step, f"{what}; its batch is left out. {look}")
 
-    def _roll_back(self, *, omitted: range) -> None:
+    def _write_examples(self, step: int) -> str:
+        """Writes down the examples of a step with their losses; returns a sentence on where to look."""
+        rows = self._inspect(step - 1)
+        if not self._devices.is_chief:
+            return ""
+        try:
+            skipping.write_examples(self._workdir, step, rows)
+        except RunError as error:
+            return f"Its examples could not be written: {error}"
+        return f"Look at its examples: python scripts/inspect_examples.py --workdir={self._workdir} --step={step}."
+
+    def _roll_back(self, record: dict[str, Any], message: str) -> None:
+        """Goes back to the newest checkpoint from before the batches that are left out, the same on every worker."""
+        step = int(record["step"])
+        first = max(step - self._config.rollback_batches + 1, 1)
         self._report_written(self._writer.wait())
-        wait_for_all(self._devices)  # the checkpoint and skipped.jsonl are there for every worker
-        newest, _ = checkpoints.load_newest(self._workdir)
-        if newest is None:
-            raise RunError(f"There is no checkpoint in {self._workdir} to go back to.")
+        target = agree(self._devices, self._step_to_go_back_to(first) if self._devices.is_chief else 0)
+        newest, _ = checkpoints.load_newest(self._workdir, last_step=target)
+        if newest is None or newest.step != target:
+            raise RunError(f"The checkpoint of step {target} in {self._workdir}, to go back to, cannot be read here.")
         restore(self._state, newest)
+        forget_lost_best(self._workdir, self._state)
+        if self._devices.is_chief:
+            omitted = range(max(first, target + 1), step + 1)
+            skipping.append(self._workdir, record, policy="rollback", omitted=omitted)
+            self._watcher.on_skipped(step, message)
+        agree(self._devices)  # all have read the checkpoint, and skipped.jsonl is there for all
+        self._omitted = skipping.omitted_steps(self._workdir, resume_step=target)
         if self._devices.is_chief:
             repair_folder(self._workdir, self._state, newest, self._task)
-            self._watcher.on_rollback(self._state.step)
-        self._omitted |= {step for step in omitted if step >= self._state.step}
-        self._saved_step = self._state.step
-        self._feed = Feed(self._task, self._devices, self._state.step)
+            self._watcher.on_rollback(target)
+        self._saved_step = target
+        self._feed = Feed(self._task, self._devices, target)
+
+    def _step_to_go_back_to(self, first: int) -> int:
+        """Returns the step of the newest whole checkpoint before a step, or of the oldest where none is before it."""
+        newest, complaints = checkpoints.load_newest(self._workdir, last_step=first - 1)
+        for complaint in complaints:
+            self._watcher.on_skipped(first, complaint)
+        if newest is None:
+            newest, _ = checkpoints.load_newest(self._workdir)
+        if newest is None:
+            raise RunError(f"There is no checkpoint in {self._workdir} to go back to.")
+        return newest.step
 
     def _inspect(self, step: int) -> list[dict[str, Any]]:
         """Returns the examples of a step, counted from 0, with their losses, the greatest first."""
-        inspect_step = build_inspect_step(
-            self._state.model, self._task.losses, strategy=self._devices.strategy, config=self._config
-        )
         length = self._task.order.batch(step).length
         batches = distribute(self._task.train, self._devices, first_step=step, num_steps=1, length=length)
-        seen = {name: value.numpy() for name, value in inspect_step(iter(batches), tf.constant(step, tf.int64)).items()}
+        seen = {
+            name: value.numpy()
+            for name, value in self._inspect_step(iter(batches), tf.constant(step, tf.int64)).items()
+        }
         return skipping.rank_examples(**seen)
+
+    @functools.cached_property
+    def _inspect_step(self) -> Callable[[Any, tf.Tensor], dict[str, tf.Tensor]]:
+        return build_inspect_step(
+            self._state.model, self._task.losses, strategy=self._devices.strategy, config=self._config
+        )
 
     def _is_due_for_evaluation(self) -> bool:
         step, every = self._state.step, self._config.evaluate_every
@@ -285,7 +323,7 @@ class _Loop:
                 improved = self._evaluate()
                 if self._devices.is_chief and task.sample:
                     self._watcher.on_samples(state.step, task.sample(state.model))
-            state.progress.evaluated_step = state.step
+            state.progress.evaluated_step, self._saved_step = state.step, -1  # a checkpoint of it knows nothing of this
         last = state.step == config.num_steps or state.progress.stopped_early
         is_due = last or not state.step % config.checkpoint_every
         if improved or (is_due and state.step != self._saved_step):

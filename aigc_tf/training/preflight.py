@@ -207,8 +207,8 @@ def _fit_rows(
     hours = mean_flops / rate * config.num_steps / 3600
     return {
         f"fits {device.name}": verdict(memory.device, memory, device.memory_bytes // device.replicas),
-        f"time on {device.name}": f"{1000 * mean_flops / rate:,.3g} ms a step, {hours:,.2g} h in all, if "
-        f"{devices.num_replicas} of them reach {ASSUMED_UTILISATION:.0%} of their peak: an assumption, no measurement",
+        f"time on {device.name}": f"{1000 * mean_flops / rate:,.3g} ms a step, {hours:,.2f} h in all, on "
+        f"{devices.num_replicas} of them at {ASSUMED_UTILISATION:.0%} of the peak: an assumption, no measurement",
     }
 
 

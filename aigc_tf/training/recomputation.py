@@ -11,6 +11,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
+
+_CONTEXT = "current_call_ctx"  # where Keras 3.15 keeps it, in layers/layer.py
 
 
 @contextlib.contextmanager
@@ -24,6 +27,17 @@ def recomputed(blocks: Sequence[keras.layers.Layer]) -> Iterator[None]:
         for block in blocks:
             stack.enter_context(_replaced(block, "call", _recomputing(block, block.call)))
         yield
+
+
+@contextlib.contextmanager
+def _call_context(context: Any) -> Iterator[None]:
+    """Makes Keras believe that it is inside the call of a model: some layers learn from there alone that they train."""
+    before = global_state.get_global_attribute(_CONTEXT)
+    global_state.set_global_attribute(_CONTEXT, context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_CONTEXT, before)
 
 
 @contextlib.contextmanager
@@ -46,54 +60,65 @@ def _recomputing(block: keras.layers.Layer, call: Callable[..., Any]) -> Callabl
     def recomputing_call(x: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
         seeds = [generator.next for generator in generators]
         drawn = [seed.draws for seed in seeds]
+        context = global_state.get_global_attribute(_CONTEXT)
 
-        def forward_again(x: tf.Tensor) -> Any:
-            """Calls the block as from outside, since by now nobody else is inside it: its dtype is set up anew."""
+        def forward_again(parts: list[Any]) -> Any:
+            """Calls the block as the network does, which sets up its dtype and says whether it trains."""
             with contextlib.ExitStack() as stack:
                 for generator, seed, draws in zip(generators, seeds, drawn, strict=True):
                     seed.draws = draws  # the masks of the first time
                     stack.enter_context(_replaced(generator, "next", seed))
                 stack.enter_context(_replaced(block, "call", call))
-                return block(x, *args, **kwargs)
+                stack.enter_context(_call_context(context))
+                all_args, all_kwargs = tf.nest.pack_sequence_as(given, parts)
+                return block(*all_args, **all_kwargs)
 
-        return _recompute_in_backward(lambda x: call(x, *args, **kwargs), forward_again, x)
+        given = ((x, *args), kwargs)
+        return _recompute_in_backward(lambda: call(x, *args, **kwargs), forward_again, tf.nest.flatten(given))
 
     return recomputing_call
 
 
 def _recompute_in_backward(
-    forward: Callable[[tf.Tensor], Any], forward_again: Callable[[tf.Tensor], Any], x: tf.Tensor
+    forward: Callable[[], Any], forward_again: Callable[[list[Any]], Any], parts: list[Any]
 ) -> Any:
-    """Returns `forward(x)`, of which only `x` is kept for the backward pass.
+    """Returns `forward()`, of which only what it is given is kept for the backward pass.
+
+    Args:
+        forward: Calls the block.
+        forward_again: Calls it with other values of `parts`.
+        parts: All that the block is given, of which the floating-point tensors get gradients.
 
     Not `tf.recompute_grad`: nothing there keeps the second forward from being merged with the first, which it equals.
     """
     structure: Any = None
+    places = [place for place, part in enumerate(parts) if tf.is_tensor(part) and part.dtype.is_floating]
 
     @tf.custom_gradient
-    def run(x: tf.Tensor) -> Any:
+    def run(*given: tf.Tensor) -> Any:
         def backward(*upstream: tf.Tensor, variables: Sequence[Any] = ()) -> Any:
             # Behind what comes from above, or graph optimisation would take it for the forward done already.
             with tf.control_dependencies(upstream):
-                again = tf.identity(x)
+                again = [tf.identity(part) for part in given]
             with tf.GradientTape() as tape:
                 tape.watch(again)
-                results = _tensors(forward_again(again))
+                replaced = dict(zip(places, again, strict=True))
+                results = _tensors(forward_again([replaced.get(place, part) for place, part in enumerate(parts)]))
             gradients = tape.gradient(
                 results,
-                [again, *variables],
+                [*again, *variables],
                 output_gradients=list(upstream),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
-            return gradients[0], gradients[1:]
+            return gradients[: len(again)], gradients[len(again) :]
 
         nonlocal structure
-        structure = forward(x)
+        structure = forward()
         return _tensors(structure), backward
 
-    results = iter(run(x))
-    parts = [None if part is None else next(results) for part in tf.nest.flatten(structure)]
-    return tf.nest.pack_sequence_as(structure, parts)
+    results = iter(run(*(parts[place] for place in places)))
+    found = [None if part is None else next(results) for part in tf.nest.flatten(structure)]
+    return tf.nest.pack_sequence_as(structure, found)
 
 
 def _tensors(structure: Any) -> list[tf.Tensor]:

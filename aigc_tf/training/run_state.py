@@ -100,16 +100,26 @@ def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
     checkpoints.assign(state.model.variables, checkpoint.weights, what="weights")
     checkpoints.assign(state.optimizer.variables, checkpoint.slots, what="optimizer slots")
     for variable, average in zip(state.model.trainable_variables, state.averages, strict=bool(state.averages)):
+        if variable.path not in checkpoint.averages:
+            raise InputError(
+                f"The checkpoint has no average of {variable.path!r}: the run kept none when it was written; "
+                "take another --workdir, or training.ema_decay 0."
+            )
         average.assign(checkpoint.averages[variable.path])
     progress = {"evaluated_step": checkpoint.step} | progress  # what runs did not keep before they kept averages
     history = tuple(progress.pop("loss_history", (0.0, 0.0, 0.0)))
     state.step, state.progress = checkpoint.step, Progress(**progress, loss_history=history)
 
 
+def forget_lost_best(workdir: str, state: TrainState) -> None:
+    """Makes the next evaluation the best where the weights of the best so far are gone; called on every worker."""
+    if state.progress.best_step and not checkpoints.is_there(workdir, state.progress.best_step):
+        state.progress.best_value, state.progress.best_step = None, 0
+
+
 def repair_folder(workdir: str, state: TrainState, checkpoint: checkpoints.Checkpoint, task: Task) -> None:
     """Makes the run folder fit the checkpoint that `state` was restored from; called on the chief."""
     name, sign = task.best_metric
     progress = state.progress
-    value = sign * (progress.best_value or 0.0)
-    if not checkpoints.repair(workdir, checkpoint, best_step=progress.best_step, metric=name, value=value):
-        progress.best_value, progress.best_step = None, 0  # its weights are gone: the next evaluation is the best
+    best = checkpoints.Best(name, sign * progress.best_value) if progress.best_value is not None else None
+    checkpoints.repair(workdir, checkpoint, best_step=progress.best_step, best=best)

@@ -36,9 +36,7 @@ def cut_back(workdir: str | os.PathLike[str], *, resume_step: int) -> None:
         _write(workdir, kept)
 
 
-def append(
-    workdir: str | os.PathLike[str], record: Mapping[str, Any], *, policy: str, omitted: Iterable[int], examples: str
-) -> None:
+def append(workdir: str | os.PathLike[str], record: Mapping[str, Any], *, policy: str, omitted: Iterable[int]) -> None:
     """Adds a decision to skipped.jsonl.
 
     Args:
@@ -46,7 +44,6 @@ def append(
         record: Of the bad step, as metrics.jsonl has it.
         policy: `skip` or `rollback`.
         omitted: Steps, counted from 1, whose batches are left out.
-        examples: Where the examples of the bad step are.
     """
     line = {
         "step": record["step"],
@@ -55,7 +52,7 @@ def append(
         "finite": record["train/finite"],
         "policy": policy,
         "omitted": list(omitted),
-        "examples": os.path.basename(examples),
+        "examples": os.path.basename(examples_path(workdir, int(record["step"]))),
     }
     _write(workdir, [*_read(workdir), line])
 
@@ -87,8 +84,14 @@ def read_examples(workdir: str | os.PathLike[str], step: int = 0) -> tuple[int, 
     if step and step not in known:
         raise InputError(f"Step {step} of {os.fspath(workdir)} was not bad; bad were {', '.join(map(str, known))}.")
     step = step or max(known)
-    lines = storage.read_bytes(examples_path(workdir, step)).splitlines()
-    return step, [json.loads(line) for line in lines]
+    path = examples_path(workdir, step)
+    try:
+        rows = [json.loads(line) for line in storage.read_bytes(path).splitlines()]
+        if not rows or any(not {"loss", "weight", "example_ids"} <= row.keys() for row in rows):
+            raise ValueError("no examples in it")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not what scripts/train.py writes ({error}).") from error
+    return step, rows
 
 
 def rank_examples(example_ids: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> list[dict[str, Any]]:
@@ -134,7 +137,10 @@ def _read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in storage.read_bytes(path).splitlines()]
         return [line | {"step": int(line["step"]), "omitted": list(line["omitted"])} for line in lines]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not what scripts/train.py writes ({error}); move it away.") from error
+        raise InputError(
+            f"{path} is not what scripts/train.py writes ({error}); mend it or put it back: what a rollback left out "
+            "stands there alone, and without it those batches would be trained on again."
+        ) from error
 
 
 def _write(workdir: str | os.PathLike[str], lines: Iterable[Mapping[str, Any]]) -> None:

@@ -101,7 +101,7 @@ def extend_history(history: LossHistory, loss: tf.Tensor) -> LossHistory:
     Source: Finch 2009, Incremental calculation of weighted mean and variance, equations 140 and 143.
     """
     share = tf.maximum(1.0 / (history.steps + 1.0), 1.0 / _HISTORY_STEPS)  # the plain mean of the first ones
-    away = loss - history.mean
+    away = tf.clip_by_value(loss - history.mean, -1e18, 1e18)  # its square is a float32
     variance = (1.0 - share) * (history.variance + share * tf.square(away))
     return LossHistory(history.steps + 1.0, history.mean + share * away, variance)
 

@@ -19,6 +19,7 @@ def measure(record_property):
     """
 
     def check(law, value, bound):
+        assert value == value, f"{law}: the difference is NaN"
         record_property("law", (law, float(value), float(bound)))
         assert value <= bound, f"{law}: {value:.3g} is above the bound {bound:g}"
 

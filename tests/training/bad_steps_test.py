@@ -1,12 +1,13 @@
 """Steps whose loss or gradient is not finite, or a spike: stop, skip, roll back; and what is written of them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import InputError, Preempted, RunError
 from aigc_tf.training import checkpoints, loop, run_state, skipping
 from aigc_tf.training.step import LossHistory, extend_history, spike_limit
 from aigc_tf.training.strategy import build_devices
@@ -26,7 +27,7 @@ def spiking(model, batch):
     return regression(model, batch, scale=1e4)
 
 
-def train(workdir, *, losses=regression, strategy="none", until=None, omit=(), **changes):
+def train(workdir, *, losses=regression, strategy="none", until=None, stop_after=None, omit=(), **changes):
     defaults = dict(num_steps=24, evaluate_every=0, checkpoint_every=5, learning_rate=1e-3, strategy=strategy)
     config = tiny_task.training_config(**(defaults | changes))
     task = dataclasses.replace(tiny_task.tiny_task(config, dropout=0.1), losses=losses)
@@ -38,7 +39,7 @@ def train(workdir, *, losses=regression, strategy="none", until=None, omit=(), *
         run_state.repair_folder(str(workdir), state, newest, task)
     if omit:
         record = {"step": max(omit), "train/loss": 0.0, "train/gradient_norm": 0.0, "train/finite": True}
-        skipping.append(str(workdir), record, policy="rollback", omitted=omit, examples="")
+        skipping.append(str(workdir), record, policy="rollback", omitted=omit)
     watcher = tiny_task.ListWatcher()
     if until:
         collect = watcher.on_steps
@@ -49,7 +50,15 @@ def train(workdir, *, losses=regression, strategy="none", until=None, omit=(), *
                 raise KeyboardInterrupt
 
         watcher.on_steps = die
-    loop.train(task, config, str(workdir), state=state, devices=devices, watcher=watcher)
+    loop.train(
+        task,
+        config,
+        str(workdir),
+        state=state,
+        devices=devices,
+        watcher=watcher,
+        stop_requested=lambda: stop_after is not None and state.step >= stop_after,
+    )
     return state, watcher, task
 
 
@@ -91,14 +100,28 @@ def test_a_rollback_leaves_the_batch_out_and_equals_a_skip(tmp_path):
     ]
 
 
+def left_out(watcher):
+    return [record["step"] for record in watcher.records if record == {"step": record["step"], "train/skipped": True}]
+
+
 def test_a_rollback_of_several_batches_leaves_those_before_out_too(tmp_path):
-    _, watcher, task = train(tmp_path / "back", on_bad_step="rollback", rollback_batches=3)
-    first = bad_steps(task)[0]
-    checkpoint = (first - 1) // 5 * 5
-    left_out = [
-        record["step"] for record in watcher.records if record == {"step": record["step"], "train/skipped": True}
-    ]
-    assert [step for step in left_out if step <= first] == [s for s in range(first - 2, first + 1) if s > checkpoint]
+    whole, watcher, task = train(tmp_path / "back", on_bad_step="rollback", rollback_batches=3)
+    wanted = sorted({step for bad in bad_steps(task) for step in range(max(bad - 2, 1), bad + 1)})
+    assert left_out(watcher) == wanted
+    lines = [json.loads(line) for line in (tmp_path / "back" / "skipped.jsonl").read_text().splitlines()]
+    assert sorted({step for line in lines for step in line["omitted"]}) == wanted
+    # A checkpoint at another place, as SIGTERM writes one, changes nothing.
+    changes = dict(on_bad_step="rollback", rollback_batches=3)
+    with pytest.raises(Preempted):
+        train(tmp_path / "asked", stop_after=bad_steps(task)[0] - 2, **changes)
+    resumed, _, _ = train(tmp_path / "asked", **changes)
+    assert bytes_of(resumed) == bytes_of(whole)
+
+
+def test_a_rollback_to_several_replicas_is_the_same(tmp_path):
+    one, _, _ = train(tmp_path / "one", on_bad_step="rollback", strategy="mirrored")
+    two, _, _ = train(tmp_path / "two", on_bad_step="skip", strategy="mirrored")
+    assert bytes_of(one) == bytes_of(two)
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
@@ -139,13 +162,15 @@ def test_the_history_of_the_loss_is_hand_computed():
     assert [float(value) for value in longer] == pytest.approx([51.0, 2.02, 0.98 * (0.25 + 0.02)])
 
 
-def test_a_run_that_only_gives_bad_steps_stops(tmp_path):
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_run_that_only_gives_bad_steps_stops(tmp_path, policy):
     def hopeless(model, batch):
         values, weights = regression(model, batch)
         return values * float("nan"), weights
 
-    with pytest.raises(RunError, match="10th bad step in a row"):
-        train(tmp_path, losses=hopeless, on_bad_step="skip")
+    with pytest.raises(RunError, match="10th bad step in a row") as error:
+        train(tmp_path / policy, losses=hopeless, on_bad_step=policy)
+    assert "on_bad_step=skip" not in str(error.value)
 
 
 def test_rows_of_tokens_and_of_packs_are_ranked():

@@ -74,7 +74,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     with pytest.raises(RunError, match=r"Step \d+ gave a loss of"):
         run(tmp_path, num_steps=200, learning_rate=1e30, evaluate_every=0, checkpoint_every=1, steps_per_call=1)
     newest, _ = checkpoints.load_newest(str(tmp_path))
-    assert newest is None or all(np.isfinite(value).all() for value in newest.weights.values())
+    assert all(np.isfinite(value).all() for value in newest.weights.values())
 
 
 def test_class_weights_weight_the_mean(tmp_path):
@@ -189,7 +189,11 @@ def test_broken_newer_checkpoints_go_and_a_best_one_that_is_gone_is_forgotten(tm
     newest, _ = checkpoints.load_newest(str(tmp_path))
     state.progress.best_step, state.progress.best_value = 3, 0.5
     (tmp_path / "checkpoints" / "step-00000015").mkdir()
+    (tmp_path / "checkpoints" / ".step-00000015.partial").mkdir()
+    (tmp_path / "checkpoints" / "frozen-0.safetensors.partial-0123").write_bytes(b"half")
+    run_state.forget_lost_best(str(tmp_path), state)
     run_state.repair_folder(str(tmp_path), state, newest, tiny_task.tiny_task(tiny_task.training_config()))
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if "partial" in path.name]
     assert not (tmp_path / "checkpoints" / "step-00000015").exists()
     assert not (tmp_path / "checkpoints" / "best.json").exists()
     assert state.progress.best_value is None
