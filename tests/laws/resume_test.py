@@ -1,12 +1,5 @@
 """Law: a run that is killed and started again ends bit-equal to one that never was, dropout on."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 
@@ -72,39 +65,6 @@ def test_other_intervals_on_resume_change_no_weight(tmp_path):
         train(tmp_path / "parts", until=7)
     resumed, _ = train(tmp_path / "parts", steps_per_call=3, checkpoint_every=4)
     assert bytes_of(resumed) == bytes_of(whole)
-
-
-PROCESS = """
-import os, sys
-sys.path.insert(0, os.getcwd())
-from tests.laws.resume_test import train
-state, _ = train(sys.argv[1])
-"""
-
-
-@pytest.mark.slow
-def test_a_process_killed_with_sigkill_continues_to_the_same_bits(tmp_path):
-    whole, _ = train(tmp_path / "whole")
-    command = [sys.executable, "-c", PROCESS, str(tmp_path / "parts")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    last = tmp_path / "parts" / "checkpoints" / "last.json"
-    deadline = time.monotonic() + 120
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert last.exists(), process.stderr.read().decode()[-3000:]
-    subprocess.run(command, check=True, timeout=240)
-    ended = checkpoints.load_named(str(tmp_path / "parts"), "last")
-    assert ended.step == 14
-    assert {path: value.tobytes() for path, value in ended.weights.items()} == {
-        path: value.tobytes() for path, value in checkpoints.to_host(whole.model.variables).items()
-    }
-    assert {path: value.tobytes() for path, value in ended.slots.items()} == {
-        path: value.tobytes() for path, value in checkpoints.to_host(whole.optimizer.variables).items()
-    }
-    assert json.loads(last.read_text())["step"] == 14
-    assert not [name for name in os.listdir(last.parent) if name.startswith(".")]
 
 
 def test_the_masks_of_dropout_do_change_the_weights(tmp_path):
