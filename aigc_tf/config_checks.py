@@ -324,6 +324,11 @@ def _validate_numbers(config: ExperimentConfig) -> None:
             f"training.profile_steps is {window}; it is the first and the last step to profile, counted from 1, "
             "such as 20,24."
         )
+    if window and window[0] > config.training.num_steps:
+        raise InputError(
+            f"training.profile_steps begins at {window[0]}, but the run ends at training.num_steps, "
+            f"{config.training.num_steps}."
+        )
     if config.training.early_stopping_patience and not config.training.evaluate_every:
         raise InputError("training.early_stopping_patience counts evaluations; set training.evaluate_every too.")
 

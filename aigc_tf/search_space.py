@@ -17,7 +17,7 @@ from aigc_tf.config_checks import validate
 
 Value = str | int | float | bool
 
-_EXAMPLES = "training.learning_rate=log:1e-5..1e-3 or training.schedule=linear|cosine"
+_EXAMPLES = "'training.learning_rate=log:1e-5..1e-3' or 'training.schedule=linear|cosine'"
 _MAX_CORNERS = 4096
 """Combinations of extreme values that are checked before a sweep starts."""
 

@@ -91,7 +91,7 @@ def without_time(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "times"), [(1, 10), (2, 3)])
+@pytest.mark.parametrize(("workers", "times"), [(1, 10), (2, 2)])
 def test_a_run_killed_again_and_again_ends_as_if_it_never_was(experiment, server, workers, times, measure):
     whole, parts = f"whole-{workers}", f"parts-{workers}"
     finish(start(server, experiment, whole, workers=workers))
