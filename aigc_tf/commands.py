@@ -82,51 +82,39 @@ def _last_step(workdir: str) -> int:
 
 def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: DeviceKind | None, workers: Workers) -> None:
     """Trains with all workers there."""
-    door_of(config)  # an unknown task is refused before anything is built
+    door = door_of(config)
     with workers.connecting():
         devices = strategy.build_devices(config.training.strategy)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with contextlib.ExitStack() as stack:
-        if devices.is_chief and not dry_run:  # before the folder is read: another process may be writing its last words
-            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
-            lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
-            stack.enter_context(lock)
-        _start_alone(config, workdir, dry_run=dry_run, kind=kind, workers=workers, devices=devices)
-
-
-def _start_alone(
-    config: ExperimentConfig,
-    workdir: str,
-    *,
-    dry_run: bool,
-    kind: DeviceKind | None,
-    workers: Workers,
-    devices: Devices,
-) -> None:
-    """Trains, with no other run in the folder."""
     # A run that failed before its first checkpoint binds nobody to its config.
     stored = stored_config(workdir) if checkpoints.any_there(workdir) else None
     config = resolve(config, stored, devices)
     keras.utils.set_random_seed(config.training.seed % 2**32)
     prepared = open_prepared_of(config)
     preparation.check_matches(prepared, config)
-    task = door_of(config).build(config, prepared, devices)
+    task = door.build(config, prepared, devices)
     if dry_run:
         print(config_module.table(config))
         _print_plan(config, task, devices, kind)
         return
     verify_prepared(prepared.folder)
-    newest, complaints = checkpoints.load_newest(workdir)
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    start = {"the prepared data's sha256": prepared.sha256, "the last checkpoint's step": newest.step if newest else 0}
-    workers.compare(start | _compared(config))
-    if newest and _is_finished(newest, config) and _reported_step(workdir) == newest.step:
-        print(f"This run is finished: {newest.step} steps are done.")
-        report.print_report(report.read_report(workdir), workdir=workdir)
-        return
-    _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
+    with contextlib.ExitStack() as stack:
+        if devices.is_chief:  # before the checkpoints are read: another process may be writing its last one
+            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
+            lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
+            stack.enter_context(lock)
+        newest, complaints = checkpoints.load_newest(workdir)
+        for complaint in complaints:
+            print(complaint, file=sys.stderr)
+        last_step = newest.step if newest else 0
+        facts = {"the prepared data's sha256": prepared.sha256, "the last checkpoint's step": last_step}
+        workers.compare(facts | _compared(config))
+        if newest and _is_finished(newest, config) and _reported_step(workdir) == newest.step:
+            print(f"This run is finished: {newest.step} steps are done.")
+            report.print_report(report.read_report(workdir), workdir=workdir)
+            return
+        _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
 
 
 def _train(
