@@ -30,6 +30,7 @@ import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
+import tensorflow as tf
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
@@ -105,8 +106,17 @@ def named_variables(variables: Iterable[keras.Variable]) -> dict[str, keras.Vari
 
 
 def to_host(variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
-    """Copies variables to host arrays by path."""
-    return {path: np.asarray(variable.numpy()) for path, variable in named_variables(variables).items()}
+    """Returns what variables hold now, by path, as host arrays that no later step changes."""
+    return {path: host_array(variable) for path, variable in named_variables(variables).items()}
+
+
+def host_array(variable: keras.Variable) -> np.ndarray:
+    """Returns what a variable holds now.
+
+    On CPU it is the variable's own memory, and no copy: TensorFlow gives a variable that is updated new memory where
+    somebody else still reads the old one, so that the copy is made by the next step, in its threads.
+    """
+    return np.asarray(tf.convert_to_tensor(variable.value))
 
 
 def assign(variables: list[keras.Variable], values: Mapping[str, np.ndarray], *, what: str) -> None:

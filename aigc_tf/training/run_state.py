@@ -56,7 +56,7 @@ class TrainState:
             slots=checkpoints.to_host(self.optimizer.variables),
             progress=dataclasses.asdict(self.progress) | {"data_sha256": self.data_sha256},
             averages={
-                variable.path: np.asarray(average.numpy())
+                variable.path: checkpoints.host_array(average)
                 for variable, average in zip(trained, self.averages, strict=bool(self.averages))
             },
             frozen={} if frozen_file else self._frozen(),

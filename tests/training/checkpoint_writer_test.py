@@ -68,6 +68,21 @@ def test_frozen_variables_are_written_once_and_found_by_every_checkpoint(tmp_pat
         checkpoints.load(str(tmp_path / "checkpoints" / "step-00000003"))
 
 
+@pytest.mark.parametrize("strategy", ["none", "mirrored"])
+def test_later_steps_change_nothing_of_what_was_taken(tmp_path, strategy):
+    config = tiny_task.training_config(num_steps=4, evaluate_every=0, ema_decay=0.9, strategy=strategy)
+    task, devices = tiny_task.tiny_task(config), build_devices(strategy)
+    state = run_state.build_state(task, config, devices)
+    taken = state.checkpoint()
+    parts = (taken.weights, taken.slots, taken.averages)
+    copies = [{path: array.copy() for path, array in part.items()} for part in parts]
+    loop.train(task, config, str(tmp_path), state=state, devices=devices, watcher=tiny_task.ListWatcher())
+    now = state.checkpoint()
+    for part, copied, later in zip(parts, copies, (now.weights, now.slots, now.averages), strict=True):
+        assert all(np.array_equal(part[path], copied[path]) for path in part)
+        assert any(not np.array_equal(part[path], later[path]) for path in part)
+
+
 def test_a_disk_that_fills_up_ends_the_run_with_the_last_good_checkpoint_intact(tmp_path, monkeypatch):
     config = tiny_task.training_config(num_steps=30, evaluate_every=0, checkpoint_every=5)
     task, devices = tiny_task.tiny_task(config), build_devices("none")
