@@ -36,7 +36,7 @@ def test_ranges_and_choices_are_read_by_the_type_of_their_field():
 @pytest.mark.parametrize(
     ("texts", "sentence"),
     [
-        ([], "--search is missing: a field and the values to try, such as training.learning_rate=log:1e-5..1e-3"),
+        ([], "--search is missing: a field and the values to try, such as 'training.learning_rate=log:1e-5..1e-3"),
         (["training.learning_rate"], "--search is 'training.learning_rate'; it is a field and its values, such as"),
         (["training.learning_rate= "], "--search is 'training.learning_rate= '; it is a field and its values"),
         (["training.learning_rte=1..2"], "TrainingConfig has no field 'learning_rte'. Did you mean 'learning_rate'?"),
