@@ -282,7 +282,7 @@ class _Loop:
         self._feed = Feed(self._task, self._devices, target)
 
     def _step_to_go_back_to(self, first: int) -> int:
-        """Returns the step of the newest whole checkpoint before a step, or of the oldest where none is before it."""
+        """Returns the step of the newest whole checkpoint before a step, or of the newest of all where none is."""
         newest, complaints = checkpoints.load_newest(self._workdir, last_step=first - 1)
         for complaint in complaints:
             self._watcher.on_skipped(first, complaint)
@@ -342,7 +342,7 @@ class _Loop:
         return improved
 
     def _save(self, *, improved: bool) -> None:
-        """Copies the run and has the copy written while training goes on."""
+        """Takes what the run is now and has it written while training goes on."""
         self._saved_step = self._state.step
         if not self._devices.is_chief:
             return

@@ -1,4 +1,4 @@
-"""A run in memory: built at step 0, copied into checkpoints, restored from them."""
+"""A run in memory: built at step 0, taken into checkpoints, restored from them."""
 
 import dataclasses
 
@@ -44,10 +44,10 @@ class TrainState:
     """Of the model's trainable variables, in their order; empty where none are kept."""
 
     def checkpoint(self, *, frozen_file: str = "") -> checkpoints.Checkpoint:
-        """Returns copies of all that a run goes on from.
+        """Returns all that a run goes on from, as it is now.
 
         Args:
-            frozen_file: Where what no step changes is written already; empty: it is copied too.
+            frozen_file: Where what no step changes is written already; empty: it is taken too.
         """
         trained = self.model.trainable_variables
         return checkpoints.Checkpoint(
