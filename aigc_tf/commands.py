@@ -15,7 +15,7 @@ from rich.table import Table
 
 from aigc_tf import __version__, storage
 from aigc_tf import config as config_module
-from aigc_tf.config import ExperimentConfig, InputError, flatten
+from aigc_tf.config import ExperimentConfig, InputError, RunError, flatten
 from aigc_tf.data import preparation
 from aigc_tf.data.prepared import PreparedDataset, verify_prepared
 from aigc_tf.data.tokenizers import load_tokenizer
@@ -274,7 +274,11 @@ def _finish(
 ) -> None:
     """Judges the best weights on every split and writes the report. Every worker takes part in the evaluation."""
     last_weights = weights_by_path(state.model)
-    best = checkpoints.load_named(workdir, "best")
+    try:
+        best = checkpoints.load_named(workdir, "best")
+    except RunError as error:  # the run is not lost for that
+        print(f"{error} Judging the last weights instead.", file=sys.stderr)
+        best = checkpoints.load_named(workdir, "last")
     weights = best.weights_of(config.evaluation.weights)
     checkpoints.assign(state.model.variables, weights, what="weights")
     metrics = _judge(task, state.model, devices, config, step=best.step, stop_requested=stop_requested)

@@ -277,11 +277,12 @@ def mark_best(workdir: str | os.PathLike[str], *, step: int, metric: str, value:
 
 
 def prune(workdir: str | os.PathLike[str], *, reach: int = 0) -> None:
-    """Removes all checkpoints but the newest two, the best, and the newest from `reach` steps before the last."""
+    """Removes all checkpoints but the newest two, the best, and those from `reach` steps before the newest on."""
     folders = _folders(workdir)
     best = folder_of(workdir, "best.json")
     keep = set(folders[-2:]) | ({storage.read_json(best)["folder"]} if storage.exists(best) else set())
-    keep |= set([name for name in folders if _step_of(name) <= _step_of(folders[-1]) - reach][-1:])
+    before = [name for name in folders if _step_of(name) <= _step_of(folders[-1]) - reach]
+    keep |= set(before[-1:] + folders[len(before) :])
     for name in folders:
         if name not in keep:
             storage.remove_folder(folder_of(workdir, name))

@@ -190,6 +190,13 @@ def test_rows_of_tokens_and_of_packs_are_ranked():
     ]
 
 
+def test_losses_near_the_end_of_float32_leave_a_history_that_is_finite():
+    history = LossHistory(*(tf.constant(value) for value in (0.0, 0.0, 0.0)))
+    for loss in (3e38, 1.0, 3e38):
+        history = extend_history(history, tf.constant(loss))
+        assert all(np.isfinite(float(value)) for value in history)
+
+
 def test_a_run_without_bad_steps_has_none_to_show(tmp_path):
     with pytest.raises(InputError, match="had no bad step"):
         skipping.read_examples(str(tmp_path))

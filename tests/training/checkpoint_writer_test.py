@@ -102,3 +102,28 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_good_checkpoint_intact(
     newest, complaints = checkpoints.load_newest(tmp_path)
     assert (newest.step, complaints) == (10, [])
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if "00000015" in path.name]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_broken(tmp_path, monkeypatch):
+    for step in (5, 10):
+        checkpoints.save(tmp_path, checkpoint(step))
+    read = storage.read_bytes
+
+    def failing(path):
+        if "step-00000010/weights" in str(path):
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", failing)
+    with pytest.raises(RunError, match="cannot be read now"):
+        checkpoints.load_newest(tmp_path)
+    monkeypatch.undo()
+    assert checkpoints.load_newest(tmp_path)[0].step == 10
+
+
+def test_a_run_that_may_go_back_keeps_a_checkpoint_from_before_its_reach(tmp_path):
+    with checkpoints.Writer(tmp_path, reach=4) as writer:
+        for step in (1, 6, 8, 9, 10):
+            writer.submit(checkpoint(step))
+    there = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert there == [6, 8, 9, 10], "from the newest of 10 - 4 or before on"

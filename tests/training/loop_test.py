@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import InputError, Preempted, RunError
 from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.strategy import build_devices, resolve_jit, resolve_precision
 from tests import tiny_task
@@ -222,3 +222,42 @@ def test_frozen_weights_stay_and_are_written_once(tmp_path):
     saved = safetensors.numpy.load_file(tmp_path / "checkpoints" / "step-00000010" / "weights.safetensors")
     assert saved.keys() == after.keys() - frozen
     assert not [path for path in newest.slots if "embedding" in path]
+
+
+def test_a_run_asked_to_end_in_an_evaluation_makes_it_when_it_goes_on(tmp_path):
+    """Also that what the evaluation decides, here to stop early, is in a checkpoint then."""
+
+    def never_better(rows):
+        return tiny_task.accuracy(rows) | {"accuracy": 0.5}
+
+    changes = dict(num_steps=24, evaluate_every=6, checkpoint_every=5, early_stopping_patience=1)
+    config = tiny_task.training_config(**changes)
+    task, devices = tiny_task.tiny_task(config, score=never_better), build_devices("none")
+    whole, _, _ = run(tmp_path / "whole", task, **changes)
+    assert (whole.step, whole.progress.stopped_early) == (12, True)
+
+    state = run_state.build_state(task, config, devices)
+    watcher, asked = tiny_task.ListWatcher(), []
+
+    def stop_requested():
+        asked.append(state.step)
+        return asked.count(12) == 2  # within the evaluation after step 12
+
+    with pytest.raises(Preempted):
+        loop.train(
+            task,
+            config,
+            str(tmp_path / "asked"),
+            state=state,
+            devices=devices,
+            watcher=watcher,
+            stop_requested=stop_requested,
+        )
+    assert [step for step, _, _ in watcher.evaluations] == [6]
+    assert checkpoints.load_named(tmp_path / "asked", "last").progress["evaluated_step"] == 6
+    _, watcher, _ = run(tmp_path / "asked", task, **changes)
+    assert [step for step, _, _ in watcher.evaluations] == [12]
+    last = checkpoints.load_named(tmp_path / "asked", "last")
+    assert (last.step, last.progress["stopped_early"], last.progress["evaluated_step"]) == (12, True, 12)
+    for path, value in checkpoints.to_host(whole.model.variables).items():
+        assert np.array_equal(value, last.weights[path])
