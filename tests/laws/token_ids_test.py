@@ -209,7 +209,10 @@ def code_points(ranges):
 @pytest.mark.slow
 @pytest.mark.parametrize(("lowercase", "ranges"), [(True, UNLIKE_CHARACTERS_IN_LOWER_CASE), (False, UNLIKE_CHARACTERS)])
 def test_every_character_of_unicode_is_treated_as_by_hugging_face_but_these(lowercase, ranges):
-    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    # Planes 4 to 13 are empty and 15 and 16 private: all their characters are alike, a few stand for them.
+    named = [code for plane in (0, 1, 2, 3, 14) for code in range(plane << 16, (plane + 1) << 16)]
+    empty = [code for plane in (*range(4, 14), 15, 16) for code in range(plane << 16, (plane + 1) << 16, 257)]
+    characters = [chr(code) for code in named + empty if not 0xD800 <= code < 0xE000]
     unlike = set()
     for start in range(0, len(characters), 32768):
         some = characters[start : start + 32768]
