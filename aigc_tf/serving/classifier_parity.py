@@ -1,6 +1,7 @@
 """Whether an exported classifier answers in another process as the model does in this one.
 
-The other process gets texts and token ids; compared are the packed token ids (exact) and every output.
+The other process gets texts and token ids; compared are the packed token ids (exact) and every output. A server shows
+the outputs of signatures only, so the packed ids are one, `tokenize`: the very function that the text signature calls.
 """
 
 import dataclasses
@@ -74,7 +75,7 @@ def check_parity(
     calls = {
         "text": Call(function="serving_default", inputs=columns),
         "again": Call(function="serving_default", inputs=columns),
-        "pack": Call(function="pack", inputs=columns),
+        "pack": Call(function="tokenize", inputs=columns),
         "ids": Call(function="token_ids", inputs=model_inputs(model, full)),
         "empty": Call(function="serving_default", inputs={name: value[:0] for name, value in columns.items()}),
     }

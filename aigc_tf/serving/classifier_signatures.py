@@ -143,7 +143,7 @@ class ClassifierModule(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions of the SavedModel under their names."""
-        return {"serving_default": self.serve_text, "token_ids": self.serve_token_ids}
+        return {"serving_default": self.serve_text, "token_ids": self.serve_token_ids, "tokenize": self.pack}
 
 
 def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:

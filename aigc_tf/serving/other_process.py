@@ -1,21 +1,31 @@
-"""Calls a SavedModel's functions in another process, as a server would run them.
+"""Calls a SavedModel's signatures in another process, as a server would run them.
 
-That process knows TensorFlow and tensorflow-text and nothing of ours, and has XLA switched off as TensorFlow Serving
-has it. It computes on the CPU: another device would answer differently by more than parity allows.
+That process is `serving.stand_in`: TensorFlow's C API, tensorflow-text's ops, XLA switched off as TensorFlow Serving
+has it, nothing of TensorFlow's Python and nothing of ours but the program itself. It computes on the CPU: another
+device would answer differently by more than parity allows.
 """
 
 import base64
+import contextlib
 import dataclasses
+import importlib.util
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, cast
 
 import numpy as np
 
+import aigc_tf
 from aigc_tf.config import RunError
 
 HOSTILE_TEXTS: tuple[str | bytes, ...] = (
@@ -30,48 +40,29 @@ HOSTILE_TEXTS: tuple[str | bytes, ...] = (
     "long " * 2000,
 )
 """Texts that every export is tried on, besides those of the caller."""
-_WORKER_SECONDS = 900
+_SECONDS = 900
+_NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "float32"}
+"""NumPy's name of a type where TensorFlow has another; bfloat16 is none of NumPy's."""
 
-# Runs alone (-I: no environment, no working directory). Reads one JSON line; arrays come and go in .npz files, strings
-# as base64.
-_WORKER = r"""
-import base64, ctypes, glob, json, os, sys, time
-request = json.loads(sys.stdin.readline())
-import numpy as np, tensorflow as tf, tensorflow_text
-xla = "on"
-for library in glob.glob(os.path.join(os.path.dirname(tf.__file__), "libtensorflow_*.so*")):
-    disable = getattr(ctypes.CDLL(library), "_ZN10tensorflow21DisableXlaCompilationEv", None)
-    if disable is not None:
-        disable()
-        xla = "off"
-started = time.monotonic()
-model = tf.saved_model.load(request["folder"])
-load_seconds = time.monotonic() - started
-arrays, answers, seconds = dict(np.load(request["inputs"])), {}, []
-for number, name in enumerate(request["functions"]):
-    function = model.signatures[name] if name in model.signatures else getattr(model, name)
-    inputs = {key.split("/")[1]: value for key, value in arrays.items() if key.split("/")[0] == str(number)}
-    tensors = {key: tf.constant([base64.b64decode(text) for text in value], tf.string, shape=[len(value)])
-        if value.dtype.kind == "S" else tf.constant(value) for key, value in inputs.items()}
-    started = time.monotonic()
-    outputs = {key: value.numpy() for key, value in function(**tensors).items()}
-    seconds.append(time.monotonic() - started)
-    for key, value in outputs.items():
-        answers[f"{number}/{key}"] = (np.array([base64.b64encode(text) for text in value], "S")
-            if value.dtype == object else value)
-np.savez(request["outputs"], **answers)
-print(json.dumps({"xla": xla, "load_seconds": load_seconds, "seconds": seconds}))
-"""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The TensorFlow that a model is tried in."""
+
+    tensorflow: Path
+    """Folder with libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as a wheel has them."""
+    text_ops: Path | None
+    """Folder with the .so files of tensorflow-text's ops."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """One call of a function of a SavedModel."""
+    """One call of a signature of a SavedModel."""
 
     function: str
-    """Name of a signature, or of a function that the saved module holds."""
+    """Name of the signature."""
     inputs: Mapping[str, np.ndarray]
-    """By name; strings as `(B,)` arrays of bytes objects."""
+    """By name; strings as arrays of bytes objects."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,53 +83,198 @@ def bytes_array(texts: Sequence[str | bytes]) -> np.ndarray:
     return np.array([text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts], object)
 
 
-def call_elsewhere(folder: str | os.PathLike[str], calls: Sequence[Call]) -> Answers:
+def installed_runtime() -> Runtime:
+    """Returns the runtime of the installed packages, without importing them.
+
+    Raises:
+        RunError: If one is not installed.
+    """
+    folders = []
+    for package in ("tensorflow", "tensorflow_text"):
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise RunError(f"The package {package} is not installed; exported models are tried with its libraries.")
+        folders.append(Path(found.submodule_search_locations[0]))
+    return Runtime(tensorflow=folders[0], text_ops=folders[1] / "python" / "ops")
+
+
+def call_elsewhere(folder: str | os.PathLike[str], calls: Sequence[Call], *, runtime: Runtime | None = None) -> Answers:
     """Loads a SavedModel in a new process and makes the calls one after another.
 
     Raises:
-        RunError: If the process fails; its last words are named.
+        RunError: If the process or a call fails; its last words are named.
     """
-    inputs = {f"{n}/{name}": _encoded(value) for n, call in enumerate(calls) for name, value in call.inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="aigc_tf-parity-") as scratch:
-        files = {name: os.path.join(scratch, f"{name}.npz") for name in ("inputs", "outputs")}
-        with open(files["inputs"], "wb") as file:
-            np.savez(file, allow_pickle=False, **inputs)
-        functions = [call.function for call in calls]
-        done = _run_worker(json.dumps({"folder": os.path.abspath(folder), "functions": functions, **files}))
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-            raise RunError(f"The exported model fails in a new process (exit {done.returncode}): {lines[-1][:300]}.")
-        outputs: list[dict[str, np.ndarray]] = [{} for _ in calls]
-        with np.load(files["outputs"]) as answers:
-            for key in answers.files:
-                number, name = key.split("/")
-                outputs[int(number)][name] = _decoded(answers[key])
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return Answers(outputs=outputs, **facts)
+    with StandIn(folder, runtime=runtime) as model:
+        answers = [model.timed_call(call.function, call.inputs) for call in calls]
+        return Answers(
+            outputs=[outputs for outputs, _ in answers],
+            seconds=[seconds for _, seconds in answers],
+            load_seconds=model.load_seconds,
+            xla=model.xla,
+        )
 
 
-def _run_worker(request: str) -> subprocess.CompletedProcess[str]:
+class StandIn:
+    """A process that has loaded a SavedModel and answers until the block ends. Threads may share it.
+
+    Args:
+        folder: The SavedModel.
+        runtime: The TensorFlow to load it with; None for the installed one.
+        num_threads: Requests that run at once.
+    Raises:
+        RunError: If the model cannot be loaded, or the process ends; its last words are named.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, runtime: Runtime | None = None, num_threads: int = 1):
+        ready = Future[dict[str, Any]]()
+        self._numbers = itertools.count()
+        self._death: RunError | None = None
+        self._waiting: dict[int | None, Future[dict[str, Any]]] = {None: ready}  # by the id of the request
+        # Two: while a long request waits for the process to read it, replies must go on being read.
+        self._lock, self._write_lock = threading.Lock(), threading.Lock()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  not a pipe, which would have to be emptied
+        self._process = _start(os.path.abspath(folder), runtime or installed_runtime(), num_threads, self._errors)
+        self._requests, self._replies = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read_replies, daemon=True)
+        self._reader.start()
+        try:
+            facts = _checked(_wait(ready))
+        except BaseException:
+            self.close()
+            raise
+        self.load_seconds: float = facts["load_seconds"]
+        self.xla: str = facts["xla"]
+        """`off`, or `on` where the runtime cannot switch it off."""
+        self.tensorflow: str = facts["tensorflow"]
+        """Version of the runtime."""
+        self.signatures: dict[str, dict[str, Any]] = facts["signatures"]
+        """By name: `method`, and of each of `inputs` and `outputs` its `dtype`, `shape` and `tensor`."""
+
+    def submit(self, request: Mapping[str, Any]) -> "Future[dict[str, Any]]":
+        """Sends a request as `serving.stand_in` takes it and returns the reply to come, which may be an error's.
+
+        The future raises RunError where the process ends before it replies.
+        """
+        reply, number = Future[dict[str, Any]](), next(self._numbers)
+        with self._lock:
+            if self._death is not None:
+                reply.set_exception(self._death)
+                return reply
+            self._waiting[number] = reply
+        with self._write_lock, contextlib.suppress(OSError, ValueError):  # where it has ended, _read_replies says so
+            self._requests.write(json.dumps({**request, "id": number}).encode() + b"\n")
+            self._requests.flush()
+        return reply
+
+    def call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Calls a signature.
+
+        Args:
+            signature: Its name.
+            inputs: By name; strings as arrays of bytes objects.
+        Returns:
+            The outputs by name; strings as arrays of bytes objects, bfloat16 as float32.
+        Raises:
+            RunError: If the call fails; what TensorFlow says is named.
+        """
+        return self.timed_call(signature, inputs)[0]
+
+    def timed_call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+        """Returns what `call` does, and the seconds that TensorFlow took."""
+        request = {
+            "signature_name": signature,
+            "inputs": {name: _to_json(value) for name, value in inputs.items()},
+            "shapes": {name: value.shape for name, value in inputs.items()},
+        }
+        reply = _checked(_wait(self.submit(request)))
+        kinds = self.signatures[signature]["outputs"]
+        outputs = {
+            name: _from_json(value, kinds[name]["dtype"], reply["shapes"][name])
+            for name, value in reply["outputs"].items()
+        }
+        return outputs, reply["seconds"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()  # there is nothing it could lose
+        self._process.wait()
+        self._reader.join()
+        for file in (self._requests, self._replies, self._errors):
+            with contextlib.suppress(OSError):  # a line that was not read
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_replies(self) -> None:
+        for line in self._replies:
+            reply = json.loads(line)
+            with self._lock:
+                waiting = self._waiting.pop(reply.get("id"), None)
+            if waiting is not None:
+                waiting.set_result(reply)
+        death = self._last_words()
+        with self._lock:
+            self._death = death
+            left, self._waiting = self._waiting, {}
+        for waiting in left.values():
+            waiting.set_exception(death)
+
+    def _last_words(self) -> RunError:
+        code = self._process.wait()
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return RunError(f"The exported model fails in a new process ({ended}): {(lines or ['no message'])[-1][:300]}.")
+
+
+def _start(folder: str, runtime: Runtime, num_threads: int, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
     # Not the GPU: this process holds its memory, and the comparison is one of CPU with CPU.
     environment = {k: v for k, v in os.environ.items() if k not in ("TF_XLA_FLAGS", "XLA_FLAGS", "TF_CONFIG")}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, "-I", "-c", _WORKER]
+    # -E, -s: what the user has set for other Pythons does not count. The module is found in the working directory.
+    return subprocess.Popen(
+        [
+            *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", f"--model={folder}"],
+            *[f"--tensorflow={runtime.tensorflow}", f"--text_ops={runtime.text_ops or ''}", f"--threads={num_threads}"],
+        ],
+        cwd=Path(aigc_tf.__file__).parents[1],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+    )
+
+
+def _wait(reply: "Future[dict[str, Any]]") -> dict[str, Any]:
     try:
-        return subprocess.run(
-            command,
-            input=request + "\n",
-            capture_output=True,
-            text=True,
-            timeout=_WORKER_SECONDS,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RunError(f"The process that tries the exported model gave no answer in {_WORKER_SECONDS} s.") from error
+        return reply.result(timeout=_SECONDS)
+    except TimeoutError as error:
+        raise RunError(f"The process that tries the exported model gave no answer in {_SECONDS} s.") from error
 
 
-def _encoded(values: np.ndarray) -> np.ndarray:
-    return np.array([base64.b64encode(text) for text in values], "S") if values.dtype == object else values
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    if "error" in reply:
+        raise RunError(f"The exported model fails in a new process: {reply['code']}: {reply['error'][:300]}")
+    return reply
 
 
-def _decoded(values: np.ndarray) -> np.ndarray:
-    return np.array([base64.b64decode(text) for text in values], object) if values.dtype.kind == "S" else values
+def _to_json(values: np.ndarray) -> Any:
+    if values.dtype != object:
+        return values.tolist()
+    encoded = [{"b64": base64.b64encode(text).decode()} for text in values.ravel()]
+    return np.array(encoded, object).reshape(values.shape).tolist()
+
+
+def _from_json(value: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    if dtype != "string":
+        return np.array(value, _NUMPY.get(dtype, dtype)).reshape(shape)
+    values = np.empty(shape, object)
+    values.ravel()[:] = [base64.b64decode(text["b64"]) for text in np.ravel(np.array(value, object))]
+    return values

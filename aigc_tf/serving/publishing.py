@@ -33,7 +33,7 @@ from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
-_FORMAT = 3
+_FORMAT = 4
 """Raise it when the same model would export to another graph or manifest."""
 
 

@@ -83,13 +83,17 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
     assert signatures["token_ids"]["inputs"] == {
         name: ["int32", [None, 16]] for name in ("padding_mask", "segment_ids", "token_ids")
     }
-    for signature in signatures.values():
-        assert signature["outputs"] == {
+    for name in ("serving_default", "token_ids"):
+        assert signatures[name]["outputs"] == {
             "label": ["string", [None]],
             "label_id": ["int32", [None]],
             "logits": ["float32", [None, 3]],
             "probabilities": ["float32", [None, 3]],
         }
+    assert signatures["tokenize"]["inputs"] == signatures["serving_default"]["inputs"]
+    assert signatures["tokenize"]["outputs"] == {
+        name: ["int32", [None, None]] for name in ("padding_mask", "segment_ids", "token_ids")
+    }
 
 
 def test_every_weight_is_saved_once_and_nothing_of_the_training(exported):

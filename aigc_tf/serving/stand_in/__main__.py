@@ -1,0 +1,126 @@
+"""Stands in for tensorflow_model_server where there is none: loads a SavedModel as it does and answers lines of JSON.
+
+    python -m aigc_tf.serving.stand_in --model=saved_models/NAME/1 --tensorflow=.../site-packages/tensorflow \
+        --text_ops=.../site-packages/tensorflow_text/python/ops [--threads=2]
+
+The standard library and TensorFlow's C API, nothing else: no Python of TensorFlow's and none of the code that exports.
+It reads one request a line and writes one reply a line; the first line out says whether the model is loaded.
+
+    {"id": 1, "signature_name": "serving_default", "inputs": {"text": ["Good.", {"b64": "/w=="}]}}
+    {"id": 1, "outputs": {"label": [{"b64": "Z29vZA=="}, ...]}, "shapes": {"label": [2], ...}, "seconds": 0.01}
+    {"id": 2, "error": "...", "code": "INVALID_ARGUMENT"}
+
+With several threads replies come in any order. It ends when its input does.
+"""
+
+import argparse
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aigc_tf.serving.stand_in.answering import answer_line
+from aigc_tf.serving.stand_in.c_api import Model, Runtime
+from aigc_tf.serving.stand_in.status import StatusError
+from aigc_tf.serving.stand_in.tensors import DTYPES
+from aigc_tf.serving.stand_in.wire_format import TensorInfo
+
+
+def main() -> int:
+    """Loads the model, answers until the input ends, and returns the exit status: 1 where it cannot be loaded."""
+    flags = _read_flags()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to whoever started this process, which then ends it
+    write = _open_replies()
+    started = time.perf_counter()
+    try:
+        model = Model(runtime := Runtime(flags.tensorflow, flags.text_ops), flags.model)
+    except StatusError as error:
+        write({"ready": False, "error": error.message, "code": error.code})
+        return 1
+    write(
+        {
+            "ready": True,
+            "tensorflow": runtime.version,
+            "xla": runtime.xla,
+            "load_seconds": time.perf_counter() - started,
+            "signatures": _describe(model),
+        }
+    )
+    _serve(model, write, num_threads=flags.threads)
+    model.close()
+    return 0
+
+
+def _read_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of the SavedModel")
+    parser.add_argument("--tensorflow", required=True, help="folder with libtensorflow_cc.so.2")
+    parser.add_argument("--text_ops", default="", help="folder with the .so files of tensorflow-text's ops")
+    parser.add_argument("--threads", type=int, default=1, help="requests that run at once")
+    return parser.parse_args()
+
+
+def _open_replies() -> Callable[[dict[str, Any]], None]:
+    """Returns what writes a reply; anything that a library prints goes to the error output instead."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def write(reply: dict[str, Any]) -> None:
+        line = json.dumps(reply).encode() + b"\n"
+        with lock:
+            replies.write(line)
+            replies.flush()
+
+    return write
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    def describe(infos: dict[str, TensorInfo]) -> dict[str, Any]:
+        return {
+            name: {"dtype": DTYPES.get(info.dtype, str(info.dtype)), "shape": info.shape, "tensor": info.tensor}
+            for name, info in infos.items()
+        }
+
+    return {
+        name: {"method": value.method, "inputs": describe(value.inputs), "outputs": describe(value.outputs)}
+        for name, value in model.signatures.items()
+    }
+
+
+def _serve(model: Model, write: Callable[[dict[str, Any]], None], *, num_threads: int) -> None:
+    lines: queue.Queue[bytes] = queue.Queue(maxsize=num_threads)  # what waits, waits in the pipe
+
+    def work() -> None:
+        while line := lines.get():
+            try:
+                write(answer_line(model, line))
+            except BrokenPipeError:  # whoever asked is gone
+                os._exit(1)
+
+    threading.excepthook = _end  # or whoever asked would wait for ever
+    threads = [threading.Thread(target=work) for _ in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for line in sys.stdin.buffer:
+        if line.strip():
+            lines.put(line)
+    for _ in threads:
+        lines.put(b"")
+    for thread in threads:
+        thread.join()
+
+
+def _end(failure: threading.ExceptHookArgs) -> None:
+    sys.excepthook(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Answers one request of a line of JSON, in the words of TensorFlow Serving's RunPredict (predict_util.cc)."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aigc_tf.serving.stand_in.c_api import Model
+from aigc_tf.serving.stand_in.status import StatusError, invalid
+from aigc_tf.serving.stand_in.tensors import tensor_from_json, tensor_to_json
+from aigc_tf.serving.stand_in.wire_format import Signature
+
+DEFAULT_SIGNATURE = "serving_default"
+_KEYS = ("signature_name", "inputs", "shapes", "output_filter")
+
+
+def answer_line(model: Model, line: bytes) -> dict[str, Any]:
+    """Returns the reply to a line; whatever is wrong with it is in the reply."""
+    number = None
+    try:
+        request = _parse(line)
+        number = request.pop("id", None)
+        return {"id": number, **answer_request(model, request)}
+    except StatusError as error:
+        return {"id": number, "error": error.message, "code": error.code}
+    except (RecursionError, MemoryError) as error:
+        return {
+            "id": number,
+            "error": f"The request is too large: {type(error).__name__}",
+            "code": "RESOURCE_EXHAUSTED",
+        }
+
+
+def answer_request(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs a signature.
+
+    Args:
+        model: Which.
+        request: `signature_name`, by default serving_default; `inputs`, by name; optionally `shapes` of inputs, by
+            name, for those without elements, and `output_filter`, the names of the outputs wanted.
+    Returns:
+        `outputs` by name, `shapes` of these, and the `seconds` TensorFlow took.
+    Raises:
+        StatusError: If the request does not fit, or TensorFlow fails.
+    """
+    unknown = sorted(set(request) - set(_KEYS))
+    if unknown:
+        raise invalid(f"A request has the keys id, {', '.join(_KEYS)}; received {', '.join(map(repr, unknown))}.")
+    name = request.get("signature_name") or DEFAULT_SIGNATURE
+    if not isinstance(name, str):
+        raise invalid("'signature_name' key must be a string value.")
+    if name not in model.signatures:
+        raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
+    signature = model.signatures[name]
+    inputs, shapes = request.get("inputs", {}), request.get("shapes", {})
+    if not isinstance(inputs, dict) or not isinstance(shapes, dict):
+        raise invalid("'inputs' and 'shapes' must be objects that map names to values.")
+    _check_names(signature, inputs)
+    outputs = _wanted(signature, request.get("output_filter") or [])
+    fed = {
+        key: tensor_from_json(inputs[key], info.dtype, shape=shapes.get(key)) for key, info in signature.inputs.items()
+    }
+    started = time.perf_counter()
+    found = model.run(signature, fed, outputs)
+    seconds = time.perf_counter() - started
+    return {
+        "outputs": {key: tensor_to_json(tensor) for key, tensor in found.items()},
+        "shapes": {key: tensor.shape for key, tensor in found.items()},
+        "seconds": seconds,
+    }
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise invalid(f"JSON Parse error: {error}") from None
+    if not isinstance(request, dict):
+        raise invalid("JSON Value: a request is an object")
+    return request
+
+
+def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
+    expected = sorted(signature.inputs)
+    extra, missing = sorted(set(inputs) - set(expected)), sorted(set(expected) - set(inputs))
+    if len(inputs) != len(expected):
+        raise invalid(
+            f"input size does not match signature: {len(inputs)}!={len(expected)} len({{{','.join(sorted(inputs))}}}) "
+            f"!= len({{{','.join(expected)}}}). Sent extra: {{{','.join(extra)}}}. "
+            f"Missing but required: {{{','.join(missing)}}}."
+        )
+    if missing:
+        raise invalid(
+            f"Signature input alias: {missing[0]}(feed name: {signature.inputs[missing[0]].tensor}) not found in "
+            "request and no default value provided. Inputs expected to be in the request "
+            f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
+        )
+
+
+def _wanted(signature: Signature, names: Any) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise invalid("'output_filter' must be a list of names.")
+    for number, name in enumerate(names):
+        if name not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
+                f"{{{','.join(signature.outputs)}}}."
+            )
+        if name in names[:number]:
+            raise invalid(f"duplicate output tensor alias: {name}")
+    return names or list(signature.outputs)
