@@ -168,9 +168,14 @@ def _build_pack(model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec) -> 
 def _of_texts(body: Callable[..., dict[str, tf.Tensor]], spec: ServingSpec) -> Any:
     """Makes `body` a graph function of `text`, or of `text` and `text_b`: these become keys of a request's JSON."""
     text, text_b = (tf.TensorSpec([None], tf.string, name=name) for name in ("text", "text_b"))
+
+    # The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
+    def checked(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return body(*[tf.ensure_shape(column, [None]) for column in columns])
+
     if spec.is_pair:
-        return tf.function(lambda text, text_b: body(text, text_b), input_signature=[text, text_b])
-    return tf.function(lambda text: body(text), input_signature=[text])
+        return tf.function(lambda text, text_b: checked(text, text_b), input_signature=[text, text_b])
+    return tf.function(lambda text: checked(text), input_signature=[text])
 
 
 def _build_signatures(model: keras.Model, pack: Any, spec: ServingSpec) -> tuple[Any, Any]:
@@ -182,6 +187,7 @@ def _build_signatures(model: keras.Model, pack: Any, spec: ServingSpec) -> tuple
 
     @tf.function(input_signature=[inputs])
     def serve_token_ids(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        batch = {name: tf.ensure_shape(ids, inputs[name].shape) for name, ids in batch.items()}
         return answer(model(batch, training=False), spec)
 
     return _of_texts(serve_text, spec), serve_token_ids

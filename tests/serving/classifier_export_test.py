@@ -16,6 +16,7 @@ from aigc_tf.serving import classifier_export, publishing
 from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_parity import Parity, check_parity
 from aigc_tf.serving.classifier_signatures import ServingSpec
+from aigc_tf.serving.other_process import StandIn, bytes_array
 from aigc_tf.serving.predictor import Predictor
 from tests.tiny_classifier import build_model, load_tokenizer, logits_of, make_batch
 
@@ -94,6 +95,23 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
     assert signatures["tokenize"]["outputs"] == {
         name: ["int32", [None, None]] for name in ("padding_mask", "segment_ids", "token_ids")
     }
+
+
+def test_a_request_of_another_shape_is_an_error_and_the_server_lives_on(exported):
+    ids = np.ones([2, 16], np.int32)
+    with StandIn(exported[1].path) as server:
+        for signature in ("serving_default", "tokenize"):
+            for shape in ([], [3, 0], [1, 1]):
+                with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):
+                    server.call(signature, {"text": np.full(shape, b"abc", object)})
+        for name in ("token_ids", "segment_ids", "padding_mask"):
+            for shape in ([], [2], [2, 1], [2, 17], [2, 16, 1]):
+                with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):
+                    server.call(
+                        "token_ids",
+                        {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids, name: np.ones(shape, np.int32)},
+                    )
+        assert server.call("serving_default", {"text": bytes_array(["abc"])})["label"].shape == (1,)
 
 
 def test_every_weight_is_saved_once_and_nothing_of_the_training(exported):
