@@ -11,6 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "aigc_tf/__init__.py").re
 CORE = [
     "absl-py",  # flags
     "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
+    "jinja2",  # the files of a deployment
     "keras>=3.15",
     "keras-nlp==0.32.*",  # KerasHub under its first name: BERT, its presets and their conversion
     "matplotlib",  # confusion matrices
@@ -45,7 +46,18 @@ EXTRAS = {
     "sweep": ["optuna>=5,<6"],
     # The peer that benchmarks/classifier_reference.py compares with.
     "bench": ["torch", "transformers"],
-    "test": ["import-linter", "mypy", "optuna>=5,<6", "pytest", "pytest-timeout", "pytest-xdist", "pyyaml", "ruff"],
+    "test": [
+        "check-jsonschema",  # Compose files
+        "import-linter",
+        "kubernetes-validate",
+        "mypy",
+        "optuna>=5,<6",
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "pyyaml",
+        "ruff",
+    ],
     # No extra for TPU: tensorflow-tpu takes the place of tensorflow, which pip cannot express. docs/install.md has it.
 }
 
@@ -57,6 +69,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["aigc_tf", "aigc_tf.*"]),
+    package_data={"aigc_tf.serving": ["deployment_templates/**"]},
     python_requires=">=3.11,<3.13",
     install_requires=CORE,
     extras_require=EXTRAS,

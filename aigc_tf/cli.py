@@ -247,6 +247,31 @@ def generate(options: Options) -> None:
     )
 
 
+def render_deployment(options: Options) -> None:
+    """Writes the files that serving exported models needs."""
+    output = _path(options.deployment)
+    if not output:
+        raise InputError(f"--output is missing: {HELP['deployment']}")
+    _check_no_file("--output", output)
+    folders = [_path(folder) for folder in options.exports or []]
+    for folder in folders:
+        if not storage.exists(folder):
+            raise InputError(f"There is no model {folder}.{_nearest(folder)}")
+    batching = _optional_path(options, "batching")
+    if batching and not os.path.isfile(batching):
+        raise InputError(f"There is no file {batching}.{_nearest(batching)}")
+    room = importlib.import_module("aigc_tf.serving.deployment")  # not a heavy room, but its libraries are for it alone
+    done = room.render_deployment(
+        folders,
+        output=output,
+        stable=options.stable or [],
+        canary=options.canary or [],
+        batching=batching,
+        overwrite=options.overwrite,
+    )
+    print(done)
+
+
 def launch(options: Options) -> None:
     """Runs a command as several workers on this host and ends with the status of the first that fails."""
     if options.num_workers is None or options.num_workers < 1:

@@ -24,6 +24,9 @@ from aigc_tf.config_files import load_config
 Options = types.SimpleNamespace
 """The values of a script's flags by name; `config` is an ExperimentConfig or None, `config_path` its file."""
 
+_TYPED = {"exports": "model", "deployment": "output"}
+"""What a user types for a flag that means something else, or may be repeated, in another script."""
+
 HELP: dict[str, str] = {
     "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
     "workdir": "Folder of the run, such as runs/s1; local or gs://.",
@@ -50,13 +53,18 @@ HELP: dict[str, str] = {
     "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
     "trials": "Trials of the whole sweep.",
     "step": "The bad step, counted from 1; 0: the last one.",
+    "exports": "Folder of an exported model, such as saved_models/bert_sentiment; once for each to serve.",
+    "deployment": "Folder to write, such as deploy/reviews; the deployment is called by its last name.",
+    "stable": "Version behind the label stable, or NAME:VERSION of one of several models; the newest if left out.",
+    "canary": "The same for the label canary; no such label if left out.",
+    "batching": "Batching file of TensorFlow Serving to take instead of a rendered one.",
     "num_workers": "Processes to start, at least 1.",
     "command": "What each of them runs.",
     "debug": "Show the traceback of an error.",
 }
 CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
 
-_VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output")}
+_VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output", "batching")}
 _VALUE_NAMES |= {
     name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")
 }
@@ -64,6 +72,10 @@ _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repeti
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
     "model": "FOLDER",
+    "exports": "FOLDER",
+    "deployment": "FOLDER",
+    "stable": "VERSION",
+    "canary": "VERSION",
     "device": "NAME",
     "text_b": "TEXT",
     "prompt": "TEXT",
@@ -72,7 +84,7 @@ _VALUE_NAMES |= {
     "checkpoint": "|".join(CHECKPOINTS),
 }
 _BOOLEANS = ("dry_run", "overwrite", "debug")
-_REPEATED = ("text", "text_b", "prompt", "stop", "search")
+_REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
 _COUNTS = {"trials": 20, "step": 0, "num_workers": None}
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
@@ -104,7 +116,7 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
             raise SystemExit(0)
         # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
         rest = values([argv[0], *arguments], known_only=True)[1:]
-        options = Options(**{name: values[name].value for name in names if name not in ("config", "command")})
+        options = Options(**{name: values[typed(name)].value for name in names if name not in ("config", "command")})
         options.command = command
         options.config, options.config_path = None, ""
         if "config" in names:
@@ -125,11 +137,16 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
     return options
 
 
+def typed(name: str) -> str:
+    """Returns what a user types for a key of `HELP`."""
+    return _TYPED.get(name, name)
+
+
 def help_text(names: Sequence[str], description: str) -> str:
     """Returns the description, then the flags with their meaning, and how to set fields of the config."""
     lines = [description.strip(), "", "Flags:"]
     for name in names:
-        flag = f"--[no]{name}" if name in _BOOLEANS else f"--{name}={_VALUE_NAMES.get(name, name.upper())}"
+        flag = f"--[no]{name}" if name in _BOOLEANS else f"--{typed(name)}={_VALUE_NAMES.get(name, name.upper())}"
         flag = "-- COMMAND" if name == "command" else flag
         lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
     if "config" in names:
@@ -150,7 +167,7 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
         if name in _BOOLEANS:
             flags.DEFINE_bool(name, False, HELP[name], flag_values=values)
         elif name in _REPEATED:
-            flags.DEFINE_multi_string(name, None, HELP[name], flag_values=values)
+            flags.DEFINE_multi_string(typed(name), None, HELP[name], flag_values=values)
         elif name in _SETTINGS:
             flags.DEFINE(_NUMBERS[type(_SETTINGS[name])], name, None, HELP[name], flag_values=values)
         elif name in _COUNTS:
@@ -158,7 +175,7 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
         elif name == "checkpoint":
             flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
         elif name not in ("config", "command"):
-            flags.DEFINE_string(name, None, HELP[name], flag_values=values)
+            flags.DEFINE_string(typed(name), None, HELP[name], flag_values=values)
     return values
 
 
@@ -252,7 +269,7 @@ def _unknown_flag(name: str, names: Sequence[str]) -> str:
     fields = [path for path in flatten(ExperimentConfig()) if path.rpartition(".")[2] == name]
     if fields and "config" in names:
         return f"There is no flag --{name}. Did you mean --config.{fields[0]}?"
-    hint = suggest(name, names).replace("'", "")
+    hint = suggest(name, [typed(known) for known in names]).replace("'", "")
     return f"There is no flag --{name}.{re.sub(r'mean ', 'mean --', hint)}"
 
 

@@ -166,7 +166,7 @@ def test_every_flag_of_a_script_stands_on_its_page(monkeypatch):
         monkeypatch.setattr(cli, "run", lambda command, asked=asked, **rest: asked.update(rest))
         runpy.run_path(str(script), run_name="__main__")
         for flag in asked["flags"]:
-            shown = flag in ("dry_run", "command") or f"--{flag}" in page
+            shown = flag in ("dry_run", "command") or f"--{flag_parsing.typed(flag)}" in page
             assert shown or (flag == "config" and "workdir" in asked["flags"]), f"{script.name} --{flag}"
 
 

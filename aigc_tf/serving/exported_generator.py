@@ -19,7 +19,8 @@ from aigc_tf.serving.continuations import (
     settings_of,
 )
 from aigc_tf.serving.generator_signatures import SETTINGS
-from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, load_exported, read_manifest
+from aigc_tf.serving.loading import load_exported
+from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
 
 
 class ExportedGenerator:

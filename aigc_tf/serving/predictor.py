@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from aigc_tf import storage
 from aigc_tf.config import InputError
-from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, load_exported, read_manifest
+from aigc_tf.serving.loading import load_exported
+from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
 
 TextFunction = Callable[[Sequence[str | bytes], Sequence[str | bytes] | None], dict[str, np.ndarray]]
 """`call(texts, texts_b or None)` -> outputs of the text signature, each with one row per text."""

@@ -1,16 +1,12 @@
-"""The numbered versions of an exported model: finding the newest, reading its manifest, loading it."""
+"""The numbered versions of an exported model: finding the newest, reading its manifest. Without TensorFlow."""
 
 import difflib
 import os
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_text  # noqa: F401  registers the ops of the tokenizers
-
 from aigc_tf import storage
-from aigc_tf.config import InputError, RunError
-from aigc_tf.data.sentence_piece import without_notice
+from aigc_tf.config import InputError
 
 MANIFEST_FILE = "manifest.json"
 
@@ -68,17 +64,3 @@ def read_manifest(folder: str | os.PathLike[str], *, task: str) -> dict[str, Any
         script = "scripts/generate.py" if found == "generate" else "scripts/predict.py"
         raise InputError(f"The model {os.fspath(folder)} is one of task {found!r}, not {task!r}; ask it by {script}.")
     return manifest
-
-
-def load_exported(folder: str | os.PathLike[str]) -> Any:
-    """Loads a SavedModel. Hold what it returns by a name: it owns the variables of its functions.
-
-    Raises:
-        RunError: If it cannot be loaded.
-    """
-    try:
-        with without_notice():
-            return tf.saved_model.load(os.fspath(folder))
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise RunError(f"The exported model {os.fspath(folder)} cannot be loaded: {reason}") from error
