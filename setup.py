@@ -25,6 +25,7 @@ CORE = [
     "tensorboard",  # not every tensorflow package brings it
     "tensorflow>=2.20,<2.22",
     "tensorflow-datasets",
+    "tensorflow-serving-api>=2.20,<2.22",  # messages of the server's config, warm-up files and gRPC
     "tensorflow-text",  # the tokenizer, in the same C++ op when data is prepared and when texts are served
     "tokenizers",  # learns WordPiece vocabularies; GPT-2's byte pairs
 ]
@@ -32,8 +33,6 @@ CORE = [
 EXTRAS = {
     # CUDA libraries as pip packages, for a machine that has the driver only.
     "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
-    # Client stubs of TensorFlow Serving's gRPC interface; REST needs none.
-    "serving": ["tensorflow-serving-api>=2.19"],
     # Ended in 2024, with wheels up to Python 3.11. It imports beside Keras 3 only with TF_USE_LEGACY_KERAS=1 set
     # before TensorFlow is imported, and keras.src.engine.keras_tensor provided from tf_keras; its plain TensorFlow
     # functions (tfa.text.crf_*, tfa.seq2seq.sequence_loss) then work, its compiled ops do not load.
