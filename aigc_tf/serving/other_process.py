@@ -41,18 +41,19 @@ HOSTILE_TEXTS: tuple[str | bytes, ...] = (
 )
 """Texts that every export is tried on, besides those of the caller."""
 _SECONDS = 900
-_NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "float32"}
-"""NumPy's name of a type where TensorFlow has another; bfloat16 is none of NumPy's."""
+_NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
+"""NumPy's name of a type where TensorFlow has another; it has no bfloat16, and its bits are taken."""
+_TENSORFLOW = {"float32": "float", "float64": "double", "float16": "half"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runtime:
     """The TensorFlow that a model is tried in."""
 
-    tensorflow: Path
-    """Folder with libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as a wheel has them."""
-    text_ops: Path | None
-    """Folder with the .so files of tensorflow-text's ops."""
+    folder: Path
+    """Holds libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as a wheel has them."""
+    op_libraries: tuple[Path, ...]
+    """Files that register more ops: those of tensorflow-text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def installed_runtime() -> Runtime:
         if found is None or not found.submodule_search_locations:
             raise RunError(f"The package {package} is not installed; exported models are tried with its libraries.")
         folders.append(Path(found.submodule_search_locations[0]))
-    return Runtime(tensorflow=folders[0], text_ops=folders[1] / "python" / "ops")
+    return Runtime(folder=folders[0], op_libraries=tuple(sorted(folders[1].glob("python/ops/*.so"))))
 
 
 def call_elsewhere(folder: str | os.PathLike[str], calls: Sequence[Call], *, runtime: Runtime | None = None) -> Answers:
@@ -182,18 +183,9 @@ class StandIn:
 
     def timed_call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
         """Returns what `call` does, and the seconds that TensorFlow took."""
-        request = {
-            "signature_name": signature,
-            "inputs": {name: _to_json(value) for name, value in inputs.items()},
-            "shapes": {name: value.shape for name, value in inputs.items()},
-        }
-        reply = _checked(_wait(self.submit(request)))
-        kinds = self.signatures[signature]["outputs"]
-        outputs = {
-            name: _from_json(value, kinds[name]["dtype"], reply["shapes"][name])
-            for name, value in reply["outputs"].items()
-        }
-        return outputs, reply["seconds"]
+        tensors = {name: _to_bytes(value) for name, value in inputs.items()}
+        reply = _checked(_wait(self.submit({"signature_name": signature, "tensors": tensors})))
+        return {name: _from_bytes(value) for name, value in reply["tensors"].items()}, reply["seconds"]
 
     def close(self) -> None:
         """Ends the process."""
@@ -242,7 +234,8 @@ def _start(folder: str, runtime: Runtime, num_threads: int, errors: IO[bytes]) -
     return subprocess.Popen(
         [
             *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", f"--model={folder}"],
-            *[f"--tensorflow={runtime.tensorflow}", f"--text_ops={runtime.text_ops or ''}", f"--threads={num_threads}"],
+            *[f"--tensorflow={runtime.folder}", f"--threads={num_threads}"],
+            *[f"--op_library={path}" for path in runtime.op_libraries],
         ],
         cwd=Path(aigc_tf.__file__).parents[1],
         env=environment,
@@ -265,16 +258,24 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def _to_json(values: np.ndarray) -> Any:
-    if values.dtype != object:
-        return values.tolist()
-    encoded = [{"b64": base64.b64encode(text).decode()} for text in values.ravel()]
-    return np.array(encoded, object).reshape(values.shape).tolist()
+def _to_bytes(values: np.ndarray) -> dict[str, Any]:
+    if values.dtype == object:
+        return {"dtype": "string", "shape": values.shape, "data": [_encode(text) for text in values.ravel()]}
+    name = values.dtype.name
+    return {"dtype": _TENSORFLOW.get(name, name), "shape": values.shape, "data": _encode(values.tobytes())}
 
 
-def _from_json(value: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    if dtype != "string":
-        return np.array(value, _NUMPY.get(dtype, dtype)).reshape(shape)
-    values = np.empty(shape, object)
-    values.ravel()[:] = [base64.b64decode(text["b64"]) for text in np.ravel(np.array(value, object))]
+def _from_bytes(tensor: Mapping[str, Any]) -> np.ndarray:
+    if tensor["dtype"] == "string":
+        values = np.empty(tensor["shape"], object)
+        values.ravel()[:] = [base64.b64decode(text) for text in tensor["data"]]
+        return values
+    dtype = _NUMPY.get(tensor["dtype"], tensor["dtype"])
+    values = np.frombuffer(bytearray(base64.b64decode(tensor["data"])), dtype).reshape(tensor["shape"])
+    if tensor["dtype"] == "bfloat16":  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
     return values
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

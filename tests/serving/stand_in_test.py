@@ -172,7 +172,7 @@ def test_only_the_outputs_wanted_are_given(model):
         ),
         ({"text": ["a"], "more": [1]}, "Sent extra: {more}. Missing but required: {}."),
         ({"txt": ["a"]}, "Signature input alias: text(feed name: serving_default_text:0) not found in request"),
-        ([["a"]], "'inputs' and 'shapes' must be objects"),
+        ([["a"]], "One of 'inputs' and 'tensors' must be an object"),
         ({"text": [1]}, "JSON Value: 1 Type: Number is not of expected type: string"),
         ({"text": [None]}, "JSON Value: null Type: Null is not of expected type: string"),
         ({"text": [True]}, "JSON Value: true Type: True is not of expected type: string"),
@@ -212,12 +212,31 @@ def test_numbers_that_do_not_fit_are_refused(model, changes, words):
     assert reply["code"] == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ({"dtype": "string", "shape": [2], "data": ["YQ=="]}, "shape [2] does not fit 1 values"),
+        ({"dtype": "string", "shape": [-1], "data": []}, "shape [-1] does not fit 0 values"),
+        ({"dtype": "string", "shape": [1.0], "data": ["YQ=="]}, "shape [1.0] does not fit 1 values"),
+        ({"dtype": "string", "shape": [1], "data": ["Y"]}, "tensor parsing error: "),
+        ({"dtype": "words", "shape": [1], "data": ["YQ=="]}, "tensor parsing error: "),
+        ({"dtype": "resource", "shape": [1], "data": "YQ=="}, "tensor parsing error: "),
+        ({"dtype": "int32", "shape": 1, "data": "AAAAAA=="}, "tensor parsing error: "),
+        ({"dtype": "int32", "shape": [1], "data": ["AAAAAA=="]}, "tensor parsing error: "),
+        (["a"], "tensor parsing error: "),
+        ({"dtype": "int32", "shape": [1], "data": "AAAAAA=="}, "string"),  # TensorFlow's own words
+    ],
+)
+def test_bytes_that_are_no_tensor_are_refused(model, tensor, words):
+    reply = model.submit({"tensors": {"text": tensor}}).result(timeout=60)
+    assert (reply["code"], words in reply["error"]) == ("INVALID_ARGUMENT", True), reply
+
+
 def test_other_mistakes_of_a_request_are_named(model):
     cases = [
         ({"signature_name": "nix", "inputs": {}}, "FAILED_PRECONDITION", 'Serving signature key "nix" not found.'),
         ({"signature_name": 5, "inputs": {}}, "INVALID_ARGUMENT", "'signature_name' key must be a string value."),
-        ({"inputs": {"text": []}, "shapes": {"text": [3]}}, "INVALID_ARGUMENT", "Shape [3] does not fit 0 values"),
-        ({"inputs": {"text": []}, "shapes": {"text": "a"}}, "INVALID_ARGUMENT", 'Shape "a" does not fit 0 values'),
+        ({"inputs": {}, "tensors": {}}, "INVALID_ARGUMENT", "One of 'inputs' and 'tensors' must be an object"),
         ({"inputs": {"text": []}, "output_filter": ["a"]}, "INVALID_ARGUMENT", "output tensor alias not found in sig"),
         ({"inputs": {"text": []}, "output_filter": 3}, "INVALID_ARGUMENT", "'output_filter' must be a list of names."),
         ({"instances": []}, "INVALID_ARGUMENT", "received 'instances'"),
@@ -247,7 +266,7 @@ def test_lines_that_are_no_requests_are_answered_and_the_next_one_too(folder):
     done = subprocess.run(
         [
             *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", f"--model={folder}"],
-            *[f"--tensorflow={runtime.tensorflow}", f"--text_ops={runtime.text_ops}"],
+            f"--tensorflow={runtime.folder}",
         ],
         input=b"\n".join([*lines, good]),
         cwd=ROOT,
@@ -292,7 +311,7 @@ def test_what_cannot_be_loaded_is_said_with_the_reason(tmp_path, folder):
     with pytest.raises(RunError, match=r"fails in a new process: (INVALID_ARGUMENT|DATA_LOSS)"):
         StandIn(tmp_path)
     with pytest.raises(RunError, match="TensorFlow's libraries cannot be loaded from /nowhere"):
-        StandIn(folder, runtime=type(installed_runtime())(tensorflow=Path("/nowhere"), text_ops=None))
+        StandIn(folder, runtime=type(installed_runtime())(folder=Path("/nowhere"), op_libraries=()))
 
 
 def test_memory_does_not_grow_over_ten_thousand_requests(folder):

@@ -1,14 +1,16 @@
 """Stands in for tensorflow_model_server where there is none: loads a SavedModel as it does and answers lines of JSON.
 
     python -m aigc_tf.serving.stand_in --model=saved_models/NAME/1 --tensorflow=.../site-packages/tensorflow \
-        --text_ops=.../site-packages/tensorflow_text/python/ops [--threads=2]
+        [--op_library=.../site-packages/tensorflow_text/python/ops/_regex_split_ops.so ...] [--threads=2]
 
 The standard library and TensorFlow's C API, nothing else: no Python of TensorFlow's and none of the code that exports.
 It reads one request a line and writes one reply a line; the first line out says whether the model is loaded.
 
     {"id": 1, "signature_name": "serving_default", "inputs": {"text": ["Good.", {"b64": "/w=="}]}}
-    {"id": 1, "outputs": {"label": [{"b64": "Z29vZA=="}, ...]}, "shapes": {"label": [2], ...}, "seconds": 0.01}
-    {"id": 2, "error": "...", "code": "INVALID_ARGUMENT"}
+    {"id": 1, "outputs": {"label": [{"b64": "Z29vZA=="}, ...], "logits": [[-0.7, ...], ...]}, "seconds": 0.01}
+    {"id": 2, "tensors": {"text": {"dtype": "string", "shape": [1], "data": ["R29vZC4="]}}}
+    {"id": 2, "tensors": {"label": {"dtype": "string", "shape": [1], "data": ["Z29vZA=="]}, ...}, "seconds": 0.01}
+    {"id": 3, "error": "...", "code": "INVALID_ARGUMENT"}
 
 With several threads replies come in any order. It ends when its input does.
 """
@@ -38,7 +40,7 @@ def main() -> int:
     write = _open_replies()
     started = time.perf_counter()
     try:
-        model = Model(runtime := Runtime(flags.tensorflow, flags.text_ops), flags.model)
+        model = Model(runtime := Runtime(flags.tensorflow, flags.op_library), flags.model)
     except StatusError as error:
         write({"ready": False, "error": error.message, "code": error.code})
         return 1
@@ -60,7 +62,7 @@ def _read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the SavedModel")
     parser.add_argument("--tensorflow", required=True, help="folder with libtensorflow_cc.so.2")
-    parser.add_argument("--text_ops", default="", help="folder with the .so files of tensorflow-text's ops")
+    parser.add_argument("--op_library", action="append", default=[], help="a .so file of more ops; may be repeated")
     parser.add_argument("--threads", type=int, default=1, help="requests that run at once")
     return parser.parse_args()
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from aigc_tf.serving.stand_in.c_api import Model
 from aigc_tf.serving.stand_in.status import StatusError, invalid
-from aigc_tf.serving.stand_in.tensors import tensor_from_json, tensor_to_json
+from aigc_tf.serving.stand_in.tensors import tensor_from_bytes, tensor_from_json, tensor_to_bytes, tensor_to_json
 from aigc_tf.serving.stand_in.wire_format import Signature
 
 DEFAULT_SIGNATURE = "serving_default"
-_KEYS = ("signature_name", "inputs", "shapes", "output_filter")
+_KEYS = ("signature_name", "inputs", "tensors", "output_filter")
 
 
 def answer_line(model: Model, line: bytes) -> dict[str, Any]:
@@ -36,10 +36,10 @@ def answer_request(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         model: Which.
-        request: `signature_name`, by default serving_default; `inputs`, by name; optionally `shapes` of inputs, by
-            name, for those without elements, and `output_filter`, the names of the outputs wanted.
+        request: `signature_name`, by default serving_default; by name `inputs`, as nested lists, or `tensors`, as
+            bytes; optionally `output_filter`, the names of the outputs wanted.
     Returns:
-        `outputs` by name, `shapes` of these, and the `seconds` TensorFlow took.
+        By name `outputs`, or `tensors` where the request has these, and the `seconds` TensorFlow took.
     Raises:
         StatusError: If the request does not fit, or TensorFlow fails.
     """
@@ -52,22 +52,22 @@ def answer_request(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     if name not in model.signatures:
         raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
     signature = model.signatures[name]
-    inputs, shapes = request.get("inputs", {}), request.get("shapes", {})
-    if not isinstance(inputs, dict) or not isinstance(shapes, dict):
-        raise invalid("'inputs' and 'shapes' must be objects that map names to values.")
+    kind = "tensors" if "tensors" in request else "inputs"
+    inputs = request.get(kind, {})
+    if not isinstance(inputs, dict) or {"tensors", "inputs"} <= request.keys():
+        raise invalid("One of 'inputs' and 'tensors' must be an object that maps names to values.")
     _check_names(signature, inputs)
     outputs = _wanted(signature, request.get("output_filter") or [])
-    fed = {
-        key: tensor_from_json(inputs[key], info.dtype, shape=shapes.get(key)) for key, info in signature.inputs.items()
-    }
+    if kind == "tensors":
+        fed = {key: tensor_from_bytes(value) for key, value in inputs.items()}
+    else:
+        fed = {key: tensor_from_json(inputs[key], info.dtype) for key, info in signature.inputs.items()}
     started = time.perf_counter()
     found = model.run(signature, fed, outputs)
     seconds = time.perf_counter() - started
-    return {
-        "outputs": {key: tensor_to_json(tensor) for key, tensor in found.items()},
-        "shapes": {key: tensor.shape for key, tensor in found.items()},
-        "seconds": seconds,
-    }
+    if kind == "tensors":
+        return {"tensors": {key: tensor_to_bytes(tensor) for key, tensor in found.items()}, "seconds": seconds}
+    return {"outputs": {key: tensor_to_json(tensor) for key, tensor in found.items()}, "seconds": seconds}
 
 
 def _parse(line: bytes) -> dict[str, Any]:

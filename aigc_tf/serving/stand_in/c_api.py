@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from aigc_tf.serving.stand_in.status import CODES, StatusError
 from aigc_tf.serving.stand_in.tensors import STRING, Tensor
@@ -79,16 +78,16 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
 
 
 class Runtime:
-    """The libraries of a TensorFlow wheel and the ops of a tensorflow-text wheel.
+    """The libraries of a TensorFlow wheel, and those of more ops, as tensorflow-text's wheel has them.
 
     Args:
         tensorflow: Folder with libtensorflow_framework.so.2 and libtensorflow_cc.so.2.
-        text_ops: Folder whose .so files register ops; empty for none.
+        op_libraries: Files that register ops.
     Raises:
         StatusError: If a library cannot be loaded.
     """
 
-    def __init__(self, tensorflow: str, text_ops: str):
+    def __init__(self, tensorflow: str, op_libraries: Sequence[str]):
         try:
             for name in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
                 # For all to see: libraries of ops look for TensorFlow's symbols there.
@@ -103,7 +102,7 @@ class Runtime:
         self.version: str = self.c.TF_Version().decode()
         self.xla = self._disable_xla()
         """`off`, or `on` where these libraries cannot switch it off."""
-        for path in sorted(Path(text_ops).glob("*.so")) if text_ops else []:
+        for path in op_libraries:
             with self.status() as status:
                 self.c.TF_LoadLibrary(os.fsencode(path), status)
 

@@ -1,7 +1,9 @@
-"""Tensors, and how JSON says them: TensorFlow Serving's rules and words (tensorflow_serving/util/json_tensor.cc).
+"""Tensors, and how lines of JSON say them, in two forms.
 
-A tensor is nested lists. A string is a JSON string, or `{"b64": "..."}` for any bytes. Unlike there a string always
-goes out as `{"b64": "..."}`, so that nothing is lost.
+- As nested lists, by the rules and in the words of TensorFlow Serving (util/json_tensor.cc). A string is a
+  JSON string, or `{"b64": "..."}` for any bytes.
+- As `{"dtype": "float", "shape": [2, 3], "data": "..."}`, which loses nothing: the memory in base64, row by row, of
+  strings a list of base64. Nested lists do not say the shape of a tensor without elements, nor all types.
 """
 
 import array
@@ -10,8 +12,6 @@ import binascii
 import dataclasses
 import json
 import math
-import struct
-from collections.abc import Sequence
 from typing import Any
 
 from aigc_tf.serving.stand_in.status import StatusError, invalid
@@ -36,9 +36,10 @@ DTYPES = {
 }
 """TensorFlow's names of the types, by the numbers of tensorflow/core/framework/types.proto; those of signatures."""
 STRING = 7
-_CODES = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "B", 14: "H", 17: "H", 22: "I", 23: "Q"}
-_BOOL, _BFLOAT16, _HALF = 10, 14, 19
-_FLOATS = (1, 2)
+_NUMBERS = {name: number for number, name in DTYPES.items()}
+# Letters of the array module; 2-byte floats are copied as they are.
+_CODES = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "B", 14: "H", 17: "H", 19: "H", 22: "I", 23: "Q"}
+_BOOL, _FLOATS, _NOT_IN_LISTS = 10, (1, 2), (14, 17, 19)
 _LARGEST_DEPTH = 254  # of a tensor's dimensions
 _SHOWN = 256
 
@@ -53,50 +54,84 @@ class Tensor:
     """As in memory, row by row; of strings a list."""
 
 
-def tensor_from_json(value: Any, dtype: int, *, shape: Sequence[int] | None = None) -> Tensor:
-    """Returns the tensor that JSON describes.
+def tensor_from_json(value: Any, dtype: int) -> Tensor:
+    """Returns the tensor that nested lists describe.
 
     Args:
         value: Nested lists, all of one length at each depth.
         dtype: Number of the type.
-        shape: Sizes of the dimensions; nested lists do not say those of a tensor without elements.
     Raises:
         StatusError: If it is none, in the server's words.
     """
-    if dtype != STRING and (dtype not in _CODES or dtype == _BFLOAT16):
+    if dtype != STRING and (dtype not in _CODES or dtype in _NOT_IN_LISTS):
         raise StatusError(
             "UNIMPLEMENTED", f"Conversion of JSON Value: {show(value)} to type: {DTYPES.get(dtype, dtype)}"
         )
-    found = _shape_of(value)
+    shape = _shape_of(value)
     flat: list[Any] = []
-    _flatten(value, found, 0, flat)
-    if shape is not None:
-        _check_shape(shape, len(flat))
-        found = tuple(shape)
+    _flatten(value, shape, 0, flat)
     if dtype == STRING:
-        return Tensor(dtype, found, [_to_bytes(item) for item in flat])
+        return Tensor(dtype, shape, [_to_bytes(item) for item in flat])
     for item in flat:
         if not _fits(item, dtype):
             raise invalid(f"JSON Value: {show(item)} Type: {_json_type(item)} is not of expected type: {DTYPES[dtype]}")
     code = _CODES[dtype]
-    return Tensor(dtype, found, array.array(code, map(_narrow, flat) if code == "f" else flat).tobytes())
+    return Tensor(dtype, shape, array.array(code, map(_narrow, flat) if dtype in _FLOATS else flat).tobytes())
 
 
-def tensor_to_json(tensor: Tensor) -> Any:
-    """Returns a tensor as nested lists; strings as `{"b64": "..."}`."""
+def tensor_to_json(tensor: Tensor, *, plain: bool = False) -> Any:
+    """Returns a tensor as nested lists.
+
+    Args:
+        tensor: Which.
+        plain: Whether strings are JSON strings, where bytes that are no UTF-8 are lone surrogates (PEP 383); else they
+            are `{"b64": "..."}`.
+    Raises:
+        StatusError: If the server cannot write its type.
+    """
     if isinstance(tensor.values, list):
-        flat: list[Any] = [{"b64": base64.b64encode(text).decode()} for text in tensor.values]
-    elif tensor.dtype == _HALF:
-        flat = list(struct.unpack(f"={len(tensor.values) // 2}e", tensor.values))
-    elif tensor.dtype == _BFLOAT16:  # the upper half of a float
-        flat = array.array("f", b"".join(b"\0\0" + pair for pair in _pairs(tensor.values))).tolist()
+        if plain:
+            flat: list[Any] = [text.decode("utf-8", "surrogateescape") for text in tensor.values]
+        else:
+            flat = [{"b64": text} for text in map(_encode, tensor.values)]
     elif tensor.dtype == _BOOL:
         flat = [byte != 0 for byte in tensor.values]
-    elif tensor.dtype in _CODES:
+    elif tensor.dtype in _CODES and tensor.dtype not in _NOT_IN_LISTS:
         flat = array.array(_CODES[tensor.dtype], tensor.values).tolist()
     else:
         raise invalid(f"Failed to write JSON value for tensor type: {DTYPES.get(tensor.dtype, tensor.dtype)}")
     return _nest(flat, tensor.shape)
+
+
+def tensor_from_bytes(value: Any) -> Tensor:
+    """Returns the tensor that `{"dtype": ..., "shape": ..., "data": ...}` describes.
+
+    Raises:
+        StatusError: If it is none.
+    """
+    try:
+        dtype, shape = _NUMBERS[value["dtype"]], tuple(value["shape"])
+        if dtype == STRING:
+            values: bytes | list[bytes] = [base64.b64decode(text, validate=True) for text in value["data"]]
+            size = len(values)
+        else:
+            values = base64.b64decode(value["data"], validate=True)
+            size = len(values) / array.array(_CODES[dtype]).itemsize
+    except (KeyError, TypeError, ValueError):
+        raise invalid(f"tensor parsing error: {show(value)}") from None
+    if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) != size:
+        raise invalid(f"tensor parsing error: shape {show(list(shape))} does not fit {size} values")
+    return Tensor(dtype, shape, values)
+
+
+def tensor_to_bytes(tensor: Tensor) -> dict[str, Any]:
+    """Returns a tensor as `{"dtype": ..., "shape": ..., "data": ...}`."""
+    data = [_encode(text) for text in tensor.values] if isinstance(tensor.values, list) else _encode(tensor.values)
+    return {"dtype": DTYPES.get(tensor.dtype, str(tensor.dtype)), "shape": tensor.shape, "data": data}
+
+
+def _encode(values: bytes) -> str:
+    return base64.b64encode(values).decode("ascii")
 
 
 def show(value: Any) -> str:
@@ -144,12 +179,6 @@ def _flatten(value: Any, shape: tuple[int, ...], level: int, flat: list[Any]) ->
         _flatten(item, shape, level + 1, flat)
 
 
-def _check_shape(shape: Any, count: int) -> None:
-    is_shape = isinstance(shape, (list, tuple)) and all(type(size) is int and size >= 0 for size in shape)
-    if not is_shape or len(shape) > _LARGEST_DEPTH or math.prod(shape) != count:
-        raise invalid(f"Shape {show(shape)} does not fit {count} values")
-
-
 def _to_bytes(item: Any) -> bytes:
     if isinstance(item, dict):
         if list(item) != ["b64"] or not isinstance(item["b64"], str):
@@ -190,10 +219,6 @@ def _json_type(item: Any) -> str:
         return "True" if item else "False"
     names: dict[type, str] = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
     return names.get(type(item), "Number")
-
-
-def _pairs(values: bytes) -> list[bytes]:
-    return [values[at : at + 2] for at in range(0, len(values), 2)]
 
 
 def _nest(flat: list[Any], shape: tuple[int, ...]) -> Any:
