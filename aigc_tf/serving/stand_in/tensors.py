@@ -113,7 +113,7 @@ def tensor_from_bytes(value: Any) -> Tensor:
         dtype, shape = _NUMBERS[value["dtype"]], tuple(value["shape"])
         if dtype == STRING:
             values: bytes | list[bytes] = [base64.b64decode(text, validate=True) for text in value["data"]]
-            size = len(values)
+            size: float = len(values)
         else:
             values = base64.b64decode(value["data"], validate=True)
             size = len(values) / array.array(_CODES[dtype]).itemsize
