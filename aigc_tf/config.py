@@ -51,6 +51,7 @@ JIT_MODES = ("auto", "on", "off")
 BAD_STEP_POLICIES = ("stop", "skip", "rollback")
 WEIGHT_KINDS = ("auto", "raw", "averaged")
 ADAPTER_KINDS = ("lora", "prefix")
+LONG_PROMPTS = ("cut", "refuse")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -287,6 +288,9 @@ class ExportConfig:
     """The model goes to `<directory>/<name>/<version>`."""
     dtype: str = "float32"
     """Data type the exported model computes in: float32 or bfloat16."""
+    long_prompt: str = "cut"
+    """One of `LONG_PROMPTS`: what a generator does with a prompt of data.max_length tokens or more: `cut` off its
+    beginning, or `refuse` that row alone."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -351,6 +355,7 @@ OPERATIONAL_FIELDS = frozenset(
         "evaluation.sample_prompts",
         "export.directory",
         "export.dtype",
+        "export.long_prompt",
     }
     | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )

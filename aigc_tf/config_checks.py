@@ -11,6 +11,7 @@ from aigc_tf.config import (
     BAD_STEP_POLICIES,
     FORMATS,
     JIT_MODES,
+    LONG_PROMPTS,
     OPTIMIZERS,
     PRECISIONS,
     PROBLEM_TYPES,
@@ -59,6 +60,7 @@ def validate(config: ExperimentConfig) -> None:
         ("training.on_bad_step", training.on_bad_step, BAD_STEP_POLICIES),
         ("evaluation.weights", config.evaluation.weights, WEIGHT_KINDS),
         ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
+        ("export.long_prompt", config.export.long_prompt, LONG_PROMPTS),
         ("adapter.kind", config.adapter.kind, ADAPTER_KINDS),
     ):
         if value not in known:

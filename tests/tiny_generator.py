@@ -30,6 +30,15 @@ def build_model(tokenizer, *, max_length=MAX_LENGTH, dtype="float32", seed=0, sp
     return model
 
 
+def build_module(model, tokenizer, *, long_prompt="cut", **changes):
+    """The functions of an export, with `settings(**changes)` as the defaults."""
+    from aigc_tf.serving.generator_signatures import GeneratorModule
+
+    return GeneratorModule(
+        model, tokenizer, max_length=MAX_LENGTH, generation=settings(**changes), long_prompt=long_prompt
+    )
+
+
 def settings(**changes):
     return GenerationConfig(**{"max_new_tokens": 12, "temperature": 1.0, "seed": 3, **changes})
 
@@ -38,7 +47,7 @@ def request(prompts, **changes):
     """The inputs of the text signature; single values stand for all rows, a seed for seed + row."""
     import tensorflow as tf
 
-    from aigc_tf.serving.generator_signatures import SETTINGS
+    from aigc_tf.serving.continuer import SETTINGS
 
     values = {
         "max_new_tokens": 12,

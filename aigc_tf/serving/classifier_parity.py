@@ -16,7 +16,7 @@ from aigc_tf.config import RunError
 from aigc_tf.data.batches import build_packing, pack_rows
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
-from aigc_tf.serving.classifier_signatures import ServingSpec, answer, packed_length
+from aigc_tf.serving.classifier_signatures import EXAMPLE_SIGNATURES, ServingSpec, answer, packed_length, scores
 from aigc_tf.serving.other_process import Call, bytes_array, call_elsewhere
 from aigc_tf.serving.predictor import to_bytes
 
@@ -32,7 +32,7 @@ class Parity:
     token_ids: str
     """`identical`, always: anything else is an error."""
     max_difference: dict[str, float]
-    """Of each float output, over the text and the token_ids signature."""
+    """Of each float output, over all signatures."""
     bound: float
     xla: str
     """`off` where the other process could switch it off."""
@@ -63,28 +63,20 @@ def check_parity(
         RunError: If the process fails or an answer differs by more than the bound; the numbers are named.
     """
     length = packed_length(model, spec)
-    batch = pack_texts(texts, tokenizer, spec, length=length)
-    full = pack_texts(texts, tokenizer, spec, length=spec.max_length)
-    expected = {
-        **{f"pack/{name}": value for name, value in batch.items()},
-        **{f"text/{name}": value for name, value in _answers(model, batch, spec, length=length).items()},
-        **{f"ids/{name}": value for name, value in _answers(model, full, spec, length=spec.max_length).items()},
-    }
-    expected |= {f"empty/{name[5:]}": value[:0] for name, value in expected.items() if name.startswith("text/")}
-    columns = dict(zip(("text", "text_b"), map(bytes_array, zip(*texts, strict=True)), strict=False))
-    calls = {
-        "text": Call(function="serving_default", inputs=columns),
-        "again": Call(function="serving_default", inputs=columns),
-        "pack": Call(function="tokenize", inputs=columns),
-        "ids": Call(function="token_ids", inputs=model_inputs(model, full)),
-        "empty": Call(function="serving_default", inputs={name: value[:0] for name, value in columns.items()}),
-    }
+    full = model_inputs(model, pack_texts(texts, tokenizer, spec, length=spec.max_length))
+    calls = _calls(texts, full, spec)
+    expected = {f"tokenize/{name}": value for name, value in full.items()}
+    logits = _logits(model, pack_texts(texts, tokenizer, spec, length=length), length=length)
+    for kind, call in calls.items():
+        make = scores if call.function in EXAMPLE_SIGNATURES.values() else answer
+        if call.function != "tokenize":
+            outputs = make(logits[:0] if kind == "empty" else logits, spec)
+            expected |= {f"{kind}/{name}": value.numpy() for name, value in outputs.items()}
     answers = call_elsewhere(folder, list(calls.values()))
     found = {
         f"{kind}/{name}": value
         for kind, outputs in zip(calls, answers.outputs, strict=True)
         for name, value in outputs.items()
-        if kind != "again"
     }
     differences = _compare(expected, found, bound=BOUNDS[dtype])
     _check_labels(found, spec)
@@ -121,14 +113,42 @@ def pack_texts(
     return pack_rows(rows, packing, length=length or min(longest, spec.max_length), is_pair=spec.is_pair)
 
 
-def _answers(
-    model: keras.Model, batch: Mapping[str, np.ndarray], spec: ServingSpec, *, length: int | None
-) -> dict[str, np.ndarray]:
-    # A graph with the shapes of the signature: which ops are fused decides where bfloat16 is rounded.
+def _calls(
+    texts: Sequence[tuple[str | bytes, ...]], full: Mapping[str, np.ndarray], spec: ServingSpec
+) -> dict[str, Call]:
+    """Returns a call of each signature, the first of them twice."""
+    columns = dict(zip(("text", "text_b"), map(bytes_array, zip(*texts, strict=True)), strict=False))
+    nothing = {name: value[:0] for name, value in columns.items()}
+    return {
+        "text": Call(function="serving_default", inputs=columns),
+        "again": Call(function="serving_default", inputs=columns),
+        "empty": Call(function="serving_default", inputs=nothing),
+        "examples": Call(
+            function=EXAMPLE_SIGNATURES[spec.problem_type], inputs={"inputs": serialized_examples(columns)}
+        ),
+        "tokenize": Call(function="tokenize", inputs=columns),
+        "ids": Call(function="token_ids", inputs=dict(full)),
+    }
+
+
+def serialized_examples(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns `(B,)` serialized tf.Examples of string columns, those of row 0 without its empty features."""
+    rows = []
+    for number, values in enumerate(zip(*columns.values(), strict=True)):
+        feature = {
+            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+            for name, value in zip(columns, values, strict=True)
+            if value or number
+        }
+        rows.append(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    return bytes_array(rows)
+
+
+def _logits(model: keras.Model, batch: Mapping[str, np.ndarray], *, length: int | None) -> tf.Tensor:
+    # A graph with the shapes of the signatures: which ops are fused decides where bfloat16 is rounded.
     inputs = {name: tf.constant(value) for name, value in model_inputs(model, batch).items()}
     shapes = {name: tf.TensorSpec([None, length], tf.int32) for name in inputs}
-    forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[shapes])
-    return {name: value.numpy() for name, value in answer(forward(inputs), spec).items()}
+    return tf.function(lambda inputs: model(inputs, training=False), input_signature=[shapes])(inputs)
 
 
 def _compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], *, bound: float) -> dict[str, float]:
@@ -140,9 +160,9 @@ def _compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
         kind, output = name.split("/")
         if value.shape != found[name].shape:
             raise RunError(f"Output {name} of the exported model is {found[name].shape}, expected {value.shape}.")
-        if kind == "pack" and not np.array_equal(value, found[name]):
+        if (kind == "tokenize" or output == "classes") and not np.array_equal(value, found[name]):
             row = int(np.argmax(np.any(value != found[name], axis=1)))
-            raise RunError(f"The exported model packs other {output} than the training: first in sample text {row}.")
+            raise RunError(f"The exported model answers other {output} than the training: first in sample text {row}.")
         if value.dtype.kind == "f" and value.size:
             differences[output] = max(differences.get(output, 0.0), float(np.max(np.abs(value - found[name]))))
     if not all(difference <= bound for difference in differences.values()):  # so that NaN fails too

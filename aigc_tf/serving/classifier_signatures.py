@@ -19,6 +19,9 @@ from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
 from aigc_tf.serving.predictor import TextFunction, to_bytes
 
+EXAMPLE_SIGNATURES = {"single_label": "classify", "multi_label": "classify", "regression": "regress"}
+"""Name of the signature of serialized tf.Examples, by problem type: that of the API of TF Serving it is for."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServingSpec:
@@ -128,6 +131,14 @@ def answer(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
 class ClassifierModule(tf.Module):
     """A trained classifier as functions of text and of token ids; holds its variables once and no Keras object.
 
+    `serving_default` takes `text` (B,) string, and `text_b` of pairs; `token_ids` takes what the model does of
+    `token_ids`, `segment_ids` and `padding_mask`, each (B, max_length) int32, which is what `tokenize` makes of texts.
+    Their lengths are fixed since TF Serving's batching would pad rows with their first element; in the graph rows are
+    as long as the longest. Both answer as `answer` says. `classify`, or `regress` for a number, is for the server's API
+    of that name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`, of which one
+    that is missing is an empty text; it answers `classes` (B, C) string and `scores` (B, C) float32, or `outputs` (B,)
+    float32.
+
     Args:
         model: What `build_classifier` returned, in the dtype to compute in.
         tokenizer: The tokenizer of the prepared data.
@@ -138,12 +149,29 @@ class ClassifierModule(tf.Module):
         super().__init__(name="classifier")
         self.weights = [weight.value for weight in model.weights]  # tracked: what the functions below read
         self.tokenizer = tokenizer
-        self.pack = _build_pack(model, tokenizer, spec)
-        self.serve_text, self.serve_token_ids = _build_signatures(model, self.pack, spec)
+        packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
+
+        def pack(columns: Sequence[tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:
+            parts = [tokenizer.tokenize(column) for column in columns]
+            batch = pack_tokens(parts[0], parts[1] if spec.is_pair else None, packing, length=length)
+            return model_inputs(model, batch)
+
+        length = packed_length(model, spec)
+        forward = _forward_function(model, length)
+        self.serve_text = _of_texts(lambda *columns: answer(forward(pack(columns, length)), spec), spec)
+        self.serve_examples = _of_examples(lambda *columns: scores(forward(pack(columns, length)), spec), spec)
+        self.serve_token_ids = _of_ids(lambda batch: answer(forward(_trim(batch, length)), spec), model, spec)
+        self.tokenize = _of_texts(lambda *columns: pack(columns, spec.max_length), spec)
+        self._examples_name = EXAMPLE_SIGNATURES[spec.problem_type]
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions of the SavedModel under their names."""
-        return {"serving_default": self.serve_text, "token_ids": self.serve_token_ids, "tokenize": self.pack}
+        return {
+            "serving_default": self.serve_text,
+            self._examples_name: self.serve_examples,
+            "token_ids": self.serve_token_ids,
+            "tokenize": self.tokenize,
+        }
 
 
 def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
@@ -154,43 +182,68 @@ def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
     return spec.max_length if isinstance(model.backbone, keras_nlp.models.FNetBackbone) else None
 
 
-def _build_pack(model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec) -> Any:
-    packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
-    length = packed_length(model, spec)
-
-    def pack(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        parts = [tokenizer.tokenize(column) for column in columns]
-        return pack_tokens(parts[0], parts[1] if spec.is_pair else None, packing, length=length)
-
-    return _of_texts(pack, spec)
+def _forward_function(model: keras.Model, length: int | None) -> Any:
+    """Returns the network as one function, of which a SavedModel holds one copy whatever calls it."""
+    inputs = {name: tf.TensorSpec([None, length], tf.int32, name=name) for name in model.input}
+    return tf.function(lambda batch: model(batch, training=False), input_signature=[inputs])
 
 
+def _trim(batch: dict[str, tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:
+    """Cuts off the positions that are padding in all rows, unless all batches have one length."""
+    if length:
+        return batch
+    is_token = batch["padding_mask"] != 0
+    places = tf.where(is_token, tf.range(1, tf.shape(is_token)[1] + 1), 0)
+    longest = tf.maximum(1, tf.reduce_max(places))  # of no rows the maximum is negative
+    return {name: value[:, :longest] for name, value in batch.items()}
+
+
+def scores(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
+    """Turns logits into what the Classify and Regress APIs of TF Serving have to be answered."""
+    answers = answer(logits, spec)
+    if spec.problem_type == "regression":
+        return {"outputs": answers["value"]}
+    probabilities = answers["probabilities"]
+    names = tf.broadcast_to(tf.constant(spec.label_names, tf.string), tf.shape(probabilities))
+    return {"classes": names, "scores": probabilities}
+
+
+def _columns(spec: ServingSpec) -> list[str]:
+    return ["text", "text_b"] if spec.is_pair else ["text"]
+
+
+# The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
 def _of_texts(body: Callable[..., dict[str, tf.Tensor]], spec: ServingSpec) -> Any:
     """Makes `body` a graph function of `text`, or of `text` and `text_b`: these become keys of a request's JSON."""
-    text, text_b = (tf.TensorSpec([None], tf.string, name=name) for name in ("text", "text_b"))
 
-    # The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
     def checked(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
         return body(*[tf.ensure_shape(column, [None]) for column in columns])
 
+    inputs = [tf.TensorSpec([None], tf.string, name=name) for name in _columns(spec)]
     if spec.is_pair:
-        return tf.function(lambda text, text_b: checked(text, text_b), input_signature=[text, text_b])
-    return tf.function(lambda text: checked(text), input_signature=[text])
+        return tf.function(lambda text, text_b: checked(text, text_b), input_signature=inputs)
+    return tf.function(lambda text: checked(text), input_signature=inputs)
 
 
-def _build_signatures(model: keras.Model, pack: Any, spec: ServingSpec) -> tuple[Any, Any]:
-    def serve_text(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(model(model_inputs(model, pack(*columns)), training=False), spec)
+def _of_examples(body: Callable[..., dict[str, tf.Tensor]], spec: ServingSpec) -> Any:
+    features = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in _columns(spec)}
 
-    # A fixed length: TF Serving's batching pads rows of other lengths with their first element.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def serve_examples(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        columns = tf.io.parse_example(tf.ensure_shape(inputs, [None]), features)
+        return body(*[columns[name] for name in features])
+
+    return serve_examples
+
+
+def _of_ids(body: Callable[..., dict[str, tf.Tensor]], model: keras.Model, spec: ServingSpec) -> Any:
     inputs = {name: tf.TensorSpec([None, spec.max_length], tf.int32, name=name) for name in model.input}
 
     @tf.function(input_signature=[inputs])
     def serve_token_ids(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        batch = {name: tf.ensure_shape(ids, inputs[name].shape) for name, ids in batch.items()}
-        return answer(model(batch, training=False), spec)
+        return body({name: tf.ensure_shape(ids, inputs[name].shape) for name, ids in batch.items()})
 
-    return _of_texts(serve_text, spec), serve_token_ids
+    return serve_token_ids
 
 
 def text_function(module: ClassifierModule) -> TextFunction:

@@ -8,7 +8,7 @@ import numpy as np
 
 from aigc_tf.config import GenerationConfig, InputError
 from aigc_tf.generation.sampling import Settings, make_settings
-from aigc_tf.serving.generator_signatures import SETTINGS
+from aigc_tf.serving.continuer import SETTINGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,13 @@ def settings_of(config: GenerationConfig, num_rows: int) -> Settings:
     return make_settings(num_rows, **values, seed=np.array(seeds, np.int64))
 
 
-def pad_rows(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows of ids as `(B, P)` int32, padded on the right, and their `(B,)` int32 lengths."""
+def pad_rows(rows: Sequence[np.ndarray], *, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows of ids as `(B, P)` int32, padded on the right, and their `(B,)` int32 lengths.
+
+    P is the length of the longest row, or `width`.
+    """
     lengths = np.array([len(row) for row in rows], np.int32)
-    ids = np.zeros((len(rows), max(lengths, default=0)), np.int32)
+    ids = np.zeros((len(rows), width or max(lengths, default=0)), np.int32)
     for row, target in zip(rows, ids, strict=True):
         target[: len(row)] = row
     return ids, lengths

@@ -18,7 +18,7 @@ from aigc_tf.serving.continuations import (
     continuations,
     settings_of,
 )
-from aigc_tf.serving.generator_signatures import SETTINGS
+from aigc_tf.serving.continuer import SETTINGS
 from aigc_tf.serving.loading import load_exported
 from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
 
@@ -26,8 +26,8 @@ from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifes
 class ExportedGenerator:
     """An exported generator, loaded; it generates as `TextGenerator` does, with the bounds of its signature.
 
-    A server knows neither stop strings nor beams. Stop strings are looked for afterwards, in the whole text: it is cut
-    where a live model ends, but `token_ids` and `log_probability` stay those of all tokens that were generated.
+    A server knows no beams, and of stop strings those that the model was exported with, which always count. Others are
+    looked for afterwards: `token_ids` and `log_probability` stay those of all tokens that were generated.
 
     Attributes:
         path: Folder of the version.

@@ -18,8 +18,9 @@ from aigc_tf.models.generator import clone_generator, describe_generator, merge_
 from aigc_tf.models.generator_formats import save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.continuations import clean, pad_rows
+from aigc_tf.serving.continuer import Continuer, end_of_text
 from aigc_tf.serving.generator_parity import check_parity
-from aigc_tf.serving.generator_signatures import Continuer, GeneratorModule, end_of_text
+from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.other_process import HOSTILE_TEXTS
 from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish, write_adapter
 
@@ -37,6 +38,7 @@ def export_generator(
     directory: str | os.PathLike[str],
     name: str,
     dtype: str = "float32",
+    long_prompt: str = "cut",
     prompts: Sequence[str] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -46,14 +48,16 @@ def export_generator(
         model: What `build_generator` returned, with the weights to publish, in the dtype it was trained in.
         tokenizer: The tokenizer of the prepared data.
         max_length: Positions of prompt and continuation together.
-        generation: What a client finds in the manifest as the way to generate.
+        generation: The settings of the signature `defaults`, and the stop strings of all.
         directory: Folder of exported models, local or `gs://`.
         name: Name of the model.
         dtype: What the exported model computes in: float32 or bfloat16.
+        long_prompt: One of `config.LONG_PROMPTS`.
         prompts: Of the data, to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
-        InputError: If the name does not fit, the model is not one of ours, or the tokenizer has no end of text.
+        InputError: If the name or a stop string does not fit, the model is not one of ours, or the tokenizer has no
+            end of text.
         RunError: If the exported model answers otherwise than the trained one, or the disk is full; then no version
             was added.
     """
@@ -63,7 +67,7 @@ def export_generator(
             f"generation.num_beams is {generation.num_beams}, but an exported model has no beam search; export it with "
             "--config.generation.num_beams=1."
         )
-    Continuer(model, tokenizer, max_length=max_length)  # refuses what cannot be served
+    Continuer(model, tokenizer, max_length=max_length, stop=generation.stop)  # refuses what cannot be served
     with tf.device("CPU:0"):  # see serving.other_process
         served = merge_generator(model, dtype=POLICIES[dtype])
     texts: list[str | bytes] = [clean(prompt) for prompt in prompts]
@@ -80,6 +84,7 @@ def export_generator(
             "task": "generate",
             "max_length": max_length,
             "generation": dataclasses.asdict(generation),
+            "long_prompt": long_prompt,
             "tokenizer_kind": tokenizer.kind,
             "vocabulary_size": tokenizer.vocabulary_size,
             "end_of_text_id": end_of_text(tokenizer),
@@ -89,7 +94,9 @@ def export_generator(
         },
         architecture=describe_generator(served),
         num_parameters=int(served.count_params()),
-        build_module=lambda: GeneratorModule(served, tokenizer, max_length=max_length),
+        build_module=lambda: GeneratorModule(
+            served, tokenizer, max_length=max_length, generation=generation, long_prompt=long_prompt
+        ),
         save_assets=tokenizer.save,
         measure=measure,
         write_formats=lambda folder: [

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from aigc_tf.config import RunError
 from aigc_tf.serving.continuations import pad_rows
-from aigc_tf.serving.generator_signatures import SETTINGS, GeneratorModule
+from aigc_tf.serving.continuer import SETTINGS
+from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.other_process import Answers, Call, bytes_array, call_elsewhere
 
 BOUND = 1e-4
@@ -100,6 +101,7 @@ def check_parity(
     calls += [requests.call(batch, _VARIED) for batch in batches]
     calls += [requests.call(batch, _GREEDY) for batch in [*batches, rows[:0]]]
     calls += [requests.call(batch, _VARIED, function="generate_ids") for batch in batches]
+    calls += [requests.defaults_call(rows[:2])]
     calls += 2 * [requests.call(np.resize(rows, _BATCH), _VARIED, new_tokens=_MANY_TOKENS)] + calls[:1]
     here, there = _call_here(module, calls), call_elsewhere(folder, calls)
     differences = [_compare(*triple) for triple in zip(calls, here.outputs, there.outputs, strict=True)]
@@ -133,8 +135,9 @@ class _Requests:
 
     def __init__(self, module: GeneratorModule, prompts: Sequence[str | bytes], *, max_length: int):
         self._texts = bytes_array(prompts)
-        self._ids = module.tokenizer.encode([text.decode("utf-8", "replace") for text in self._texts])
-        self._room = max_length - 1
+        ids = module.tokenizer.encode([text.decode("utf-8", "replace") for text in self._texts])
+        self._ids = [row[:max_length] for row in ids]
+        self._max_length = max_length
 
     def call(
         self,
@@ -147,12 +150,15 @@ class _Requests:
         if function == "serving_default":
             prompt: dict[str, np.ndarray] = {"prompt": self._texts[rows]}
         else:
-            ids, lengths = pad_rows([self._ids[row] for row in rows])
+            ids, lengths = pad_rows([self._ids[row] for row in rows], width=self._max_length)
             prompt = {"prompt_ids": ids, "prompt_lengths": lengths}
-        values = {"max_new_tokens": np.full(len(rows), min(new_tokens, self._room)), "seed": rows}
+        values = {"max_new_tokens": np.full(len(rows), min(new_tokens, self._max_length - 1)), "seed": rows}
         values |= {name: np.array([choice[row % len(choice)] for row in rows]) for name, choice in varied.items()}
         settings = {name: values[name].astype(dtype.as_numpy_dtype) for name, dtype in SETTINGS.items()}
         return Call(function=function, inputs=prompt | settings)
+
+    def defaults_call(self, rows: np.ndarray) -> Call:
+        return Call(function="defaults", inputs={"prompt": self._texts[rows]})
 
 
 def _call_here(module: GeneratorModule, calls: Sequence[Call]) -> Answers:

@@ -16,7 +16,7 @@ from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.stopping import cut_at_stop
 from aigc_tf.models.generator import computing_in, keras_generate, model_inputs
 from aigc_tf.serving.continuations import Continuation, clean, settings_of
-from aigc_tf.serving.generator_signatures import end_of_text
+from aigc_tf.serving.continuer import end_of_text
 
 _UNKNOWN = {"min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1}
 """Settings that KerasNLP does not have, and what switches them off."""

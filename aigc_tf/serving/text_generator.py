@@ -1,7 +1,7 @@
 """Text from a live model: what scripts/generate.py and the samples of a training run use.
 
-`TextGenerator` runs what an export publishes (`generator_signatures.Continuer`), so a text is the same in every place.
-Beside it only what the published functions do not have: stop strings, beam search, text as it comes.
+`TextGenerator` runs what an export publishes (`continuer.Continuer`), so a text is the same in every place.
+Beside it only what the published functions do not have: other stop strings, beam search, text as it comes.
 """
 
 import codecs
@@ -15,7 +15,6 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
-from aigc_tf.generation.stopping import build_stop_table
 from aigc_tf.models.generator import computing_in, is_own
 from aigc_tf.serving.continuations import (
     Continuation,
@@ -27,7 +26,7 @@ from aigc_tf.serving.continuations import (
     pad_rows,
     settings_of,
 )
-from aigc_tf.serving.generator_signatures import FINISH_REASONS, SETTINGS, Continuer
+from aigc_tf.serving.continuer import FINISH_REASONS, SETTINGS, Continuer
 from aigc_tf.serving.preset_generation import continue_by_preset
 
 _STREAM_TOKENS = 4
@@ -129,9 +128,7 @@ class TextGenerator:
     def _functions_of(self, settings: GenerationConfig) -> "_Functions":
         key = (settings.num_beams, settings.stop)
         if key not in self._functions:
-            pieces = self._tokenizer.piece_bytes() if settings.stop else []
-            table = build_stop_table([text.encode() for text in settings.stop], pieces)
-            continuer = Continuer(self._model, self._tokenizer, max_length=self.max_length, stop=table)
+            continuer = Continuer(self._model, self._tokenizer, max_length=self.max_length, stop=settings.stop)
             if len(self._functions) == _KEPT_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
             self._functions[key] = _Functions(continuer, self._model, self._dtype, num_beams=settings.num_beams)

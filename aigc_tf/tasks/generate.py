@@ -207,6 +207,7 @@ def export_generation(
         directory=config.export.directory,
         name=config.name,
         dtype=config.export.dtype,
+        long_prompt=config.export.long_prompt,
         prompts=prompts,
         source=source,
     )

@@ -84,6 +84,14 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
     assert signatures["token_ids"]["inputs"] == {
         name: ["int32", [None, 16]] for name in ("padding_mask", "segment_ids", "token_ids")
     }
+    assert signatures["classify"] == {
+        "inputs": {"inputs": ["string", [None]]},
+        "outputs": {"classes": ["string", [None, 3]], "scores": ["float32", [None, 3]]},
+    }
+    assert signatures["tokenize"] == {
+        "inputs": signatures["serving_default"]["inputs"],
+        "outputs": signatures["token_ids"]["inputs"],
+    }
     for name in ("serving_default", "token_ids"):
         assert signatures[name]["outputs"] == {
             "label": ["string", [None]],
@@ -91,10 +99,6 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
             "logits": ["float32", [None, 3]],
             "probabilities": ["float32", [None, 3]],
         }
-    assert signatures["tokenize"]["inputs"] == signatures["serving_default"]["inputs"]
-    assert signatures["tokenize"]["outputs"] == {
-        name: ["int32", [None, None]] for name in ("padding_mask", "segment_ids", "token_ids")
-    }
 
 
 def test_a_request_of_another_shape_is_an_error_and_the_server_lives_on(exported):
@@ -104,6 +108,10 @@ def test_a_request_of_another_shape_is_an_error_and_the_server_lives_on(exported
             for shape in ([], [3, 0], [1, 1]):
                 with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):
                     server.call(signature, {"text": np.full(shape, b"abc", object)})
+                with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):
+                    server.call("classify", {"inputs": np.full(shape, b"", object)})
+        with pytest.raises(RunError, match=r"INVALID_ARGUMENT: .*Could not parse example"):
+            server.call("classify", {"inputs": bytes_array([b"\xff no example"])})
         for name in ("token_ids", "segment_ids", "padding_mask"):
             for shape in ([], [2], [2, 1], [2, 17], [2, 16, 1]):
                 with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.data.batches import Packing, pack_rows
+from aigc_tf.models.classifier import model_inputs
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, answer, pack_tokens, text_function
 from tests.tiny_classifier import build_model, load_tokenizer
 
@@ -14,6 +15,10 @@ SINGLE = ServingSpec(
 PAIR = ServingSpec(
     label_names=("a", "b", "c"), problem_type="multi_label", is_pair=True, max_length=16, truncation="head_tail"
 )
+
+
+def call_texts(module, texts):
+    return {name: value.numpy() for name, value in module.serve_text(tf.constant(texts)).items()}
 
 
 def packing(**changes):
@@ -111,6 +116,70 @@ def test_the_second_text_of_a_pair_counts(tmp_path):
     call = text_function(ClassifierModule(build_model(), load_tokenizer(tmp_path), PAIR))
     logits = call(["abc", "abc"], ["xyz", "zyx"])["logits"]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
+
+
+def examples(*rows):
+    """Serialized tf.Examples with the given string features."""
+    features = [
+        {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()])) for name, text in row.items()}
+        for row in rows
+    ]
+    serialized = [
+        tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString() for feature in features
+    ]
+    return tf.constant(serialized, tf.string, shape=[len(rows)])
+
+
+def test_examples_are_answered_by_all_classes_and_their_scores(tmp_path):
+    module = ClassifierModule(build_model(), load_tokenizer(tmp_path), SINGLE)
+    found = module.serve_examples(examples({"text": "abc é"}, {"text": "z " * 100, "other": "x"}, {}))
+    expected = module.serve_text(tf.constant(["abc é", "z " * 100, ""]))
+    np.testing.assert_array_equal(found["scores"], expected["probabilities"])
+    assert found["classes"].numpy().tolist() == [[b"a", b"b", b"c"]] * 3
+    assert {name: value.shape for name, value in module.serve_examples(examples()).items()} == {
+        "classes": (0, 3),
+        "scores": (0, 3),
+    }
+
+
+def test_an_example_of_a_pair_may_lack_one_of_its_texts(tmp_path):
+    module = ClassifierModule(build_model(), load_tokenizer(tmp_path), PAIR)
+    found = module.serve_examples(examples({"text": "ab", "text_b": "cd"}, {"text_b": "cd"}, {"text": "ab"}))
+    expected = module.serve_text(tf.constant(["ab", "", "ab"]), tf.constant(["cd", "cd", ""]))
+    np.testing.assert_array_equal(found["scores"], expected["probabilities"])
+
+
+def test_a_number_is_answered_to_an_example_by_the_name_that_the_server_knows(tmp_path):
+    spec = ServingSpec(label_names=(), problem_type="regression", is_pair=False, max_length=16, truncation="head")
+    module = ClassifierModule(build_model(num_outputs=1), load_tokenizer(tmp_path), spec)
+    assert list(module.signatures()) == ["serving_default", "regress", "token_ids", "tokenize"]
+    found = module.signatures()["regress"](examples({"text": "abc"}, {"text": "z"}))
+    assert {name: value.shape for name, value in found.items()} == {"outputs": (2,)}
+    np.testing.assert_array_equal(found["outputs"], module.serve_text(tf.constant(["abc", "z"]))["value"])
+
+
+def test_token_ids_are_answered_as_their_text_is_and_read_no_further_than_the_longest(tmp_path):
+    model = build_model()
+    module = ClassifierModule(model, load_tokenizer(tmp_path), SINGLE)
+    texts = ["abc", "", "é z"]
+    ids = module.tokenize(tf.constant(texts))
+    assert {name: value.shape for name, value in ids.items()} == dict.fromkeys(model.input, (3, 16))
+    found, expected = module.serve_token_ids(ids), call_texts(module, texts)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    # A row is read to its last token, also where there is padding before it.
+    gap = {name: value.numpy() for name, value in module.tokenize(tf.constant(["abc abc"])).items()}
+    gap["padding_mask"][0, 2] = 0
+    np.testing.assert_allclose(
+        module.serve_token_ids(gap)["logits"], model(model_inputs(model, gap), training=False), atol=1e-5
+    )
+    whole = {name: value[:0] for name, value in ids.items()}
+    assert {name: len(value) for name, value in module.serve_token_ids(whole).items()} == dict.fromkeys(expected, 0)
+    # Ids behind the mask of all rows do not come near the network.
+    wild = {**ids, "token_ids": tf.where(ids["padding_mask"] > 0, ids["token_ids"], -5)}
+    longest = int(tf.reduce_max(tf.reduce_sum(ids["padding_mask"], axis=1)))
+    wild["token_ids"] = tf.concat([ids["token_ids"][:, :longest], wild["token_ids"][:, longest:]], axis=1)
+    np.testing.assert_array_equal(module.serve_token_ids(wild)["logits"], expected["logits"])
 
 
 def test_the_module_tracks_each_weight_once_and_no_random_state(tmp_path):

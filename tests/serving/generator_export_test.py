@@ -12,15 +12,18 @@ from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 from aigc_tf.models.generator_sources import wrap_backbone
 from aigc_tf.serving import generator_export, generator_parity
+from aigc_tf.serving.continuer import SETTINGS
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.generator_parity import GeneratorParity, check_parity
-from aigc_tf.serving.generator_signatures import SETTINGS, GeneratorModule
 from aigc_tf.serving.op_gate import graph_ops
+from aigc_tf.serving.other_process import StandIn
 from aigc_tf.serving.predictor import Predictor
 from aigc_tf.serving.text_generator import TextGenerator
 from tests import tiny_generator
-from tests.tiny_generator import MAX_LENGTH, PROMPTS, settings
+from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
+
+STOP = ("-", " j")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def exported(tokenizer, tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved_models")
     model = tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")
     source = {"run": "runs/g1", "config_sha256": "00ff"}
-    return model, export(model, tokenizer, directory, settings(stop=("\n",)), prompts=PROMPTS, source=source)
+    return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_the_manifest_says_what_the_model_is(exported, tokenizer):
         tokenizer.vocabulary_size,
         tokenizer.end_of_text_id,
     )
-    assert manifest["generation"]["stop"] == ["\n"]
+    assert (manifest["generation"]["stop"], manifest["long_prompt"]) == (list(STOP), "cut")
     assert (manifest["dtype"], manifest["source"]["run"]) == ("float32", "runs/g1")
     assert manifest["architecture"]["class"] == "Decoder"
     parity = manifest["parity"]
@@ -110,8 +113,9 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
     signatures = exported[1].manifest["signatures"]
     vectors = {name: [dtype.name, [None]] for name, dtype in SETTINGS.items()}
     assert signatures["serving_default"]["inputs"] == {"prompt": ["string", [None]], **vectors}
-    ids = {"prompt_ids": ["int32", [None, None]], "prompt_lengths": ["int32", [None]]}
+    ids = {"prompt_ids": ["int32", [None, MAX_LENGTH]], "prompt_lengths": ["int32", [None]]}
     assert signatures["generate_ids"]["inputs"] == {**ids, **vectors}
+    assert signatures["defaults"]["inputs"] == {"prompt": ["string", [None]]}
     for signature in signatures.values():
         assert signature["outputs"] == {
             "text": ["string", [None]],
@@ -122,6 +126,21 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
             "log_probability": ["float32", [None]],
             "prompt_cut": ["int32", [None]],
         }
+
+
+def test_a_request_of_another_shape_is_an_error_and_the_server_lives_on(exported):
+    inputs = {name: value.numpy() for name, value in request(["a", "b"], max_new_tokens=2).items()}
+    with StandIn(exported[1].path) as server:
+        for shape in ([], [3, 0], [1, 1]):
+            with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):
+                server.call("defaults", {"prompt": np.full(shape, b"abc", object)})
+            for name in SETTINGS:
+                with pytest.raises(RunError, match="INVALID_ARGUMENT: Shape of tensor"):
+                    server.call("serving_default", inputs | {name: np.zeros(shape, inputs[name].dtype)})
+        for name in SETTINGS:
+            with pytest.raises(RunError, match=r"INVALID_ARGUMENT: .*as many rows"):
+                server.call("serving_default", inputs | {name: inputs[name][:1]})
+        assert server.call("serving_default", inputs)["num_tokens"].tolist() == [2, 2]
 
 
 def test_every_weight_is_saved_once_and_nothing_of_the_training(exported):
@@ -140,7 +159,8 @@ def test_the_exported_model_says_what_the_live_one_says(changes, exported, token
     assert there.path == done.path
     prompts = [*PROMPTS, "\ud83d half", "long " * 500]
     found = list(there.generate(prompts, settings=settings(**changes), batch_size=4))
-    expected = list(live.generate(prompts, settings=settings(**changes)))
+    expected = list(live.generate(prompts, settings=settings(**{**changes, "stop": (*STOP, *changes.get("stop", ()))})))
+    assert 0 < sum(answer.finish_reason == "stop" for answer in expected) < len(prompts)
     for one, other in zip(found, expected, strict=True):
         assert (one.text, one.finish_reason, one.prompt_cut) == (other.text, other.finish_reason, other.prompt_cut)
         assert one.token_ids[: len(other.token_ids)] == other.token_ids
@@ -149,9 +169,9 @@ def test_the_exported_model_says_what_the_live_one_says(changes, exported, token
 
 def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise(exported):
     there = ExportedGenerator(exported[1].path)
-    assert (there.defaults, there.max_length) == (settings(stop=("\n",)), MAX_LENGTH)
+    assert (there.defaults, there.max_length) == (settings(stop=STOP), MAX_LENGTH)
     (default,) = there.generate(["The quick"])
-    assert [default] == list(there.generate(["The quick"], settings=settings(stop=("\n",))))
+    assert [default] == list(there.generate(["The quick"], settings=settings(stop=STOP)))
     assert list(there.stream("The quick")) == [(default.text, len(default.token_ids), default.finish_reason, 0)]
     assert list(there.generate([])) == []
     with pytest.raises(InputError, match="no beam search"):
@@ -188,7 +208,7 @@ def test_the_other_formats_hold_the_same_model(exported, tokenizer):
 
 
 def test_an_export_of_another_model_is_caught(exported, tokenizer):
-    other = GeneratorModule(tiny_generator.build_model(tokenizer, seed=2), tokenizer, max_length=MAX_LENGTH)
+    other = tiny_generator.build_module(tiny_generator.build_model(tokenizer, seed=2), tokenizer)
     with pytest.raises(RunError, match=r"answers another .* than the trained one: .* nothing was published"):
         check_parity(exported[1].path, other, prompts=["abc", "x"], max_length=MAX_LENGTH, dtype="float32")
 
@@ -203,7 +223,7 @@ def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(export
         return answers
 
     monkeypatch.setattr(generator_parity, "_call_here", call_with_neighbours)
-    module = GeneratorModule(tiny_generator.build_model(tokenizer), tokenizer, max_length=MAX_LENGTH)
+    module = tiny_generator.build_module(tiny_generator.build_model(tokenizer), tokenizer)
     monkeypatch.setattr(
         generator_parity,
         "call_elsewhere",

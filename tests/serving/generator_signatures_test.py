@@ -1,11 +1,14 @@
 """Prompt to text in graph ops: what a server is asked, and what it answers whatever it is asked."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aigc_tf.config import InputError
-from aigc_tf.serving.generator_signatures import SETTINGS, Continuer, GeneratorModule, clamp_settings, cut_prompts
+from aigc_tf.generation.stopping import cut_at_stop
+from aigc_tf.serving.continuer import SETTINGS, Continuer, clamp_settings, cut_prompts
 from tests import tiny_classifier, tiny_generator
 from tests.tiny_generator import MAX_LENGTH, PROMPTS, request
 
@@ -25,11 +28,21 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def module(model, tokenizer):
-    return GeneratorModule(model, tokenizer, max_length=MAX_LENGTH)
+    return tiny_generator.build_module(model, tokenizer)
 
 
 def ask(module, prompts, **changes):
     return {name: value.numpy() for name, value in module.generate_text(request(prompts, **changes)).items()}
+
+
+def ask_ids(module, rows, inputs, *, padding=0):
+    """Asks for continuations of rows of ids, with the settings of a request."""
+    ids = np.full((len(rows), MAX_LENGTH), padding, np.int32)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+    given = {"prompt_ids": tf.constant(ids), "prompt_lengths": tf.constant([len(row) for row in rows], tf.int32)}
+    settings = {name: value for name, value in inputs.items() if name != "prompt"}
+    return {name: value.numpy() for name, value in module.generate_ids(given | settings).items()}
 
 
 def rows_of(outputs):
@@ -46,16 +59,17 @@ def test_every_input_and_output_has_the_batch_first(module):
         "log_probability": (tf.float32, 1),
         "prompt_cut": (tf.int32, 1),
     }
-    prompts = {
-        "serving_default": {"prompt": (tf.string, 1)},
-        "generate_ids": {"prompt_ids": (tf.int32, 2), "prompt_lengths": (tf.int32, 1)},
-    }
     settings = {name: (dtype, 1) for name, dtype in SETTINGS.items()}
-    assert module.signatures().keys() == prompts.keys()
+    expected = {
+        "serving_default": {"prompt": (tf.string, 1), **settings},
+        "defaults": {"prompt": (tf.string, 1)},
+        "generate_ids": {"prompt_ids": (tf.int32, 2), "prompt_lengths": (tf.int32, 1), **settings},
+    }
+    assert module.signatures().keys() == expected.keys()
     for name, function in module.signatures().items():
         concrete = function.get_concrete_function()
         inputs = tf.nest.flatten(concrete.structured_input_signature)
-        assert {one.name: (one.dtype, one.shape.rank) for one in inputs} == {**prompts[name], **settings}
+        assert {one.name: (one.dtype, one.shape.rank) for one in inputs} == expected[name]
         found = concrete.structured_outputs
         assert {key: (value.dtype, value.shape.rank) for key, value in found.items()} == outputs
         assert {value.shape[0] for value in [*inputs, *found.values()]} == {None}
@@ -150,7 +164,7 @@ def test_answers_are_no_longer_than_the_batch_needs(module):
 def test_an_end_of_text_ends_a_row_and_is_not_part_of_it(tokenizer):
     model = tiny_generator.build_model(tokenizer)
     model.embeddings.tokens.assign(np.zeros(model.embeddings.tokens.shape))  # all ids equally likely
-    module = GeneratorModule(model, tokenizer, max_length=MAX_LENGTH)
+    module = tiny_generator.build_module(model, tokenizer)
     outputs = ask(module, ["x"] * 64, max_new_tokens=40)
     ended = outputs["finish_reason"] == b"end"
     assert 0 < ended.sum() < 64
@@ -162,9 +176,7 @@ def test_an_end_of_text_ends_a_row_and_is_not_part_of_it(tokenizer):
 def test_no_prompts_are_a_batch_too(module):
     for name, value in ask(module, []).items():
         assert value.shape == ((0, 0) if name == "token_ids" else (0,)), name
-    empty = {"prompt_ids": tf.zeros([0, 4], tf.int32), "prompt_lengths": tf.zeros([0], tf.int32)}
-    settings = {name: value for name, value in request([]).items() if name != "prompt"}
-    assert module.generate_ids(empty | settings)["text"].shape == (0,)
+    assert ask_ids(module, [], request([]))["text"].shape == (0,)
 
 
 def test_what_was_cut_off_a_prompt_is_counted(module):
@@ -176,22 +188,86 @@ def test_what_was_cut_off_a_prompt_is_counted(module):
     assert rows_of(ask(module, [kept]))[0] == rows_of(outputs)[0]
 
 
-def test_ids_are_continued_as_their_text_is(module):
-    ids = module.tokenizer.encode(PROMPTS)
-    padded = np.full((len(ids), max(map(len, ids)) + 3), 77, np.int32)
-    for row, values in zip(padded, ids, strict=True):
-        row[: len(values)] = values
-    given = {"prompt_ids": tf.constant(padded), "prompt_lengths": tf.constant([len(row) for row in ids])}
-    settings = {name: value for name, value in request(PROMPTS).items() if name != "prompt"}
-    found, expected = module.generate_ids(given | settings), ask(module, PROMPTS)
+def test_ids_are_continued_as_their_text_is_whatever_fills_them_up(module):
+    prompts = [prompt for prompt in PROMPTS if len(module.tokenizer.encode([prompt])[0]) <= MAX_LENGTH]
+    expected = ask(module, prompts)
+    for padding in (77, -1, 2**31 - 1):
+        found = ask_ids(module, module.tokenizer.encode(prompts), request(prompts), padding=padding)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_a_row_with_an_id_that_is_none_is_refused_and_its_neighbours_are_not_touched(module, tokenizer):
+    size = tokenizer.vocabulary_size
+    rows = [[5, 6], [5, size], [-1], [size - 1] * (MAX_LENGTH - 2), [7]]
+    found = ask_ids(module, rows, request(["x"] * 5))
+    assert found["finish_reason"].tolist()[1:3] == [b"refused"] * 2
+    assert found["num_tokens"].tolist()[1:4] == [0, 0, 2]
+    assert (found["text"][1], found["log_probability"][1]) == (b"", 0.0)
+    for row in (0, 3, 4):
+        alone = ask_ids(module, rows[row : row + 1], request(["x"], seed=[row + 3]))
+        assert rows_of(alone)[0] == rows_of(found)[row]
+
+
+def test_without_settings_each_row_has_those_of_the_export_and_the_same_seed(model, tokenizer):
+    module = tiny_generator.build_module(model, tokenizer, max_new_tokens=9, temperature=0.9, top_k=30, seed=11)
+    found = module.generate_by_defaults({"prompt": tf.constant(["x", "Pack my", "x"])})
+    expected = ask(module, ["x", "Pack my", "x"], max_new_tokens=9, temperature=0.9, top_k=30, seed=[11] * 3)
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name].numpy(), value, err_msg=name)
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert rows_of(expected)[0] == rows_of(expected)[2]
+
+
+def test_stop_strings_of_the_export_end_every_text(model, module, tokenizer):
+    whole = ask(module, PROMPTS, max_new_tokens=20)
+    spelled = [tokenizer.decode_bytes(ids) for ids in rows_of(whole)]
+    stops = [re.search(rb"[ -~]{2}", spelled[row])[0] for row in (0, 2)]
+    stopping = tiny_generator.build_module(model, tokenizer, stop=tuple(stop.decode() for stop in stops))
+    found = ask(stopping, PROMPTS, max_new_tokens=20)
+    for row, text in enumerate(spelled):
+        is_stopped = any(stop in text for stop in stops)
+        assert found["text_bytes"][row] == cut_at_stop(text, stops)
+        assert found["finish_reason"][row] == (b"stop" if is_stopped else whole["finish_reason"][row])
+        assert rows_of(whole)[row][: len(rows_of(found)[row])] == rows_of(found)[row]
+    assert 2 <= (found["finish_reason"] == b"stop").sum() < len(PROMPTS)
+    for name, value in stopping.generate_by_defaults({"prompt": tf.constant(["x"])}).items():
+        np.testing.assert_array_equal(value, ask(stopping, ["x"], seed=[3])[name])
+
+
+def test_too_long_a_prompt_is_refused_where_the_export_says_so_and_its_neighbours_are_not_touched(model, tokenizer):
+    module = tiny_generator.build_module(model, tokenizer, long_prompt="refuse")
+    fits = tokenizer.decode(tokenizer.encode(["a" * 200])[0][: MAX_LENGTH - 1])
+    assert len(tokenizer.encode([fits])[0]) == MAX_LENGTH - 1
+    found = ask(module, ["a" * 200, "The quick", fits])
+    length = len(tokenizer.encode(["a" * 200])[0])
+    assert found["prompt_cut"].tolist() == [length - (MAX_LENGTH - 1), 0, 0]
+    assert (found["finish_reason"][0], found["text"][0], found["num_tokens"][0]) == (b"refused", b"", 0)
+    assert found["log_probability"][0] == 0.0
+    cut = ask(tiny_generator.build_module(model, tokenizer), ["", "The quick", fits])
+    for name in ("text", "num_tokens", "finish_reason"):
+        assert found[name][1:].tolist() == cut[name][1:].tolist()
+    assert (found["num_tokens"][2], found["finish_reason"][2]) == (1, b"length")
+    for prompts in (["a" * 200], []):
+        assert ask(module, prompts)["token_ids"].shape == (len(prompts), 0)
+
+
+def test_a_saved_model_holds_the_network_once(module):
+    """The loop is one function, whatever calls it."""
+    names = set()
+    for function in module.signatures().values():
+        graph = function.get_concrete_function().graph
+        names |= {
+            definition.signature.name
+            for definition in graph.as_graph_def().library.function
+            if sum(node.op == "MatMul" for node in definition.node_def) > 1
+        }
+    assert len(names) == 2, names  # reading the prompts, and a step
 
 
 def test_ids_that_only_the_model_has_are_never_chosen(tokenizer):
     wide = tiny_generator.build_model(tokenizer, spare_ids=200)
     assert wide.sizes["vocabulary_size"] == tokenizer.vocabulary_size + 200
-    outputs = ask(GeneratorModule(wide, tokenizer, max_length=MAX_LENGTH), PROMPTS, temperature=3.0)
+    outputs = ask(tiny_generator.build_module(wide, tokenizer), PROMPTS, temperature=3.0)
     assert outputs["token_ids"].max() < tokenizer.vocabulary_size
 
 

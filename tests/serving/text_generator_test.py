@@ -10,7 +10,6 @@ from aigc_tf.config import InputError
 from aigc_tf.models.generator_sources import wrap_backbone
 from aigc_tf.serving import preset_generation
 from aigc_tf.serving.continuations import pad_rows, settings_of
-from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.text_generator import TextGenerator, _PieceStream
 from tests import tiny_classifier, tiny_generator
 from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
@@ -44,7 +43,7 @@ def texts_of(generator, prompts, **changes):
 
 def test_a_live_model_says_what_its_served_functions_say(generator, model, tokenizer):
     prompts = [prompt.encode("utf-8", "replace") for prompt in HOSTILE]
-    module = GeneratorModule(model, tokenizer, max_length=MAX_LENGTH)
+    module = tiny_generator.build_module(model, tokenizer)
     expected = {name: value.numpy() for name, value in module.generate_text(request(prompts)).items()}
     for row, answer in enumerate(generator.generate(HOSTILE, settings=settings(), batch_size=len(HOSTILE))):
         assert answer.text == expected["text"][row].decode()

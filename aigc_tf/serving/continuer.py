@@ -1,0 +1,263 @@
+"""How a model and its tokenizer continue prompts: prompt -> token ids -> new ids -> text, in plain TensorFlow ops.
+
+What an export publishes (`serving.generator_signatures`) and what runs a live model (`serving.text_generator`) are made
+of the very same `Continuer`. Shape letters: B rows, P prompt positions, N new tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from aigc_tf.config import InputError
+from aigc_tf.data.tokenizers import Tokenizer
+from aigc_tf.generation.beam import beam_search
+from aigc_tf.generation.decoding import END_OF_TEXT, LENGTH, STOP_STRING, Cache, Generated, State, start
+from aigc_tf.generation.decoding import advance as advance_rows
+from aigc_tf.generation.decoding import generate as generate_rows
+from aigc_tf.generation.sampling import Settings
+from aigc_tf.generation.stopping import build_stop_table
+from aigc_tf.models.generator import decoder_step, empty_cache, is_own
+
+SETTINGS = {
+    "max_new_tokens": tf.int32,
+    "temperature": tf.float32,
+    "top_k": tf.int32,
+    "top_p": tf.float32,
+    "min_p": tf.float32,
+    "repetition_penalty": tf.float32,
+    "seed": tf.int64,
+}
+"""Inputs of a signature besides the prompt, each `(B,)`; `generation.sampling.Settings` says what they mean."""
+FINISH_REASONS = {END_OF_TEXT: "end", STOP_STRING: "stop", LENGTH: "length"}
+"""Why a continuation ended: the end of the text, a stop string, or nothing more was wanted or fits the context."""
+REFUSED = "refused"
+"""Stands for the reason in a row that was not computed."""
+
+# What a value out of range becomes: the nearest that fits; NaN becomes what switches the setting off.
+_RANGES = {
+    "temperature": (0.0, 1000.0, 1.0),
+    "top_p": (1e-6, 1.0, 1.0),
+    "min_p": (0.0, 1.0, 0.0),
+    "repetition_penalty": (0.01, 100.0, 1.0),
+}
+
+
+def clamp_settings(inputs: Mapping[str, tf.Tensor]) -> Settings:
+    """Returns the settings of a request; what is out of range is brought into it, as there is nobody to tell."""
+    values = {name: inputs[name] for name in SETTINGS}
+    for name in ("max_new_tokens", "top_k"):
+        values[name] = tf.maximum(values[name], 0)
+    for name, (low, high, off) in _RANGES.items():
+        value = tf.where(tf.math.is_nan(values[name]), off, values[name])
+        values[name] = tf.clip_by_value(value, low, high)
+    return Settings(**values)
+
+
+def cut_prompts(
+    prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, *, max_length: int, end_id: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Keeps the last `max_length - 1` tokens of each prompt, so that one new token fits at least.
+
+    Args:
+        prompt_ids: `(B, P)` int32, padded on the right.
+        prompt_lengths: `(B,)` int32; an empty prompt becomes the end of text alone, after which a text begins.
+        max_length: Positions of prompt and continuation.
+        end_id: The end of text.
+    Returns:
+        `(B, P')` int32 ids with P' that of the longest row and at least 1; `(B,)` int32 lengths, at least 1; `(B,)`
+        int32 tokens cut off.
+    """
+    lengths = tf.clip_by_value(prompt_lengths, 0, tf.shape(prompt_ids)[1])
+    kept = tf.minimum(lengths, max_length - 1)
+    cut = lengths - kept
+    width = _longest(kept, least=1)
+    places = cut[:, tf.newaxis] + tf.range(width)  # (B, P')
+    padded = tf.pad(prompt_ids, [[0, 0], [0, 1]])
+    moved = tf.gather(padded, tf.minimum(places, tf.shape(prompt_ids)[1]), axis=1, batch_dims=1)
+    return tf.where(tf.sequence_mask(kept, width), moved, end_id), tf.maximum(kept, 1), cut
+
+
+def _longest(lengths: tf.Tensor, *, least: int) -> tf.Tensor:
+    return tf.maximum(tf.reduce_max(lengths), least)  # of no rows the maximum is negative
+
+
+class _Batch(NamedTuple):
+    """Prompts that fit, and what they are continued with."""
+
+    ids: tf.Tensor
+    """`(B, P)` int32."""
+    lengths: tf.Tensor
+    """`(B,)` int32, at least 1."""
+    cut: tf.Tensor
+    """`(B,)` int32 tokens that a prompt has too many."""
+    refused: tf.Tensor
+    """`(B,)` bool; such a row is an empty prompt of which no token is wanted."""
+    settings: Settings
+    cache: Cache
+    capacity: tf.Tensor
+    """Positions of the cache."""
+
+
+class Continuer:
+    """How one model and its tokenizer continue prompts: what graph functions of it are made of.
+
+    Args:
+        model: One of ours.
+        tokenizer: One with an end of text.
+        max_length: Positions of prompt and continuation together.
+        stop: Stop strings.
+        long_prompt: One of `config.LONG_PROMPTS`: what becomes of a prompt of `max_length` tokens or more.
+    Raises:
+        InputError: If the model is not one of ours, the tokenizer has no end of text, or a stop string does not fit.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        stop: Sequence[str] = (),
+        long_prompt: str = "cut",
+    ):
+        if not is_own(model):
+            raise InputError(
+                f"{type(model).__name__} is KerasNLP's own network, whose generation needs XLA ops that a stock server "
+                "and this program's decoding do not run; GPT-2 is the architecture that is served."
+            )
+        self._model, self._tokenizer = model, tokenizer
+        self.end_id, self._max_length, self._long_prompt = end_of_text(tokenizer), max_length, long_prompt
+        pieces = tokenizer.piece_bytes() if stop else []
+        self._stop = build_stop_table([text.encode("utf-8", "replace") for text in stop], pieces)
+
+    def step(
+        self, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor, num_tokens: tf.Tensor
+    ) -> tuple[tf.Tensor, Cache]:
+        """The model as `aigc_tf.generation` sees it."""
+        logits, cache = decoder_step(self._model, token_ids, cache, index, num_tokens)
+        return logits[:, : self._tokenizer.vocabulary_size], cache  # a model may have more ids than mean something
+
+    def tokenize(self, prompts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the `(B, P)` int32 ids and `(B,)` int32 lengths of `(B,)` strings."""
+        rows = self._tokenizer.tokenize(prompts)
+        return rows.to_tensor(self.end_id), tf.cast(rows.row_lengths(), tf.int32)
+
+    def generate(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings) -> dict[str, tf.Tensor]:
+        """Continues prompts to their end.
+
+        Args:
+            prompt_ids: `(B, P)` int32, padded on the right, of any length.
+            prompt_lengths: `(B,)` int32.
+            settings: Of B rows.
+        Returns:
+            The outputs of the signatures, see `GeneratorModule`.
+        """
+        batch = self._prepare(prompt_ids, prompt_lengths, settings)
+        done = generate_rows(
+            self.step,
+            batch.ids,
+            batch.lengths,
+            batch.cache,
+            batch.settings,
+            capacity=batch.capacity,
+            end_id=self.end_id,
+            stop=self._stop,
+        )
+        return self._outputs(done, batch)
+
+    def search(
+        self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings, *, num_beams: int
+    ) -> dict[str, tf.Tensor]:
+        """As `generate`, by beam search, for which only `max_new_tokens` counts of the settings."""
+        batch = self._prepare(prompt_ids, prompt_lengths, settings)
+        done, _ = beam_search(
+            self.step,
+            batch.ids,
+            batch.lengths,
+            batch.cache,
+            batch.settings.max_new_tokens,
+            num_beams=num_beams,
+            capacity=batch.capacity,
+            end_id=self.end_id,
+            stop=self._stop,
+        )
+        return self._outputs(done, batch)
+
+    def start(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings) -> State:
+        """Reads the prompts and chooses their first new tokens; `advance` goes on."""
+        batch = self._prepare(prompt_ids, prompt_lengths, settings)
+        return start(
+            self.step,
+            batch.ids,
+            batch.lengths,
+            batch.cache,
+            batch.settings,
+            capacity=batch.capacity,
+            end_id=self.end_id,
+            stop=self._stop,
+        )
+
+    def advance(self, state: State, settings: Settings, num_steps: int) -> State:
+        """Gives each row up to `num_steps` more tokens."""
+        return advance_rows(self.step, state, settings, num_steps, end_id=self.end_id, stop=self._stop)
+
+    def _prepare(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings) -> _Batch:
+        refused = self._has_unknown_ids(prompt_ids, prompt_lengths)
+        too_many = tf.maximum(0, tf.minimum(prompt_lengths, tf.shape(prompt_ids)[1]) - (self._max_length - 1))
+        if self._long_prompt == "refuse":
+            refused |= too_many > 0
+        kept = tf.where(refused, 0, prompt_lengths)
+        ids, lengths, _ = cut_prompts(prompt_ids, kept, max_length=self._max_length, end_id=self.end_id)
+        wanted = tf.where(refused, 0, settings.max_new_tokens)
+        room = tf.minimum(wanted, self._max_length - lengths)  # before the sum, which may overflow
+        # As long as this batch needs: attention reads all of the cache in every step.
+        capacity = tf.maximum(_longest(lengths + room, least=1), tf.shape(ids)[1])
+        return _Batch(
+            ids=ids,
+            lengths=lengths,
+            cut=too_many,
+            refused=refused,
+            settings=settings._replace(max_new_tokens=wanted),
+            cache=empty_cache(self._model, tf.shape(ids)[0], capacity),
+            capacity=capacity,
+        )
+
+    def _has_unknown_ids(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor) -> tf.Tensor:
+        """Returns `(B,)` bool: whether an id of a row's prompt is none of the vocabulary; it would fail all rows."""
+        is_unknown = (prompt_ids < 0) | (prompt_ids >= self._tokenizer.vocabulary_size)
+        is_prompt = tf.sequence_mask(prompt_lengths, tf.shape(prompt_ids)[1])
+        return tf.reduce_any(is_unknown & is_prompt, axis=1)
+
+    def _outputs(self, done: Generated, batch: _Batch) -> dict[str, tf.Tensor]:
+        token_ids = done.token_ids[:, : _longest(done.lengths, least=0)]
+        spelled = self._tokenizer.detokenize(tf.RaggedTensor.from_tensor(token_ids, lengths=done.lengths))
+        # Before a stop string; without one that is all.
+        text_bytes = tf.strings.substr(
+            spelled, tf.zeros_like(done.cut_bytes), tf.strings.length(spelled) - done.cut_bytes
+        )
+        reasons = tf.constant([FINISH_REASONS.get(reason, "") for reason in range(max(FINISH_REASONS) + 1)])
+        return {
+            "text": tf.strings.unicode_transcode(text_bytes, "UTF-8", "UTF-8", errors="replace"),
+            "text_bytes": text_bytes,
+            "token_ids": token_ids,
+            "num_tokens": done.lengths,
+            "finish_reason": tf.where(batch.refused, REFUSED, tf.gather(reasons, done.finish_reason)),
+            "log_probability": done.log_probability,
+            "prompt_cut": batch.cut,
+        }
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """Returns the id that ends a text.
+
+    Raises:
+        InputError: If the tokenizer has none.
+    """
+    if tokenizer.end_of_text_id is None:
+        raise InputError(
+            f"The tokenizer is of kind {tokenizer.kind!r}, which has no end of text; a generator has a SentencePiece "
+            "one or GPT-2's."
+        )
+    return tokenizer.end_of_text_id
