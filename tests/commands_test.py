@@ -5,8 +5,6 @@ import dataclasses
 import json
 import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -29,7 +27,6 @@ from aigc_tf.evaluation.report import REPORT_KEYS, read_report
 from aigc_tf.models.weights import weights_sha256
 from aigc_tf.training import checkpoints
 from aigc_tf.training.telemetry import read_metrics
-from tests.laws.replicas_test import free_ports
 
 GOOD, BAD = ["fine", "lovely", "great", "splendid"], ["awful", "dreadful", "poor", "horrid"]
 
@@ -335,50 +332,6 @@ def test_one_class_and_no_held_out_example_still_train(tmp_path):
     commands.prepare(config)
     commands.train(config, str(tmp_path / "run"))
     assert read_report(tmp_path / "run")["metrics"] == {}
-
-
-TRAIN = """
-import sys
-from aigc_tf import asking, commands
-from aigc_tf.config import from_json
-commands.train(from_json(open(sys.argv[1]).read()), sys.argv[2])
-"""
-
-
-@pytest.mark.slow
-def test_two_worker_processes_leave_one_run_folder_with_the_run_of_one(trained, tmp_path):
-    _, config = trained
-    short = dataclasses.replace(config.training, num_steps=12, evaluate_every=6, checkpoint_every=6)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0), training=short)
-    (tmp_path / "config.json").write_text(to_json(config))
-    commands.train(config, str(tmp_path / "one"))
-    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(tmp_path / "config.json"), str(tmp_path / "two")],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.getcwd(),
-                "TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(output[-3000:] for output in outputs)
-    one, two = (read_report(tmp_path / name) for name in ("one", "two"))
-    assert two["metrics"]["test"]["confusion_matrix"] == one["metrics"]["test"]["confusion_matrix"]
-    assert two["metrics"]["validation"]["loss"] == pytest.approx(one["metrics"]["validation"]["loss"], abs=1e-4)
-    assert [line["step"] for line in read_metrics(tmp_path / "two") if "train/loss" in line] == list(range(1, 13))
-    assert "Metrics" in outputs[0]
-    assert "Metrics" not in outputs[1]  # one worker writes and speaks
 
 
 def test_texts_that_do_not_fit_the_model_are_refused(trained):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,3 +95,33 @@ def wait_for(condition, what, *, training=None, seconds=240):
         said = training.log.read_text()[-3000:] if training and training.log.exists() else ""
         assert time.monotonic() < deadline, f"no {what} within {seconds} s: {said}"
         time.sleep(0.005)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(server, folder, name, *, workers=1, **flags):
+    """Starts the training of `folder/config.json` into `folder/name`, as one process or several workers."""
+    arguments = [f"--config={folder}/config.json", f"--workdir={folder / name}"]
+    arguments += [f"--config.training.{field}={value}" for field, value in flags.items()]
+    if workers == 1:
+        return [server.train(*arguments, log=folder / f"{name}.log")]
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    clusters = [{"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}} for i in range(workers)]
+    return [
+        server.train(*arguments, log=folder / f"{name}-{i}.log", TF_CONFIG=json.dumps(cluster))
+        for i, cluster in enumerate(clusters)
+    ]
+
+
+def finish(trainings):
+    """Waits until all have ended; fails with the first one's log where one failed."""
+    statuses = [training.wait() for training in trainings]
+    assert statuses == [0] * len(trainings), trainings[0].log.read_text()[-3000:]

@@ -14,8 +14,7 @@ from aigc_tf.config import to_json
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.training.telemetry import read_metrics
 from tests.commands_test import tiny_config, write_reviews
-from tests.fork_server import ForkServer, wait_for
-from tests.laws.replicas_test import free_ports
+from tests.fork_server import ForkServer, finish, start, wait_for
 
 NUM_STEPS = 300
 
@@ -44,24 +43,6 @@ def experiment(tmp_path_factory):
 def server():
     with ForkServer() as started:
         yield started
-
-
-def start(server, folder, name, *, workers=1, **flags):
-    arguments = [f"--config={folder}/config.json", f"--workdir={folder / name}"]
-    arguments += [f"--config.training.{field}={value}" for field, value in flags.items()]
-    if workers == 1:
-        return [server.train(*arguments, log=folder / f"{name}.log")]
-    hosts = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    clusters = [{"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}} for i in range(workers)]
-    return [
-        server.train(*arguments, log=folder / f"{name}-{i}.log", TF_CONFIG=json.dumps(cluster))
-        for i, cluster in enumerate(clusters)
-    ]
-
-
-def finish(trainings):
-    statuses = [training.wait() for training in trainings]
-    assert statuses == [0] * len(trainings), trainings[0].log.read_text()[-3000:]
 
 
 def lines_of(workdir):

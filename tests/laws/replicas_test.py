@@ -6,7 +6,6 @@ float32). This also holds that the optimizer does not sum gradients a second tim
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.optimizers import build_optimizer
 from aigc_tf.training.strategy import build_devices
 from tests import tiny_task
+from tests.fork_server import free_ports
 
 BOUND = 1e-5
 
@@ -99,16 +99,6 @@ if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
     np.savez(sys.argv[2], **{path.replace("/", "|"): value for path, value in weights.items()})
     print(json.dumps([watcher.records[-1]["train/tokens"], [s for s, _, _ in watcher.evaluations]]))
 """
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.mark.slow

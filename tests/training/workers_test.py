@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from aigc_tf.config import InputError, Preempted, RunError
 from aigc_tf.training import workers
-from tests.laws.replicas_test import free_ports
+from tests.fork_server import free_ports
 
 
 @pytest.fixture
