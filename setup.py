@@ -18,10 +18,12 @@ CORE = [
     "ml-collections",  # typed config fields as flags
     "numpy",
     "pyarrow",  # Parquet
+    "requests",  # asks a server by REST
     "rich",  # progress and tables
     "safetensors",  # Hugging Face weights; KerasHub imports it and does not ask for it
     "scikit-learn",  # metrics
     "sentencepiece",  # learns vocabularies of text that must come back as it was
+    "tenacity",  # asks it again
     "tensorboard",  # not every tensorflow package brings it
     "tensorflow>=2.20,<2.22",
     "tensorflow-datasets",
