@@ -1,6 +1,8 @@
-"""Where answers go: the terminal, or a file that is whole or not there. And how far it is."""
+"""Texts in and answers out: what is asked, and the terminal or file that answers go to, which is whole or not there."""
 
 import contextlib
+import io
+import json
 import os
 import stat
 import sys
@@ -11,7 +13,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.config import DataConfig, InputError, RunError
+from aigc_tf.data import sources
 
 _Row = TypeVar("_Row")
 
@@ -88,3 +91,59 @@ def with_progress(rows: Iterable[_Row], *, total: int | None, what: str) -> Iter
     columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
         yield from progress.track(rows, total=total)
+
+
+def pair_up(texts: list[str], texts_b: list[str]) -> list[tuple[str, str]]:
+    if texts_b and len(texts_b) != len(texts):
+        raise InputError(
+            f"There are {len(texts)} --text and {len(texts_b)} --text_b; give one --text_b for each --text."
+        )
+    return list(zip(texts, texts_b or [""] * len(texts), strict=True))
+
+
+def read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Reads texts to answer: the lines of a plain text, or the text columns of a table with a header."""
+    text_column, text_b_column = columns
+    data = DataConfig(
+        sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
+    )
+    files = sources.find_sources(data)
+    if text_b_column and any(file.format == "text" for file in files):
+        raise InputError(
+            f"{path} has single texts, but the model takes pairs; give a table with the columns {text_column!r} "
+            f"and {text_b_column!r}."
+        )
+    for record in sources.read_records(files, data, []):
+        yield record.text, record.text_b
+
+
+def piped_prompts() -> list[str]:
+    """Returns the lines of standard input, a backslash and n in them as a line's end."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    prompts = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
+    if not prompts:
+        raise InputError("There is no prompt, and nothing on standard input; give --prompt or --input.")
+    return prompts
+
+
+def json_line(row: dict[str, Any], model: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise RunError(
+            f"The weights of {model} give no finite answer to {row['text'][:40]!r}; ask another checkpoint or run."
+        ) from error
+
+
+def print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
+    speed = f"{num_tokens / seconds:,.0f} tokens per second" if seconds and num_tokens else "nothing to time"
+    print(
+        f"{count(num_prompts, 'continuation')} of {count(num_tokens, 'token')} in {seconds:.2f} s, {speed}.",
+        file=sys.stderr,
+    )
+
+
+def print_continuation(prompt: str, text: str, *, is_single: bool) -> None:
+    """Shows a prompt with what follows it; a line stands between several."""
+    print(f"{prompt}{text}" + ("" if is_single else f"\n{'-' * 20}"), flush=True)

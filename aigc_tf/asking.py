@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import os
@@ -12,9 +11,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from aigc_tf import storage
-from aigc_tf.answers import count, open_output, with_progress
-from aigc_tf.config import DataConfig, ExperimentConfig, GenerationConfig, InputError, RunError
-from aigc_tf.data import sources
+from aigc_tf.answers import (
+    count,
+    json_line,
+    open_output,
+    pair_up,
+    piped_prompts,
+    print_continuation,
+    print_speed,
+    read_texts,
+    with_progress,
+)
+from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError
 from aigc_tf.data.tokenizers import load_tokenizer
 from aigc_tf.runs import CONFIG, config_of_run, door_of, load_model, read_facts
 from aigc_tf.serving.continuations import Continuation, Piece, clean
@@ -45,9 +53,7 @@ def predict(
     if texts and is_pair != bool(texts_b):
         wanted = "pairs: give one --text_b for each --text" if is_pair else "single texts: leave --text_b out"
         raise InputError(f"The model {model} takes {wanted}.")
-    rows, inputs = itertools.tee(
-        _read_texts(input_path, columns) if input_path else iter(_pair_up(texts, texts_b or []))
-    )
+    rows, inputs = itertools.tee(read_texts(input_path, columns) if input_path else iter(pair_up(texts, texts_b or [])))
     started, num_rows = time.perf_counter(), 0
     with open_output(output_path) as write:
         answered_rows: Iterator[Any] = zip(inputs, answer(rows), strict=True)
@@ -55,44 +61,11 @@ def predict(
             answered_rows = with_progress(answered_rows, total=len(texts) or None, what="Answering")
         for (text, text_b), answered in answered_rows:
             row = {"text": text} | ({"text_b": text_b} if text_b else {}) | answered
-            write(_json_line(row, model))
+            write(json_line(row, model))
             num_rows += 1
     if output_path:
         rate = num_rows / (time.perf_counter() - started)
         print(f"{count(num_rows, 'answer')} in {output_path}, {rate:.0f} texts per second.", file=sys.stderr)
-
-
-def _pair_up(texts: list[str], texts_b: list[str]) -> list[tuple[str, str]]:
-    if texts_b and len(texts_b) != len(texts):
-        raise InputError(
-            f"There are {len(texts)} --text and {len(texts_b)} --text_b; give one --text_b for each --text."
-        )
-    return list(zip(texts, texts_b or [""] * len(texts), strict=True))
-
-
-def _read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Reads texts to answer: the lines of a plain text, or the text columns of a table with a header."""
-    text_column, text_b_column = columns
-    data = DataConfig(
-        sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
-    )
-    files = sources.find_sources(data)
-    if text_b_column and any(file.format == "text" for file in files):
-        raise InputError(
-            f"{path} has single texts, but the model takes pairs; give a table with the columns {text_column!r} "
-            f"and {text_b_column!r}."
-        )
-    for record in sources.read_records(files, data, []):
-        yield record.text, record.text_b
-
-
-def _json_line(row: dict[str, Any], model: str) -> str:
-    try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise RunError(
-            f"The weights of {model} give no finite answer to {row['text'][:40]!r}; ask another checkpoint or run."
-        ) from error
 
 
 Answer = Callable[[Iterator[tuple[str, str]]], Iterator[dict[str, Any]]]
@@ -147,9 +120,9 @@ def generate(
     converses = not prompts and not input_path and sys.stdin is not None and sys.stdin.isatty()
     if input_path:
         column = config.data.text_column if config else "text"
-        prompts = [text for text, _ in _read_texts(input_path, (column, ""))]
+        prompts = [text for text, _ in read_texts(input_path, (column, ""))]
     elif not prompts and not converses:
-        prompts = _piped_prompts()
+        prompts = piped_prompts()
     prompts = [clean(prompt) for prompt in prompts]
     continuer, defaults = _continuer(model, config, checkpoint)
     chosen = dataclasses.replace(defaults, **settings)
@@ -170,7 +143,7 @@ def generate(
         _stream(continuer, prompts[0], chosen)
     else:
         for prompt, answer in _continue_all(continuer, prompts, chosen):
-            print(f"{prompt}{answer.text}" + (f"\n{'-' * 20}" if len(prompts) > 1 else ""), flush=True)
+            print_continuation(prompt, answer.text, is_single=len(prompts) == 1)
 
 
 LoadedGenerator = TextGenerator | ExportedGenerator
@@ -220,7 +193,7 @@ def _continue_all(
         yield prompt, answer
     seconds = time.perf_counter() - started
     _say_what_did_not_fit(num_cut, num_full, continuer.max_length)
-    _print_speed(len(prompts), num_tokens, seconds)
+    print_speed(len(prompts), num_tokens, seconds)
 
 
 def _build_graphs(continuer: LoadedGenerator, settings: GenerationConfig) -> None:
@@ -255,7 +228,7 @@ def _stream(continuer: LoadedGenerator, prompt: str, settings: GenerationConfig)
     seconds = time.perf_counter() - started
     is_full = last.finish_reason == "length" and last.num_tokens < settings.max_new_tokens
     _say_what_did_not_fit(int(last.prompt_cut > 0), int(is_full), continuer.max_length)
-    _print_speed(1, last.num_tokens, seconds)
+    print_speed(1, last.num_tokens, seconds)
 
 
 def _say_what_did_not_fit(num_cut: int, num_full: int, max_length: int) -> None:
@@ -270,21 +243,3 @@ def _say_what_did_not_fit(num_cut: int, num_full: int, max_length: int) -> None:
             f"{max_length} tokens.",
             file=sys.stderr,
         )
-
-
-def _print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
-    speed = f"{num_tokens / seconds:,.0f} tokens per second" if seconds and num_tokens else "nothing to time"
-    print(
-        f"{count(num_prompts, 'continuation')} of {count(num_tokens, 'token')} in {seconds:.2f} s, {speed}.",
-        file=sys.stderr,
-    )
-
-
-def _piped_prompts() -> list[str]:
-    """Returns the lines of standard input, a backslash and n in them as a line's end."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    prompts = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
-    if not prompts:
-        raise InputError("There is no prompt, and nothing on standard input; give --prompt or --input.")
-    return prompts

@@ -26,7 +26,7 @@ from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError, Preem
 from aigc_tf.config_checks import validate, validate_generation
 from aigc_tf.config_files import load_config
 from aigc_tf.data.sources import check_labelled, find_sources
-from aigc_tf.flag_parsing import HELP, Options, parse
+from aigc_tf.flag_parsing import HELP, Options, parse, typed
 from aigc_tf.launching import launch as launch_workers
 from aigc_tf.search_space import check_space, parse_search
 
@@ -232,19 +232,59 @@ def generate(options: Options) -> None:
     if not storage.exists(model):
         raise InputError(f"There is no model {model}.{_nearest(model)}")
     _check_output(target, overwrite=options.overwrite)
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(GenerationConfig)}
-    settings: dict[str, Any] = {
-        name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
-    }
-    validate_generation(GenerationConfig(**settings), prefix="--")
     _heavy_room("asking").generate(
         model,
         prompts=options.prompt or [],
-        settings=settings,
+        settings=_generation_settings(options),
         input_path=source,
         output_path=target,
         checkpoint=options.checkpoint,
     )
+
+
+def _generation_settings(options: Options) -> dict[str, Any]:
+    """Returns the fields of GenerationConfig that flags set, checked."""
+    given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(GenerationConfig)}
+    settings: dict[str, Any] = {
+        name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
+    }
+    validate_generation(GenerationConfig(**settings), prefix="--")
+    return settings
+
+
+def ask(options: Options) -> None:
+    """Asks a running server."""
+    for name in ("server", "served"):
+        if not getattr(options, name):
+            raise InputError(f"--{typed(name)} is missing: {HELP[name]}")
+    source, target = _optional_path(options, "input"), _optional_path(options, "output")
+    num_given = sum(map(bool, (options.text, options.prompt, source)))
+    if num_given > 1 or (not num_given and (sys.stdin is None or sys.stdin.isatty())):
+        raise InputError("Give --text for a classifier, --prompt for a generator, or a file with --input: one of them.")
+    if options.text_b and len(options.text_b) != len(options.text or []):
+        given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
+        raise InputError(f"Give one --text_b for each --text; {given}.")
+    if source and not os.path.exists(source):
+        raise InputError(f"There is no file {source}.{_nearest(source)}")
+    _check_output(target, overwrite=options.overwrite)
+    settings = _generation_settings(options)
+    # Only gRPC needs TensorFlow: REST answers before that would be loaded.
+    needs_tensorflow = options.server.startswith("grpc")
+    room = _heavy_room("asking_server") if needs_tensorflow else importlib.import_module("aigc_tf.asking_server")
+    with _quiet() if needs_tensorflow else contextlib.nullcontext():
+        room.ask(
+            options.server,
+            options.served,
+            version=options.version,
+            label=options.label or "",
+            timeout=options.timeout,
+            texts=options.text or [],
+            texts_b=options.text_b or [],
+            prompts=options.prompt or [],
+            settings=settings,
+            input_path=source,
+            output_path=target,
+        )
 
 
 def render_deployment(options: Options) -> None:

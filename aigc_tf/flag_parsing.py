@@ -24,7 +24,7 @@ from aigc_tf.config_files import load_config
 Options = types.SimpleNamespace
 """The values of a script's flags by name; `config` is an ExperimentConfig or None, `config_path` its file."""
 
-_TYPED = {"exports": "model", "deployment": "output"}
+_TYPED = {"exports": "model", "served": "model", "deployment": "output"}
 """What a user types for a flag that means something else, or may be repeated, in another script."""
 
 HELP: dict[str, str] = {
@@ -53,6 +53,11 @@ HELP: dict[str, str] = {
     "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
     "trials": "Trials of the whole sweep.",
     "step": "The bad step, counted from 1; 0: the last one.",
+    "server": "Address of the server: http://host:8501 (or https) for REST, grpc://host:8500 for gRPC.",
+    "served": "Name of the model on the server.",
+    "version": "Version to ask; the newest that is loaded if neither version nor label is given.",
+    "label": "Label to ask, such as stable.",
+    "timeout": "Seconds that a request may take, all tries together.",
     "exports": "Folder of an exported model, such as saved_models/bert_sentiment; once for each to serve.",
     "deployment": "Folder to write, such as deploy/reviews; the deployment is called by its last name.",
     "stable": "Version behind the label stable, or NAME:VERSION of one of several models; the newest if left out.",
@@ -72,6 +77,11 @@ _VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repeti
 _VALUE_NAMES |= {
     "workdir": "FOLDER",
     "model": "FOLDER",
+    "server": "URL",
+    "served": "NAME",
+    "version": "N",
+    "label": "NAME",
+    "timeout": "SECONDS",
     "exports": "FOLDER",
     "deployment": "FOLDER",
     "stable": "VERSION",
@@ -85,7 +95,8 @@ _VALUE_NAMES |= {
 }
 _BOOLEANS = ("dry_run", "overwrite", "debug")
 _REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
-_COUNTS = {"trials": 20, "step": 0, "num_workers": None}
+_COUNTS = {"trials": 20, "step": 0, "num_workers": None, "version": None}
+_SECONDS = {"timeout": 60.0}
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
@@ -172,6 +183,8 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
             flags.DEFINE(_NUMBERS[type(_SETTINGS[name])], name, None, HELP[name], flag_values=values)
         elif name in _COUNTS:
             flags.DEFINE(_NUMBERS[int], name, _COUNTS[name], HELP[name], flag_values=values)
+        elif name in _SECONDS:
+            flags.DEFINE(_NUMBERS[float], name, _SECONDS[name], HELP[name], flag_values=values)
         elif name == "checkpoint":
             flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
         elif name not in ("config", "command"):
