@@ -15,6 +15,7 @@ from aigc_tf import cli, flag_parsing
 from aigc_tf.config import ExperimentConfig, check_field, flatten
 from aigc_tf.config_checks import validate
 from aigc_tf.config_files import load_config
+from aigc_tf.serving.double.flags import parse_flags
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "saved_models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,6 +86,9 @@ def test_a_command_of_the_pages_would_run(command, workplace, monkeypatch):
 
 def _check_script(arguments, workplace, monkeypatch):
     """Reads the flags as the script would, and its config with them."""
+    if arguments[:2] == ["-m", "aigc_tf.serving.double"]:
+        parse_flags(arguments[2:], description="")
+        return
     script, *flags = arguments
     asked = {}
     monkeypatch.setattr(cli, "run", lambda command, **rest: asked.update(rest, command=command))

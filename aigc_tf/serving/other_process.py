@@ -115,6 +115,19 @@ def call_elsewhere(folder: str | os.PathLike[str], calls: Sequence[Call], *, run
         )
 
 
+class CallError(RunError):
+    """A call that the other process answered with an error.
+
+    Args:
+        code: Canonical code, such as INVALID_ARGUMENT.
+        message: What it said.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(f"The exported model fails in a new process: {code}: {message[:300]}")
+        self.code, self.message = code, message
+
+
 class StandIn:
     """A process that has loaded a SavedModel and answers until the block ends. Threads may share it.
 
@@ -168,23 +181,41 @@ class StandIn:
             self._requests.flush()
         return reply
 
-    def call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def call(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        output_filter: Sequence[str] = (),
+        timeout: float = _SECONDS,
+    ) -> dict[str, np.ndarray]:
         """Calls a signature.
 
         Args:
             signature: Its name.
             inputs: By name; strings as arrays of bytes objects.
+            output_filter: Names of the outputs wanted; none for all.
+            timeout: Seconds to wait for the reply.
         Returns:
             The outputs by name; strings as arrays of bytes objects, bfloat16 as float32.
         Raises:
-            RunError: If the call fails; what TensorFlow says is named.
+            CallError: If the call fails, with what TensorFlow says, or takes too long (DEADLINE_EXCEEDED).
+            RunError: If the process ends.
         """
-        return self.timed_call(signature, inputs)[0]
+        return self.timed_call(signature, inputs, output_filter=output_filter, timeout=timeout)[0]
 
-    def timed_call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+    def timed_call(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        output_filter: Sequence[str] = (),
+        timeout: float = _SECONDS,
+    ) -> tuple[dict[str, np.ndarray], float]:
         """Returns what `call` does, and the seconds that TensorFlow took."""
         tensors = {name: _to_bytes(value) for name, value in inputs.items()}
-        reply = _checked(_wait(self.submit({"signature_name": signature, "tensors": tensors})))
+        request = {"signature_name": signature, "tensors": tensors, "output_filter": list(output_filter)}
+        reply = _checked(_wait(self.submit(request), timeout))
         return {name: _from_bytes(value) for name, value in reply["tensors"].items()}, reply["seconds"]
 
     def close(self) -> None:
@@ -245,16 +276,16 @@ def _start(folder: str, runtime: Runtime, num_threads: int, errors: IO[bytes]) -
     )
 
 
-def _wait(reply: "Future[dict[str, Any]]") -> dict[str, Any]:
+def _wait(reply: "Future[dict[str, Any]]", timeout: float = _SECONDS) -> dict[str, Any]:
     try:
-        return reply.result(timeout=_SECONDS)
+        return reply.result(timeout=timeout)
     except TimeoutError as error:
-        raise RunError(f"The process that tries the exported model gave no answer in {_SECONDS} s.") from error
+        raise CallError("DEADLINE_EXCEEDED", f"There was no answer in {timeout:.3g} s.") from error
 
 
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     if "error" in reply:
-        raise RunError(f"The exported model fails in a new process: {reply['code']}: {reply['error'][:300]}")
+        raise CallError(reply["code"], reply["error"])
     return reply
 
 

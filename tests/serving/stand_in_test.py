@@ -15,60 +15,14 @@ import tensorflow as tf
 
 from aigc_tf.config import RunError
 from aigc_tf.serving.other_process import HOSTILE_TEXTS, Call, StandIn, bytes_array, call_elsewhere, installed_runtime
+from tests.echo_model import TYPES, Echo, save
 
 ROOT = Path(__file__).parents[2]
-TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
-
-
-class Echo(tf.Module):
-    """A model whose answers can be told by hand."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = tf.Variable([[1.0], [2.0]])
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-    def say(self, text):
-        return {"text": text, "size": tf.strings.length(text)}
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 2], tf.float32, name="x"),
-            tf.TensorSpec([None], tf.int32, name="n"),
-            tf.TensorSpec([None], tf.bool, name="flag"),
-        ]
-    )
-    def add(self, x, n, flag):
-        sums = tf.squeeze(x @ self.weight, 1) + tf.cast(n, tf.float32)
-        return {"sums": tf.where(flag, sums, -1.0), "flag": ~flag}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="n")])
-    def cast(self, n):
-        return {name: tf.cast(n, name) for name in TYPES}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="word")])
-    def scalar(self, word):
-        return {"words": tf.stack([[word, word]]), "word": word}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="n")])
-    def divide(self, n):
-        return {"quotient": 7 // n}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")], jit_compile=True)
-    def compiled(self, x):
-        return {"y": x + 1.0}
-
-    def signatures(self):
-        names = ("add", "cast", "scalar", "divide", "compiled")
-        return {"serving_default": self.say, **{name: getattr(self, name) for name in names}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = os.fspath(tmp_path_factory.mktemp("echo") / "1")
-    module = Echo()
-    tf.saved_model.save(module, path, signatures=module.signatures())
-    return path
+    return save(Echo(), tmp_path_factory.mktemp("echo") / "1")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aigc_tf.serving.stand_in.c_api import Model
 from aigc_tf.serving.stand_in.status import StatusError, invalid
 from aigc_tf.serving.stand_in.tensors import tensor_from_bytes, tensor_from_json, tensor_to_bytes, tensor_to_json
-from aigc_tf.serving.stand_in.wire_format import Signature
 
 DEFAULT_SIGNATURE = "serving_default"
 _KEYS = ("signature_name", "inputs", "tensors", "output_filter")
@@ -56,8 +55,8 @@ def answer_request(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     inputs = request.get(kind, {})
     if not isinstance(inputs, dict) or {"tensors", "inputs"} <= request.keys():
         raise invalid("One of 'inputs' and 'tensors' must be an object that maps names to values.")
-    _check_names(signature, inputs)
-    outputs = _wanted(signature, request.get("output_filter") or [])
+    check_names({key: info.tensor for key, info in signature.inputs.items()}, inputs)
+    outputs = wanted_outputs(list(signature.outputs), request.get("output_filter") or [])
     if kind == "tensors":
         fed = {key: tensor_from_bytes(value) for key, value in inputs.items()}
     else:
@@ -80,32 +79,45 @@ def _parse(line: bytes) -> dict[str, Any]:
     return request
 
 
-def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
-    expected = sorted(signature.inputs)
-    extra, missing = sorted(set(inputs) - set(expected)), sorted(set(expected) - set(inputs))
-    if len(inputs) != len(expected):
+def check_names(expected: Mapping[str, str], given: Iterable[str]) -> None:
+    """Checks that a request has the inputs of a signature.
+
+    Args:
+        expected: Tensor of each input, by name.
+        given: Names in the request.
+    Raises:
+        StatusError: If it has not.
+    """
+    given, names = sorted(given), sorted(expected)
+    extra, missing = sorted(set(given) - set(names)), sorted(set(names) - set(given))
+    if len(given) != len(names):
         raise invalid(
-            f"input size does not match signature: {len(inputs)}!={len(expected)} len({{{','.join(sorted(inputs))}}}) "
-            f"!= len({{{','.join(expected)}}}). Sent extra: {{{','.join(extra)}}}. "
+            f"input size does not match signature: {len(given)}!={len(names)} len({{{','.join(given)}}}) "
+            f"!= len({{{','.join(names)}}}). Sent extra: {{{','.join(extra)}}}. "
             f"Missing but required: {{{','.join(missing)}}}."
         )
     if missing:
         raise invalid(
-            f"Signature input alias: {missing[0]}(feed name: {signature.inputs[missing[0]].tensor}) not found in "
-            "request and no default value provided. Inputs expected to be in the request "
-            f"{{{','.join(sorted(inputs))}}}, or default input alias set: "
+            f"Signature input alias: {missing[0]}(feed name: {expected[missing[0]]}) not found in request and no "
+            f"default value provided. Inputs expected to be in the request {{{','.join(given)}}}, or default input "
+            "alias set: "
         )
 
 
-def _wanted(signature: Signature, names: Any) -> list[str]:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+def wanted_outputs(outputs: Sequence[str], output_filter: Any) -> list[str]:
+    """Returns the names in `output_filter`, or all outputs of a signature where it is empty.
+
+    Raises:
+        StatusError: If they are not outputs, each once.
+    """
+    if not isinstance(output_filter, list) or not all(isinstance(name, str) for name in output_filter):
         raise invalid("'output_filter' must be a list of names.")
-    for number, name in enumerate(names):
-        if name not in signature.outputs:
+    for number, name in enumerate(output_filter):
+        if name not in outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
-                f"{{{','.join(signature.outputs)}}}."
+                f"{{{','.join(outputs)}}}."
             )
-        if name in names[:number]:
+        if name in output_filter[:number]:
             raise invalid(f"duplicate output tensor alias: {name}")
-    return names or list(signature.outputs)
+    return output_filter or list(outputs)

@@ -36,7 +36,8 @@ DTYPES = {
 }
 """TensorFlow's names of the types, by the numbers of tensorflow/core/framework/types.proto; those of signatures."""
 STRING = 7
-_NUMBERS = {name: number for number, name in DTYPES.items()}
+NUMBERS = {name: number for number, name in DTYPES.items()}
+"""Numbers of the types, by TensorFlow's names."""
 # Letters of the array module; 2-byte floats are copied as they are.
 _CODES = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "B", 14: "H", 17: "H", 19: "H", 22: "I", 23: "Q"}
 _BOOL, _FLOATS, _NOT_IN_LISTS = 10, (1, 2), (14, 17, 19)
@@ -71,10 +72,10 @@ def tensor_from_json(value: Any, dtype: int) -> Tensor:
     flat: list[Any] = []
     _flatten(value, shape, 0, flat)
     if dtype == STRING:
-        return Tensor(dtype, shape, [_to_bytes(item) for item in flat])
+        return Tensor(dtype, shape, [decode_text(item) for item in flat])
     for item in flat:
         if not _fits(item, dtype):
-            raise invalid(f"JSON Value: {show(item)} Type: {_json_type(item)} is not of expected type: {DTYPES[dtype]}")
+            raise invalid(f"JSON Value: {show(item)} Type: {json_type(item)} is not of expected type: {DTYPES[dtype]}")
     code = _CODES[dtype]
     return Tensor(dtype, shape, array.array(code, map(_narrow, flat) if dtype in _FLOATS else flat).tobytes())
 
@@ -93,7 +94,7 @@ def tensor_to_json(tensor: Tensor, *, plain: bool = False) -> Any:
         if plain:
             flat: list[Any] = [text.decode("utf-8", "surrogateescape") for text in tensor.values]
         else:
-            flat = [{"b64": text} for text in map(_encode, tensor.values)]
+            flat = [{"b64": text} for text in map(encode_b64, tensor.values)]
     elif tensor.dtype == _BOOL:
         flat = [byte != 0 for byte in tensor.values]
     elif tensor.dtype in _CODES and tensor.dtype not in _NOT_IN_LISTS:
@@ -110,7 +111,7 @@ def tensor_from_bytes(value: Any) -> Tensor:
         StatusError: If it is none.
     """
     try:
-        dtype, shape = _NUMBERS[value["dtype"]], tuple(value["shape"])
+        dtype, shape = NUMBERS[value["dtype"]], tuple(value["shape"])
         if dtype == STRING:
             values: bytes | list[bytes] = [base64.b64decode(text, validate=True) for text in value["data"]]
             size: float = len(values)
@@ -126,11 +127,14 @@ def tensor_from_bytes(value: Any) -> Tensor:
 
 def tensor_to_bytes(tensor: Tensor) -> dict[str, Any]:
     """Returns a tensor as `{"dtype": ..., "shape": ..., "data": ...}`."""
-    data = [_encode(text) for text in tensor.values] if isinstance(tensor.values, list) else _encode(tensor.values)
+    data = (
+        [encode_b64(text) for text in tensor.values] if isinstance(tensor.values, list) else encode_b64(tensor.values)
+    )
     return {"dtype": DTYPES.get(tensor.dtype, str(tensor.dtype)), "shape": tensor.shape, "data": data}
 
 
-def _encode(values: bytes) -> str:
+def encode_b64(values: bytes) -> str:
+    """Returns base64 as text."""
     return base64.b64encode(values).decode("ascii")
 
 
@@ -179,7 +183,12 @@ def _flatten(value: Any, shape: tuple[int, ...], level: int, flat: list[Any]) ->
         _flatten(item, shape, level + 1, flat)
 
 
-def _to_bytes(item: Any) -> bytes:
+def decode_text(item: Any) -> bytes:
+    """Returns the bytes that a JSON string, or an object of base64, stands for.
+
+    Raises:
+        StatusError: If it is neither.
+    """
     if isinstance(item, dict):
         if list(item) != ["b64"] or not isinstance(item["b64"], str):
             raise invalid(f"JSON Value: {show(item)} not formatted correctly for base64 data")
@@ -188,7 +197,7 @@ def _to_bytes(item: Any) -> bytes:
         except (binascii.Error, ValueError):
             raise invalid("Unable to base64 decode") from None
     if not isinstance(item, str):
-        raise invalid(f"JSON Value: {show(item)} Type: {_json_type(item)} is not of expected type: string")
+        raise invalid(f"JSON Value: {show(item)} Type: {json_type(item)} is not of expected type: string")
     try:
         return item.encode()
     except UnicodeEncodeError:
@@ -214,7 +223,8 @@ def _narrow(item: float) -> float:
         return math.copysign(math.inf, item)
 
 
-def _json_type(item: Any) -> str:
+def json_type(item: Any) -> str:
+    """Returns the name that the server's errors have for the type of a JSON value."""
     if isinstance(item, bool):
         return "True" if item else "False"
     names: dict[type, str] = {type(None): "Null", dict: "Object", list: "Array", str: "String"}

@@ -1,0 +1,123 @@
+"""The versions of a model that a double of TensorFlow Serving has loaded, each in a process of its own."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from aigc_tf.config import RunError
+from aigc_tf.serving.double.batching import Batcher
+from aigc_tf.serving.other_process import CallError, StandIn
+from aigc_tf.serving.stand_in.status import StatusError
+
+_RETRY_SECONDS = 1.0
+NO_TIMEOUT = 3600.0
+"""Seconds for a request that has no deadline."""
+
+
+class LoadedVersion:
+    """One version of a model: a stand-in for the server, which is started anew when it dies.
+
+    Args:
+        name: Of the model.
+        number: Of the version.
+        folder: The SavedModel.
+        num_threads: Requests that run at once.
+        batcher: Puts requests together; None to run each alone.
+    Raises:
+        RunError: If it cannot be loaded.
+    """
+
+    def __init__(self, name: str, number: int, folder: str, *, num_threads: int, batcher: Batcher | None = None):
+        self.name, self.number = name, number
+        self._folder, self._num_threads, self._batcher = folder, num_threads, batcher
+        self._lock, self._is_closed = threading.Lock(), False
+        self._process: StandIn | None = self._start()
+        self.signatures: dict[str, dict[str, Any]] = self._process.signatures if self._process else {}
+
+    def _start(self) -> StandIn:
+        return StandIn(self._folder, num_threads=self._num_threads)
+
+    @property
+    def state(self) -> str:
+        """As GetModelStatus names it."""
+        return "AVAILABLE" if self._process else "LOADING"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that has the model, None while it is started anew."""
+        process = self._process
+        return process.pid if process else None
+
+    def run(
+        self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], *, timeout: float = NO_TIMEOUT
+    ) -> dict[str, np.ndarray]:
+        """Computes outputs of a signature, with other requests together where that is switched on.
+
+        Args:
+            signature: One of the model's.
+            inputs: By name; strings as arrays of bytes objects.
+            outputs: Names of the outputs wanted.
+            timeout: Seconds to wait for them.
+        Raises:
+            StatusError: What TensorFlow says; UNAVAILABLE while the process is started anew.
+        """
+        if self._batcher is None:
+            return self._run_now(signature, inputs, outputs, timeout)
+        key = (id(self), signature, frozenset(outputs))
+        return self._batcher.run(
+            key, inputs, lambda merged, left: self._run_now(signature, merged, outputs, left), timeout=timeout
+        )
+
+    def _run_now(
+        self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
+    ) -> dict[str, np.ndarray]:
+        process = self._process
+        if process is None:
+            raise StatusError("UNAVAILABLE", f"The process of {self.name} {self.number} is started anew.")
+        try:
+            return process.call(signature, inputs, output_filter=outputs, timeout=timeout)
+        except CallError as error:
+            raise StatusError(error.code, error.message) from error
+        except RunError as error:
+            self._start_anew(process)
+            raise StatusError("UNAVAILABLE", str(error)) from error
+
+    def _start_anew(self, dead: StandIn) -> None:
+        with self._lock:
+            if self._process is not dead:
+                return
+            self._process = None
+        dead.close()
+        threading.Thread(target=self._keep_starting, daemon=True).start()
+
+    def _keep_starting(self) -> None:
+        while not self._is_closed:
+            with contextlib.suppress(RunError):
+                process = self._start()
+                with self._lock:
+                    if not self._is_closed:
+                        self._process = process
+                        return
+                process.close()
+            time.sleep(_RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Unloads it."""
+        with self._lock:
+            self._is_closed = True
+            process, self._process = self._process, None
+        if process:
+            process.close()
+
+
+def find_versions(base_path: str) -> list[int]:
+    """Returns the numbered folders of a model, ascending."""
+    try:
+        return sorted(int(name) for name in os.listdir(base_path) if name.isascii() and name.isdecimal())
+    except OSError:
+        return []

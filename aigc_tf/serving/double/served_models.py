@@ -1,0 +1,206 @@
+"""Which models and versions a double of TensorFlow Serving serves, and under which labels.
+
+The config is the server's own message, tensorflow_serving.ModelServerConfig. Versions appear and go as the folder or
+the config says; a new one is loaded before an old one goes, as with the server's AvailabilityPreservingPolicy.
+"""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from aigc_tf.config import InputError, RunError
+from aigc_tf.serving.double.batching import Batcher
+from aigc_tf.serving.double.loaded_version import LoadedVersion, find_versions
+from aigc_tf.serving.stand_in.status import StatusError, invalid
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Which signature of which model a request is for."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+    signature: str = ""
+    """Empty for the default one."""
+
+
+def single_model(name: str, base_path: str) -> Any:
+    """Returns the config of one model, of which the newest version is served."""
+    config = model_server_config_pb2.ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=base_path, model_platform="tensorflow")
+    return config
+
+
+def read_config(path: str) -> Any:
+    """Reads the file of --model_config_file.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return text_format.Parse(file.read(), model_server_config_pb2.ModelServerConfig())
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--model_config_file {path} cannot be read ({error}).") from error
+    except text_format.ParseError as error:
+        raise InputError(
+            f"--model_config_file {path} is no ModelServerConfig of TensorFlow Serving ({error})."
+        ) from error
+
+
+class Models:
+    """The models of a config.
+
+    Args:
+        config: A `ModelServerConfig`.
+        num_threads: Requests to a version that run at once.
+        batcher: Puts requests together; None to run each alone.
+        allow_labels_early: Whether a label may name a version that is not loaded yet, if it is not in use.
+    Raises:
+        StatusError: If the server would refuse the config.
+        InputError: If there is no version to load.
+        RunError: If one cannot be loaded.
+    """
+
+    def __init__(
+        self, config: Any, *, num_threads: int, batcher: Batcher | None = None, allow_labels_early: bool = False
+    ):
+        self._num_threads, self._batcher, self._allow_labels_early = num_threads, batcher, allow_labels_early
+        self._loaded: dict[tuple[str, int], LoadedVersion] = {}
+        self._failed: dict[tuple[str, int], StatusError] = {}
+        self._labels: dict[tuple[str, str], int] = {}
+        self._config: Any = None
+        self._lock = threading.Lock()  # one change at a time; requests read without it
+        try:
+            self.reload(config)
+            for (name, number), error in self._failed.items():
+                raise RunError(f"Version {number} of {name} cannot be loaded. {error.message}")
+            for model in self._list():
+                if not self.states(model.name):
+                    raise InputError(
+                        f"No version of {model.name} was found in {model.base_path}; it holds folders called 1, 2, ..."
+                    )
+        except BaseException:
+            self.close()
+            raise
+
+    def reload(self, config: Any) -> None:
+        """Goes over to another config: loads what is new, moves labels, unloads what is left.
+
+        Raises:
+            StatusError: If the server would refuse it; then nothing changes.
+        """
+        with self._lock:
+            _check(config)
+            self._labels = self._checked_labels(config)
+            self._config = config
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks for versions that came or went."""
+        with self._lock:
+            wanted = {
+                (model.name, number): os.path.join(model.base_path, str(number))
+                for model in self._list()
+                for number in _wanted_versions(model)
+            }
+            for key, folder in wanted.items():
+                if key not in self._loaded and key not in self._failed:
+                    self._load(key, folder)
+            gone = [self._loaded.pop(key) for key in list(self._loaded) if key not in wanted]
+            self._failed = {key: error for key, error in self._failed.items() if key in wanted}
+        for version in gone:
+            version.close()
+
+    def _list(self) -> Iterable[Any]:
+        return self._config.model_config_list.config
+
+    def _load(self, key: tuple[str, int], folder: str) -> None:
+        try:
+            self._loaded[key] = LoadedVersion(*key, folder, num_threads=self._num_threads, batcher=self._batcher)
+        except RunError as error:
+            self._failed[key] = StatusError("UNKNOWN", str(error))
+
+    def _checked_labels(self, config: Any) -> dict[tuple[str, str], int]:
+        labels = {}
+        for model in config.model_config_list.config:
+            for label, number in model.version_labels.items():
+                key = (model.name, label)
+                is_moved = self._labels.get(key, number) != number
+                if (model.name, number) not in self._loaded and (is_moved or not self._allow_labels_early):
+                    raise StatusError(
+                        "FAILED_PRECONDITION",
+                        f"Request to assign label to version {number} of model {model.name}, which is not currently "
+                        "available for inference",
+                    )
+                labels[key] = number
+        return labels
+
+    def find(self, spec: ModelSpec) -> LoadedVersion:
+        """Returns the version that a request is for: by number, by label, or the newest.
+
+        Raises:
+            StatusError: If there is none, in the server's words.
+        """
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        number = spec.version
+        if spec.label is not None:
+            number = self._labels.get((spec.name, spec.label))
+            if number is None:
+                raise invalid(f"Unrecognized servable version label: {spec.label}")
+        loaded = {found: version for (name, found), version in self._loaded.copy().items() if name == spec.name}
+        if number is None and loaded:
+            number = max(loaded)
+        if number not in loaded:
+            wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+            raise StatusError("NOT_FOUND", f"Servable not found for request: {wanted}")
+        return loaded[number]
+
+    def states(self, name: str) -> dict[int, tuple[str, StatusError | None]]:
+        """Returns the state of each version of a model, and why it could not be loaded."""
+        loaded = {key: (version.state, None) for key, version in self._loaded.copy().items()}
+        failed = {key: ("END", error) for key, error in self._failed.copy().items()}
+        return {number: state for (found, number), state in {**failed, **loaded}.items() if found == name}
+
+    def close(self) -> None:
+        """Unloads all."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, {}
+        for version in loaded.values():
+            version.close()
+
+
+def _check(config: Any) -> None:
+    if not config.HasField("model_config_list"):
+        raise invalid("Invalid ServerModelConfig")
+    names = set()
+    for model in config.model_config_list.config:
+        if model.name in names:
+            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+        if not os.path.isabs(model.base_path):
+            raise invalid(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+            )
+        if not model.model_platform:
+            raise invalid(
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                f"ModelServerConfig::model_platform, model name is {model.name}"
+            )
+
+
+def _wanted_versions(model: Any) -> list[int]:
+    found, policy = find_versions(model.base_path), model.model_version_policy
+    if policy.HasField("all"):
+        return found
+    if policy.HasField("specific"):
+        return [number for number in found if number in policy.specific.versions]
+    count = policy.latest.num_versions if policy.HasField("latest") else 1
+    return found[-max(count, 1) :]
