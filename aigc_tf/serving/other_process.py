@@ -135,11 +135,19 @@ class StandIn:
         folder: The SavedModel.
         runtime: The TensorFlow to load it with; None for the installed one.
         num_threads: Requests that run at once.
+        warm_up: Whether it replays the model's warm-up requests before it is ready; one that fails fails the load.
     Raises:
         RunError: If the model cannot be loaded, or the process ends; its last words are named.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, runtime: Runtime | None = None, num_threads: int = 1):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        runtime: Runtime | None = None,
+        num_threads: int = 1,
+        warm_up: bool = False,
+    ):
         ready = Future[dict[str, Any]]()
         self._numbers = itertools.count()
         self._death: RunError | None = None
@@ -147,7 +155,8 @@ class StandIn:
         # Two: while a long request waits for the process to read it, replies must go on being read.
         self._lock, self._write_lock = threading.Lock(), threading.Lock()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  not a pipe, which would have to be emptied
-        self._process = _start(os.path.abspath(folder), runtime or installed_runtime(), num_threads, self._errors)
+        options = [f"--model={os.path.abspath(folder)}", f"--threads={num_threads}", *["--warmup"] * warm_up]
+        self._process = _start(options, runtime or installed_runtime(), self._errors)
         self._requests, self._replies = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read_replies, daemon=True)
@@ -158,6 +167,8 @@ class StandIn:
             self.close()
             raise
         self.load_seconds: float = facts["load_seconds"]
+        self.num_warmup_requests: int = facts["num_warmup_requests"]
+        self.warmup_seconds: float = facts["warmup_seconds"]
         self.xla: str = facts["xla"]
         """`off`, or `on` where the runtime cannot switch it off."""
         self.tensorflow: str = facts["tensorflow"]
@@ -257,15 +268,15 @@ class StandIn:
         return RunError(f"The exported model fails in a new process ({ended}): {(lines or ['no message'])[-1][:300]}.")
 
 
-def _start(folder: str, runtime: Runtime, num_threads: int, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+def _start(options: Sequence[str], runtime: Runtime, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
     # Not the GPU: this process holds its memory, and the comparison is one of CPU with CPU.
     environment = {k: v for k, v in os.environ.items() if k not in ("TF_XLA_FLAGS", "XLA_FLAGS", "TF_CONFIG")}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     # -E, -s: what the user has set for other Pythons does not count. The module is found in the working directory.
     return subprocess.Popen(
         [
-            *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", f"--model={folder}"],
-            *[f"--tensorflow={runtime.folder}", f"--threads={num_threads}"],
+            *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", *options],
+            f"--tensorflow={runtime.folder}",
             *[f"--op_library={path}" for path in runtime.op_libraries],
         ],
         cwd=Path(aigc_tf.__file__).parents[1],

@@ -57,6 +57,7 @@ def _build(flags: argparse.Namespace) -> Double:
         rest_port=flags.rest_api_port or None,
         grpc_port=flags.port or None,
         batching=_read_batching(flags),
+        warm_up=flags.enable_model_warmup,
         rest_timeout=flags.rest_api_timeout_in_ms / 1000,
         poll_seconds=flags.file_system_poll_wait_seconds,
         config_file=flags.model_config_file,

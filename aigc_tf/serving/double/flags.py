@@ -40,6 +40,7 @@ def parse_flags(arguments: Sequence[str], *, description: str) -> argparse.Names
     add("--file_system_poll_wait_seconds", type=float, default=1, help="time between looks for versions; 0: once")
     add("--allow_version_labels_for_unavailable_models", **_BOOL, help="labels in the first config")
     add("--enable_batching", **_BOOL, help="put requests together")
+    add("--enable_model_warmup", **{**_BOOL, "default": True}, help="replay a version's warm-up requests as it loads")
     add("--batching_parameters_file", default="", help="how")
     for name in WITHOUT_EFFECT:
         add(f"--{name}", nargs="?", const="", default=None, help=argparse.SUPPRESS)

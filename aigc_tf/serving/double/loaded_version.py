@@ -27,20 +27,23 @@ class LoadedVersion:
         number: Of the version.
         folder: The SavedModel.
         num_threads: Requests that run at once.
+        warm_up: Whether its warm-up requests are replayed when it is loaded.
         batcher: Puts requests together; None to run each alone.
     Raises:
         RunError: If it cannot be loaded.
     """
 
-    def __init__(self, name: str, number: int, folder: str, *, num_threads: int, batcher: Batcher | None = None):
-        self.name, self.number = name, number
+    def __init__(
+        self, name: str, number: int, folder: str, *, num_threads: int, warm_up: bool, batcher: Batcher | None = None
+    ):
+        self.name, self.number, self._warm_up = name, number, warm_up
         self._folder, self._num_threads, self._batcher = folder, num_threads, batcher
         self._lock, self._is_closed = threading.Lock(), False
         self._process: StandIn | None = self._start()
         self.signatures: dict[str, dict[str, Any]] = self._process.signatures if self._process else {}
 
     def _start(self) -> StandIn:
-        return StandIn(self._folder, num_threads=self._num_threads)
+        return StandIn(self._folder, num_threads=self._num_threads, warm_up=self._warm_up)
 
     @property
     def state(self) -> str:

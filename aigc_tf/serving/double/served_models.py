@@ -60,6 +60,7 @@ class Models:
     Args:
         config: A `ModelServerConfig`.
         num_threads: Requests to a version that run at once.
+        warm_up: Whether a version's warm-up requests are replayed when it is loaded.
         batcher: Puts requests together; None to run each alone.
         allow_labels_early: Whether a label may name a version that is not loaded yet, if it is not in use.
     Raises:
@@ -69,9 +70,16 @@ class Models:
     """
 
     def __init__(
-        self, config: Any, *, num_threads: int, batcher: Batcher | None = None, allow_labels_early: bool = False
+        self,
+        config: Any,
+        *,
+        num_threads: int,
+        warm_up: bool = True,
+        batcher: Batcher | None = None,
+        allow_labels_early: bool = False,
     ):
-        self._num_threads, self._batcher, self._allow_labels_early = num_threads, batcher, allow_labels_early
+        self._options: dict[str, Any] = {"num_threads": num_threads, "warm_up": warm_up, "batcher": batcher}
+        self._allow_labels_early = allow_labels_early
         self._loaded: dict[tuple[str, int], LoadedVersion] = {}
         self._failed: dict[tuple[str, int], StatusError] = {}
         self._labels: dict[tuple[str, str], int] = {}
@@ -123,7 +131,7 @@ class Models:
 
     def _load(self, key: tuple[str, int], folder: str) -> None:
         try:
-            self._loaded[key] = LoadedVersion(*key, folder, num_threads=self._num_threads, batcher=self._batcher)
+            self._loaded[key] = LoadedVersion(*key, folder, **self._options)
         except RunError as error:
             self._failed[key] = StatusError("UNKNOWN", str(error))
 

@@ -28,6 +28,7 @@ class Double:
         rest_port: Port of REST; 0 takes a free one, None leaves it out.
         grpc_port: Port of gRPC, likewise.
         batching: Puts requests together; None to run each alone.
+        warm_up: Whether a version's warm-up requests are replayed when it is loaded.
         rest_timeout: Seconds for a request of REST.
         poll_seconds: Time between looks for new versions; 0 for none.
         config_file: Read again every `config_poll_seconds`.
@@ -45,6 +46,7 @@ class Double:
         rest_port: int | None = 0,
         grpc_port: int | None = None,
         batching: Batching | None = None,
+        warm_up: bool = True,
         rest_timeout: float = 30.0,
         poll_seconds: float = 1.0,
         config_file: str = "",
@@ -58,7 +60,11 @@ class Double:
                 stack.callback(self.batcher.close)
             try:
                 self.models = Models(
-                    config, num_threads=num_threads, batcher=self.batcher, allow_labels_early=allow_labels_early
+                    config,
+                    num_threads=num_threads,
+                    warm_up=warm_up,
+                    batcher=self.batcher,
+                    allow_labels_early=allow_labels_early,
                 )
             except StatusError as error:
                 raise RunError(f"The config of the models is refused: {error.message}.") from error

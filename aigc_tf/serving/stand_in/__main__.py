@@ -1,7 +1,7 @@
 """Stands in for tensorflow_model_server where there is none: loads a SavedModel as it does and answers lines of JSON.
 
     python -m aigc_tf.serving.stand_in --model=saved_models/NAME/1 --tensorflow=.../site-packages/tensorflow \
-        [--op_library=.../site-packages/tensorflow_text/python/ops/_regex_split_ops.so ...] [--threads=2]
+        [--op_library=.../site-packages/tensorflow_text/python/ops/_regex_split_ops.so ...] [--threads=2] [--warmup]
 
 The standard library and TensorFlow's C API, nothing else: no Python of TensorFlow's and none of the code that exports.
 It reads one request a line and writes one reply a line; the first line out says whether the model is loaded.
@@ -30,6 +30,7 @@ from aigc_tf.serving.stand_in.answering import answer_line
 from aigc_tf.serving.stand_in.c_api import Model, Runtime
 from aigc_tf.serving.stand_in.status import StatusError
 from aigc_tf.serving.stand_in.tensors import DTYPES
+from aigc_tf.serving.stand_in.warmup import warm_up
 from aigc_tf.serving.stand_in.wire_format import TensorInfo
 
 
@@ -41,6 +42,8 @@ def main() -> int:
     started = time.perf_counter()
     try:
         model = Model(runtime := Runtime(flags.tensorflow, flags.op_library), flags.model)
+        load_seconds = time.perf_counter() - started
+        num_warmup_requests = warm_up(model, flags.model) if flags.warmup else 0
     except StatusError as error:
         write({"ready": False, "error": error.message, "code": error.code})
         return 1
@@ -49,7 +52,9 @@ def main() -> int:
             "ready": True,
             "tensorflow": runtime.version,
             "xla": runtime.xla,
-            "load_seconds": time.perf_counter() - started,
+            "load_seconds": load_seconds,
+            "num_warmup_requests": num_warmup_requests,
+            "warmup_seconds": time.perf_counter() - started - load_seconds,
             "signatures": _describe(model),
         }
     )
@@ -63,6 +68,7 @@ def _read_flags() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of the SavedModel")
     parser.add_argument("--tensorflow", required=True, help="folder with libtensorflow_cc.so.2")
     parser.add_argument("--op_library", action="append", default=[], help="a .so file of more ops; may be repeated")
+    parser.add_argument("--warmup", action="store_true", help="replay the model's warm-up requests before it is ready")
     parser.add_argument("--threads", type=int, default=1, help="requests that run at once")
     return parser.parse_args()
 

@@ -38,8 +38,22 @@ DTYPES = {
 STRING = 7
 NUMBERS = {name: number for number, name in DTYPES.items()}
 """Numbers of the types, by TensorFlow's names."""
-# Letters of the array module; 2-byte floats are copied as they are.
-_CODES = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "B", 14: "H", 17: "H", 19: "H", 22: "I", 23: "Q"}
+ARRAY_CODES = {
+    1: "f",
+    2: "d",
+    3: "i",
+    4: "B",
+    5: "h",
+    6: "b",
+    9: "q",
+    10: "B",
+    14: "H",
+    17: "H",
+    19: "H",
+    22: "I",
+    23: "Q",
+}
+"""The array module's letter of each type but strings; 2-byte floats are copied as they are."""
 _BOOL, _FLOATS, _NOT_IN_LISTS = 10, (1, 2), (14, 17, 19)
 _LARGEST_DEPTH = 254  # of a tensor's dimensions
 _SHOWN = 256
@@ -64,7 +78,7 @@ def tensor_from_json(value: Any, dtype: int) -> Tensor:
     Raises:
         StatusError: If it is none, in the server's words.
     """
-    if dtype != STRING and (dtype not in _CODES or dtype in _NOT_IN_LISTS):
+    if dtype != STRING and (dtype not in ARRAY_CODES or dtype in _NOT_IN_LISTS):
         raise StatusError(
             "UNIMPLEMENTED", f"Conversion of JSON Value: {show(value)} to type: {DTYPES.get(dtype, dtype)}"
         )
@@ -76,7 +90,7 @@ def tensor_from_json(value: Any, dtype: int) -> Tensor:
     for item in flat:
         if not _fits(item, dtype):
             raise invalid(f"JSON Value: {show(item)} Type: {json_type(item)} is not of expected type: {DTYPES[dtype]}")
-    code = _CODES[dtype]
+    code = ARRAY_CODES[dtype]
     return Tensor(dtype, shape, array.array(code, map(_narrow, flat) if dtype in _FLOATS else flat).tobytes())
 
 
@@ -97,8 +111,8 @@ def tensor_to_json(tensor: Tensor, *, plain: bool = False) -> Any:
             flat = [{"b64": text} for text in map(encode_b64, tensor.values)]
     elif tensor.dtype == _BOOL:
         flat = [byte != 0 for byte in tensor.values]
-    elif tensor.dtype in _CODES and tensor.dtype not in _NOT_IN_LISTS:
-        flat = array.array(_CODES[tensor.dtype], tensor.values).tolist()
+    elif tensor.dtype in ARRAY_CODES and tensor.dtype not in _NOT_IN_LISTS:
+        flat = array.array(ARRAY_CODES[tensor.dtype], tensor.values).tolist()
     else:
         raise invalid(f"Failed to write JSON value for tensor type: {DTYPES.get(tensor.dtype, tensor.dtype)}")
     return _nest(flat, tensor.shape)
@@ -117,7 +131,7 @@ def tensor_from_bytes(value: Any) -> Tensor:
             size: float = len(values)
         else:
             values = base64.b64decode(value["data"], validate=True)
-            size = len(values) / array.array(_CODES[dtype]).itemsize
+            size = len(values) / array.array(ARRAY_CODES[dtype]).itemsize
     except (KeyError, TypeError, ValueError):
         raise invalid(f"tensor parsing error: {show(value)}") from None
     if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) != size:
@@ -209,7 +223,7 @@ def _fits(item: Any, dtype: int) -> bool:
         return item is True or item is False
     if dtype in _FLOATS:
         return type(item) in (int, float)
-    code = _CODES[dtype]
+    code = ARRAY_CODES[dtype]
     bits = 8 * array.array(code).itemsize
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if code.islower() else (0, (1 << bits) - 1)
     return type(item) is int and low <= item <= high

@@ -75,6 +75,17 @@ def as_signed(value: int | bytes) -> int:
     return number - 2 * _SIGN if number >= _SIGN else number
 
 
+def read_varints(value: int | bytes) -> list[int]:
+    """Returns the int64 of a repeated field: one, or those that are packed into bytes."""
+    if isinstance(value, int):
+        return [as_signed(value)]
+    numbers, at = [], 0
+    while at < len(value):
+        number, at = _read_varint(value, at)
+        numbers.append(as_signed(number))
+    return numbers
+
+
 def _number(value: int | bytes) -> int:
     if isinstance(value, bytes):
         raise ValueError("A field holds bytes where a number is expected.")
