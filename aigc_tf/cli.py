@@ -312,6 +312,18 @@ def render_deployment(options: Options) -> None:
     print(done)
 
 
+def check_servable(options: Options) -> None:
+    """Says whether a stock TensorFlow Serving serves a SavedModel."""
+    folder = _path(options.folder)
+    if not folder:
+        raise InputError("The folder is missing: python scripts/check_servable.py saved_models/NAME")
+    _check_no_file("The argument", folder)
+    if not storage.exists(folder):
+        raise InputError(f"There is no folder {folder}.{_nearest(folder)}")
+    # Not a heavy room: nothing is run, so TensorFlow is not needed.
+    importlib.import_module("aigc_tf.serving.op_gate").report(folder, target=options.target)
+
+
 def launch(options: Options) -> None:
     """Runs a command as several workers on this host and ends with the status of the first that fails."""
     if options.num_workers is None or options.num_workers < 1:

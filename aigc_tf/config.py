@@ -52,6 +52,8 @@ BAD_STEP_POLICIES = ("stop", "skip", "rollback")
 WEIGHT_KINDS = ("auto", "raw", "averaged")
 ADAPTER_KINDS = ("lora", "prefix")
 LONG_PROMPTS = ("cut", "refuse")
+SERVERS = ("2.19", "2.20", "2.21")
+"""Versions of TensorFlow Serving that an export can be checked for."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -291,6 +293,8 @@ class ExportConfig:
     long_prompt: str = "cut"
     """One of `LONG_PROMPTS`: what a generator does with a prompt of data.max_length tokens or more: `cut` off its
     beginning, or `refuse` that row alone."""
+    target: str = "2.20"
+    """One of `SERVERS`: the oldest TensorFlow Serving that has to load the model."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -356,6 +360,7 @@ OPERATIONAL_FIELDS = frozenset(
         "export.directory",
         "export.dtype",
         "export.long_prompt",
+        "export.target",
     }
     | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )

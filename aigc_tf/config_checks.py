@@ -16,6 +16,7 @@ from aigc_tf.config import (
     PRECISIONS,
     PROBLEM_TYPES,
     SCHEDULES,
+    SERVERS,
     SPLITS,
     STRATEGIES,
     TASK_NAMES,
@@ -61,6 +62,7 @@ def validate(config: ExperimentConfig) -> None:
         ("evaluation.weights", config.evaluation.weights, WEIGHT_KINDS),
         ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
         ("export.long_prompt", config.export.long_prompt, LONG_PROMPTS),
+        ("export.target", config.export.target, SERVERS),
         ("adapter.kind", config.adapter.kind, ADAPTER_KINDS),
     ):
         if value not in known:

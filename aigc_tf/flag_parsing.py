@@ -18,7 +18,16 @@ from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from aigc_tf import storage
-from aigc_tf.config import ExperimentConfig, GenerationConfig, InputError, check_field, flatten, suggest
+from aigc_tf.config import (
+    SERVERS,
+    ExperimentConfig,
+    ExportConfig,
+    GenerationConfig,
+    InputError,
+    check_field,
+    flatten,
+    suggest,
+)
 from aigc_tf.config_files import load_config
 
 Options = types.SimpleNamespace
@@ -65,6 +74,8 @@ HELP: dict[str, str] = {
     "batching": "Batching file of TensorFlow Serving to take instead of a rendered one.",
     "num_workers": "Processes to start, at least 1.",
     "command": "What each of them runs.",
+    "folder": "Folder of a SavedModel, or of numbered versions, of which the newest is taken.",
+    "target": "Version of TensorFlow Serving that has to load it.",
     "debug": "Show the traceback of an error.",
 }
 CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
@@ -92,12 +103,15 @@ _VALUE_NAMES |= {
     "stop": "TEXT",
     "search": "FIELD=VALUES",
     "checkpoint": "|".join(CHECKPOINTS),
+    "target": "|".join(SERVERS),
 }
 _BOOLEANS = ("dry_run", "overwrite", "debug")
 _REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
 _COUNTS = {"trials": 20, "step": 0, "num_workers": None, "version": None}
 _SECONDS = {"timeout": 60.0}
 _SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
+_CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig().target, SERVERS)}
+_NO_FLAGS = ("config", "command", "folder")  # the config's own flags, and what stands without a name
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
 _OVERRIDE_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -127,12 +141,14 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
             raise SystemExit(0)
         # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
         rest = values([argv[0], *arguments], known_only=True)[1:]
-        options = Options(**{name: values[typed(name)].value for name in names if name not in ("config", "command")})
+        options = Options(**{name: values[typed(name)].value for name in names if name not in _NO_FLAGS})
         options.command = command
         options.config, options.config_path = None, ""
         if "config" in names:
             rest = _parse_config(rest, options)
         leftover = flags.FLAGS([argv[0], *rest])[1:]
+        if "folder" in names:
+            options.folder, leftover = next(iter(leftover), ""), leftover[1:]
     except flags.UnrecognizedFlagError as error:
         raise InputError(_unknown_flag(error.flagname, names)) from error
     except (flags.Error, ValueError) as error:
@@ -158,7 +174,7 @@ def help_text(names: Sequence[str], description: str) -> str:
     lines = [description.strip(), "", "Flags:"]
     for name in names:
         flag = f"--[no]{name}" if name in _BOOLEANS else f"--{typed(name)}={_VALUE_NAMES.get(name, name.upper())}"
-        flag = "-- COMMAND" if name == "command" else flag
+        flag = {"command": "-- COMMAND", "folder": "FOLDER"}.get(name, flag)
         lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
     if "config" in names:
         sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
@@ -185,9 +201,9 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
             flags.DEFINE(_NUMBERS[int], name, _COUNTS[name], HELP[name], flag_values=values)
         elif name in _SECONDS:
             flags.DEFINE(_NUMBERS[float], name, _SECONDS[name], HELP[name], flag_values=values)
-        elif name == "checkpoint":
-            flags.DEFINE_enum(name, CHECKPOINTS[0], CHECKPOINTS, HELP[name], flag_values=values)
-        elif name not in ("config", "command"):
+        elif name in _CHOICES:
+            flags.DEFINE_enum(name, *_CHOICES[name], HELP[name], flag_values=values)
+        elif name not in _NO_FLAGS:
             flags.DEFINE_string(typed(name), None, HELP[name], flag_values=values)
     return values
 

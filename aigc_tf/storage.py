@@ -237,6 +237,27 @@ def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "") ->
         yield
 
 
+def cache_folder(name: str) -> Path:
+    """Returns the folder of one kind of fetched files in the user's cache.
+
+    The cache is `AIGC_TF_CACHE`, else `XDG_CACHE_HOME/aigc_tf`, else `~/.cache/aigc_tf`.
+
+    Raises:
+        RunError: If there is no home folder.
+    """
+    own, shared = os.environ.get("AIGC_TF_CACHE", ""), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if own:
+            cache = Path(own).expanduser().absolute()
+        elif os.path.isabs(shared):  # the XDG specification: a relative path is to be ignored
+            cache = Path(shared, "aigc_tf")
+        else:
+            cache = Path.home() / ".cache" / "aigc_tf"
+    except RuntimeError as error:
+        raise RunError(f"There is no home folder for the cache of {name}; set AIGC_TF_CACHE to a folder.") from error
+    return cache / name
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the sha256 of a local file, read in pieces."""
     with open(path, "rb") as file:

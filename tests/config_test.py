@@ -130,6 +130,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
             {"training.strategy": "tpus"},
             "training.strategy is 'tpus'; it is one of auto, none, mirrored, multi_worker, tpu",
         ),
+        ({"export.target": "2.18"}, "export.target is '2.18'; it is one of 2.19, 2.20, 2.21."),
         ({"export.dtype": "auto"}, "export.dtype is 'auto'; it is one of float32, bfloat16."),
         ({"data.text_column": ""}, "data.text_column is ''; it must be the name of a column."),
         ({"data.label_column": ""}, "data.label_column is ''; it must be the name of a column."),

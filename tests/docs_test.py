@@ -3,6 +3,7 @@
 `make` targets are run by .ci/run; here the commands' flags, files and fields are checked.
 """
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -74,6 +75,9 @@ def test_a_command_of_the_pages_would_run(command, workplace, monkeypatch):
         target = arguments[0]
         assert target in TARGETS or re.fullmatch(r"[A-Z]+=.*", target)
         assert all(argument in TARGETS or re.fullmatch(r"[A-Z]+=.*", argument) for argument in arguments)
+    elif program == ".venv/bin/python" and arguments[1].startswith("aigc_tf."):
+        assert arguments[0] == "-m"
+        assert importlib.util.find_spec(arguments[1])
     elif program == ".venv/bin/python":
         assert arguments[:3] == ["-m", "pip", "install"]
         if "--constraint" in arguments:
@@ -170,7 +174,7 @@ def test_every_flag_of_a_script_stands_on_its_page(monkeypatch):
         monkeypatch.setattr(cli, "run", lambda command, asked=asked, **rest: asked.update(rest))
         runpy.run_path(str(script), run_name="__main__")
         for flag in asked["flags"]:
-            shown = flag in ("dry_run", "command") or f"--{flag_parsing.typed(flag)}" in page
+            shown = flag in ("dry_run", "command", "folder") or f"--{flag_parsing.typed(flag)}" in page
             assert shown or (flag == "config" and "workdir" in asked["flags"]), f"{script.name} --{flag}"
 
 

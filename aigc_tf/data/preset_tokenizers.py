@@ -4,9 +4,11 @@ KerasNLP splits text by Python libraries when called eagerly and by TensorFlow o
 used here, at prepare time too, so that both give the same ids.
 """
 
+import contextlib
 import difflib
 import functools
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from aigc_tf.data.sentence_piece import spell_pieces
 from aigc_tf.data.vocabularies import REQUIRED_TOKENS, Vocabulary, build_vocabulary
 
 _ASSETS = "assets"
+_TRACED_ALONE = threading.RLock()
 _CLASSIFIES, _GENERATES = keras_nlp.models.TextClassifierPreprocessor, keras_nlp.models.CausalLMPreprocessor
 # requests' errors, and Kaggle's and Hugging Face's that come of an answer of the server, are OSErrors.
 _FETCH_ERRORS = (OSError, kagglehub.exceptions.BackendError, kagglehub.exceptions.DataCorruptionError)
@@ -33,6 +36,7 @@ class PresetTokenizer(tf.Module):
     """A KerasNLP tokenizer that is neither BERT's nor GPT-2's, such as RoBERTa's byte pairs or Gemma's SentencePiece.
 
     In a graph KerasNLP's byte-pair tokenizers keep a table of all words seen, which grows for as long as a server runs.
+    Only data are prepared with it (`tokenize_remembering`); exported graphs split every word anew, with the same ids.
 
     Args:
         layer: With its vocabulary.
@@ -58,9 +62,15 @@ class PresetTokenizer(tf.Module):
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Splits `(B,)` strings into `(B, None)` int32 ids, without special tokens. For graphs only."""
+        with _forgetful(self.layer):
+            return self.tokenize_remembering(texts)
+
+    def tokenize_remembering(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The same, and words that were seen before are not split again."""
         # Some of the ops refuse bytes that are no UTF-8; WordPiece leaves them out too.
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
-        return tf.cast(self.layer.tokenize(texts), tf.int32)
+        with _TRACED_ALONE:
+            return tf.cast(self.layer.tokenize(texts), tf.int32)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text that the ids spell. Special tokens are left out."""
@@ -93,6 +103,35 @@ class PresetTokenizer(tf.Module):
         assets = Path(folder) / _ASSETS
         assets.mkdir(parents=True, exist_ok=True)
         self.layer.save_assets(os.fspath(assets))
+
+
+class _NoMemory:
+    """Stands for KerasNLP's table of words: what it is given can be looked up once, right after, in the same graph."""
+
+    def __init__(self) -> None:
+        self._words: tf.Tensor | None = None
+
+    def insert(self, words: tf.Tensor, split_words: tf.Tensor) -> None:
+        self._words = split_words
+
+    def lookup(self, words: tf.Tensor) -> tf.Tensor:
+        found, self._words = self._words, None
+        return tf.fill(tf.shape(words), "") if found is None else found
+
+
+@contextlib.contextmanager
+def _forgetful(layer: Any) -> Iterator[None]:
+    """Has a byte-pair layer be traced without its table of words."""
+    if not isinstance(layer, keras_nlp.tokenizers.BytePairTokenizer):
+        yield
+        return
+    with _TRACED_ALONE:
+        layer._maybe_initialized_tf()  # would make another table where it finds none
+        table, layer.cache = layer.cache, _NoMemory()
+        try:
+            yield
+        finally:
+            layer.cache = table
 
 
 def load_layer(folder: str | os.PathLike[str], description: dict[str, Any]) -> Any:

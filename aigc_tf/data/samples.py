@@ -103,17 +103,7 @@ def sample_data_files(name: str) -> list[Path]:
 
 
 def _cache_folder() -> Path:
-    own, shared = os.environ.get("AIGC_TF_CACHE", ""), os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        if own:
-            cache = Path(own).expanduser().absolute()
-        elif os.path.isabs(shared):  # the XDG specification: a relative path is to be ignored
-            cache = Path(shared, "aigc_tf")
-        else:
-            cache = Path.home() / ".cache" / "aigc_tf"
-    except RuntimeError as error:
-        raise RunError("There is no home folder for the cache of samples; set AIGC_TF_CACHE to a folder.") from error
-    return cache / "samples"
+    return storage.cache_folder("samples")
 
 
 def _is_complete(folder: Path, sample: Sample) -> bool:

@@ -66,7 +66,8 @@ class Tokenizer(tf.Module):
         has_own_start = splitter.kind == PresetTokenizer.kind and splitter.start_ids
         self.start_of_text_id = splitter.start_ids[0] if has_own_start else splitter.end_of_text_id
         self.in_graph: bool = splitter.in_graph
-        tokenize = tf.function(splitter.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+        split = splitter.tokenize_remembering if isinstance(splitter, PresetTokenizer) else splitter.tokenize
+        tokenize = tf.function(split, input_signature=[tf.TensorSpec([None], tf.string)])
         rows = tf.RaggedTensorSpec([None, None], tf.int32)
         detokenize = tf.function(self._join_pieces, input_signature=[rows])
         # Hidden from SavedModels, which would save the functions as well.

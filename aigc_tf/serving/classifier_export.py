@@ -12,6 +12,7 @@ import keras
 import keras_nlp
 import tensorflow as tf
 
+from aigc_tf.config import ExportConfig
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import clone_classifier, describe_classifier, merge_classifier
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
@@ -30,6 +31,7 @@ def export_classifier(
     directory: str | os.PathLike[str],
     name: str,
     dtype: str = "float32",
+    target: str = ExportConfig.target,
     samples: Sequence[tuple[str, ...]] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -42,12 +44,13 @@ def export_classifier(
         directory: Folder of exported models, local or `gs://`.
         name: Name of the model.
         dtype: What the exported model computes in: float32 or bfloat16.
+        target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
         samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
         InputError: If the name does not fit.
-        RunError: If the exported model answers otherwise than the trained one, or the disk is full; then no version
-            was added.
+        RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
+            full; then no version was added.
     """
     check_name(name)
     with tf.device("CPU:0"):  # see serving.other_process
@@ -63,6 +66,7 @@ def export_classifier(
         settings={"task": "classify", **dataclasses.asdict(spec), "dtype": dtype, **hashes},
         architecture=describe_classifier(served),
         num_parameters=int(served.count_params()),
+        target=target,
         build_module=lambda: ClassifierModule(served, tokenizer, spec),
         save_assets=save_assets,
         measure=lambda folder, module: _measure(folder, model, served, tokenizer, spec, samples=samples, dtype=dtype),

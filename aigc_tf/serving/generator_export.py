@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import GenerationConfig, InputError
+from aigc_tf.config import ExportConfig, GenerationConfig, InputError
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.adapters import adapter_of
 from aigc_tf.models.generator import clone_generator, describe_generator, merge_generator, model_inputs
@@ -39,6 +39,7 @@ def export_generator(
     name: str,
     dtype: str = "float32",
     long_prompt: str = "cut",
+    target: str = ExportConfig.target,
     prompts: Sequence[str] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -53,13 +54,14 @@ def export_generator(
         name: Name of the model.
         dtype: What the exported model computes in: float32 or bfloat16.
         long_prompt: One of `config.LONG_PROMPTS`.
+        target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
         prompts: Of the data, to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
         InputError: If the name or a stop string does not fit, the model is not one of ours, or the tokenizer has no
             end of text.
-        RunError: If the exported model answers otherwise than the trained one, or the disk is full; then no version
-            was added.
+        RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
+            full; then no version was added.
     """
     check_name(name)
     if generation.num_beams > 1:
@@ -94,6 +96,7 @@ def export_generator(
         },
         architecture=describe_generator(served),
         num_parameters=int(served.count_params()),
+        target=target,
         build_module=lambda: GeneratorModule(
             served, tokenizer, max_length=max_length, generation=generation, long_prompt=long_prompt
         ),

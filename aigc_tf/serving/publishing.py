@@ -27,13 +27,13 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 from aigc_tf.models.adapters import adapter_of, save_adapter
-from aigc_tf.serving.op_gate import check_ops
+from aigc_tf.serving.op_gate import check_servable, graph_ops
 from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
-_FORMAT = 4
+_FORMAT = 5
 """Raise it when the same model would export to another graph or manifest."""
 
 
@@ -46,6 +46,8 @@ class Publication:
     architecture: Mapping[str, Any]
     """What the model can be rebuilt from. For JSON."""
     num_parameters: int
+    target: str
+    """Version of TensorFlow Serving that has to load it, one of config.SERVERS."""
     build_module: Callable[[], Any]
     """Gives the tf.Module to save, whose `signatures()` are the functions by their names."""
     save_assets: Callable[[Path], None]
@@ -93,8 +95,8 @@ def publish(
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
         InputError: If the name does not fit.
-        RunError: If the exported model answers otherwise than the trained one, or the disk is full; then no version
-            was added.
+        RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
+            full; then no version was added.
     """
     check_name(name)
     busy = f"Another process is exporting {name!r} to {os.fspath(directory)}; try again later."
@@ -123,7 +125,7 @@ def write_adapter(model: keras.Model, folder: Path) -> list[str]:
 
 
 def _publish(publication: Publication, base: str, name: str, source: Mapping[str, Any]) -> Export:
-    settings = {"format": _FORMAT, **publication.settings}
+    settings = {"format": _FORMAT, "target": publication.target, **publication.settings}
     identity = _sha256_json({**settings, "architecture": publication.architecture})
     versions = _published_versions(base)
     if versions:
@@ -147,6 +149,7 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
     with _published(base, version) as folder:
         module = publication.build_module()
         facts |= _write_saved_model(module, publication.save_assets, folder)
+        facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=publication.target)]
         facts["parity"] = publication.measure(folder, module)
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
@@ -176,7 +179,7 @@ def _write_saved_model(module: Any, save_assets: Callable[[Path], None], folder:
                 raise RunError(f"Cannot write {folder}: No space left on device. Nothing was published.") from error
             raise RunError(f"The SavedModel cannot be written: {str(error).splitlines()[0][:300]}") from error
     signatures = {key: _signature(function) for key, function in module.signatures().items()}
-    return {"signatures": signatures, "ops": check_ops(folder)}
+    return {"signatures": signatures, "ops": graph_ops(folder)}
 
 
 def _signature(function: Any) -> dict[str, Any]:

@@ -203,6 +203,7 @@ def export_classification(
         directory=config.export.directory,
         name=config.name,
         dtype=config.export.dtype,
+        target=config.export.target,
         samples=samples,
         source=source,
     )

@@ -208,6 +208,7 @@ def export_generation(
         name=config.name,
         dtype=config.export.dtype,
         long_prompt=config.export.long_prompt,
+        target=config.export.target,
         prompts=prompts,
         source=source,
     )

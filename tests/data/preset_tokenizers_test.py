@@ -15,6 +15,7 @@ from aigc_tf.data.preset_tokenizers import PresetTokenizer, is_preset_name, load
 from aigc_tf.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 from aigc_tf.data.vocabularies import Vocabulary
 from aigc_tf.data.wordpiece import WordPiece
+from aigc_tf.serving.op_gate import check_servable
 
 TINY = dict(num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4, max_sequence_length=8)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -122,8 +123,8 @@ def test_a_saved_preset_tokenizer_gives_the_same_ids(presets, tmp_path, name):
         np.testing.assert_array_equal(row, expected)
 
 
-@pytest.mark.parametrize("name", ["roberta", "xlm_roberta"])
-def test_the_exported_graph_gives_the_ids_of_prepare_time(presets, tmp_path, name):
+@pytest.mark.parametrize("name", ["roberta", "opt", "xlm_roberta", "albert"])
+def test_the_exported_graph_gives_the_ids_of_prepare_time_and_remembers_no_words(presets, tmp_path, name):
     module = tf.Module()
     module.tokenizer = tokenizer = Tokenizer(load_preset(presets[name]))
 
@@ -135,6 +136,7 @@ def test_the_exported_graph_gives_the_ids_of_prepare_time(presets, tmp_path, nam
     texts = ["the fox </s>", "", "naïve 中文 🦊", "new words: foxen"]
     expected = tokenizer.encode(texts)
     tf.saved_model.save(module, str(tmp_path), signatures=serve)
+    check_servable(tmp_path, target="2.19")
     loaded = tf.saved_model.load(str(tmp_path))
     served = loaded.signatures["serving_default"](text=tf.constant([*map(str.encode, texts), b"fox\xff"]))
     np.testing.assert_array_equal(served["ids"][: -served["lengths"][-1]], np.concatenate(expected))

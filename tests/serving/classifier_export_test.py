@@ -64,6 +64,7 @@ def test_the_manifest_says_what_the_model_is(exported):
     manifest = json.loads(storage.read_bytes(storage.join(done.path, "manifest.json")))
     assert manifest == json.loads(json.dumps(done.manifest))
     assert (manifest["version"], manifest["label_names"]) == (1, list(SPEC.label_names))
+    assert (manifest["target"], manifest["warnings"]) == ("2.20", [])
     assert (manifest["max_length"], manifest["truncation"], manifest["dtype"]) == (16, "head", "float32")
     assert manifest["source"] == {"run": "runs/s1", "config_sha256": "00ff"}
     assert manifest["formats"] == ["keras_nlp", "hugging_face"]

@@ -1,0 +1,12 @@
+"""Says what a stock TensorFlow Serving would refuse of a SavedModel, or serve otherwise than one may think.
+
+Exit status 0: the server serves it; 1: it does not.
+
+Example:
+  python scripts/check_servable.py saved_models/bert_sentiment --target=2.20
+"""
+
+from aigc_tf import cli
+
+if __name__ == "__main__":
+    cli.run(cli.check_servable, flags=("folder", "target"), description=__doc__)
