@@ -89,8 +89,7 @@ def test_the_manifest_says_what_the_model_is(exported, tokenizer):
     )
     assert (manifest["generation"]["stop"], manifest["long_prompt"]) == (list(STOP), "cut")
     assert (manifest["dtype"], manifest["source"]["run"]) == ("float32", "runs/g1")
-    assert manifest["target"] == "2.20"
-    assert [warning["what"] for warning in manifest["warnings"]] == ["inputs of no fixed length"]  # generate_ids
+    assert (manifest["target"], manifest["warnings"]) == ("2.20", [])
     assert manifest["architecture"]["class"] == "Decoder"
     parity = manifest["parity"]
     assert (parity["answers"], parity["xla"], parity["num_prompts"]) == ("identical", "off", len(PROMPTS) + 9)
