@@ -9,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install samples demo test lint laws clean
+.PHONY: help install samples demo test serve-check lint laws clean
 
 VENV ?= .venv$(if $(TF),-tf$(TF))
 PINS := $(if $(TF),constraints-tf$(TF).txt)# what another TensorFlow pins otherwise
@@ -22,7 +22,7 @@ python := $(VENV)/bin/python
 installed := $(VENV)/installed
 
 help: ## Print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(installed) ## Make .venv with every package at its pinned version
 
@@ -83,6 +83,13 @@ demo: samples ## Train a classifier and a generator on real data, judge, export 
 
 test: samples ## Run the tests; ARGS="-k resume" picks some
 	$(python) -m pytest --numprocesses=2 --dist=loadfile --timeout=$(TEST_TIMEOUT) $(ARGS)
+
+# Docker first: where it does not run there is nothing to install for.
+serve-check: ## Start tensorflow/serving in Docker with exported models and run the cases that the double is tested by
+	@docker info >/dev/null 2>&1 || { echo "error: Docker does not run here (docker info fails), so nothing was checked;" \
+		"make test runs the same cases against the double." >&2; exit 2; }
+	@$(MAKE) --no-print-directory install
+	SERVE_CHECK=docker $(python) -m pytest --timeout=1800 -rs tests/serving/server_test.py $(ARGS)
 
 lint: $(installed) ## Check style, types, and that imports point down
 	$(VENV)/bin/ruff check

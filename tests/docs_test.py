@@ -20,7 +20,7 @@ from aigc_tf.serving.double.flags import parse_flags
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "saved_models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
 # Programs besides our scripts and make, and the reason why the tests cannot run what they do.
 OTHER_PROGRAMS = {
     "curl": "needs a server",

@@ -100,7 +100,7 @@ class RestClient:
     def classify(self, examples: Sequence[Mapping[str, str]], *, signature: str) -> list[list[tuple[str, float]]]:
         """Returns for each example all classes with their scores."""
         request = {"signature_name": signature, "examples": [_to_json(example) for example in examples]}
-        rows = self._part(self._call("POST", f"{self._chosen}:classify", request), "result", list)
+        rows = self._part(self._call("POST", f"{self._chosen}:classify", request), "results", list)
         return [[(label, float(score)) for label, score in row] for row in rows]
 
     def close(self) -> None:

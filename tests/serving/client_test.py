@@ -190,7 +190,7 @@ def test_signatures_have_dtypes_and_shapes(server):
 
 
 def test_classes_come_with_their_scores(server):
-    server.script = [replies(200, {"result": [[["bad", 0.25], ["gut", 0.75]], [["bad", 1], ["gut", 0]]]})]
+    server.script = [replies(200, {"results": [[["bad", 0.25], ["gut", 0.75]], [["bad", 1], ["gut", 0]]]})]
     with connect(server.url, "m") as client:
         rows = client.classify([{"text": "a"}, {"text": "\ud800"}], signature="classify")
     assert rows == [[("bad", 0.25), ("gut", 0.75)], [("bad", 1.0), ("gut", 0.0)]]

@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from aigc_tf.config import InputError
 from aigc_tf.serving.deployment import Version, render_deployment, required_memory, server_version, slug
 from aigc_tf.serving.server_configs import read_batching, read_monitoring
 
+ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
 
@@ -469,16 +471,17 @@ def test_a_measured_batching_file_is_taken_as_it_is_and_decides_cpus_and_memory(
 # ------------------------------------------------------------------------------------------------------- the script
 
 
-def test_the_script_renders_what_its_flags_say_and_tells_what_is_mistyped(tmp_path):
+def test_the_script_renders_what_its_flags_say_and_tells_what_is_mistyped(tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         for version in (1, 2):
             write_export(tmp_path, name, version)
-    root = Path(__file__).parent.parent.parent
+    monkeypatch.chdir(tmp_path)
 
-    def run(*flags):
-        command = [sys.executable, root / "scripts" / "render_deployment.py", *flags]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        return done.returncode, done.stdout, done.stderr
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["scripts/render_deployment.py", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "scripts" / "render_deployment.py"), run_name="__main__")
+        return int(stopped.value.code or 0), *capsys.readouterr()
 
     labels = ["--stable=a:1", "--canary", "a:2", "--stable=b:2"]
     assert run("--model=a", "--model=b/", *labels, "--output=out/x") == (
@@ -599,12 +602,11 @@ def test_a_batching_file_that_the_server_would_refuse_is_refused(text, sentence)
 
 
 def test_rendering_needs_no_tensorflow_and_the_package_brings_the_templates(tmp_path):
-    root = Path(__file__).parent.parent.parent
     code = (
         "import sys; from aigc_tf.serving import deployment; "
         "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
     build = [
         sys.executable,
         "setup.py",
@@ -616,8 +618,8 @@ def test_rendering_needs_no_tensorflow_and_the_package_brings_the_templates(tmp_
         "--egg-base",
         tmp_path,
     ]
-    subprocess.run(build, cwd=root, check=True, timeout=60, capture_output=True)
-    templates = root / "aigc_tf" / "serving" / "deployment_templates"
+    subprocess.run(build, cwd=ROOT, check=True, timeout=60, capture_output=True)
+    templates = ROOT / "aigc_tf" / "serving" / "deployment_templates"
     packed = tmp_path / "b" / "lib" / "aigc_tf" / "serving" / "deployment_templates"
     assert {path.relative_to(templates) for path in templates.rglob("*")} == {
         path.relative_to(packed) for path in packed.rglob("*")
