@@ -1,4 +1,4 @@
-"""Versions of an exported model: whole, numbered, never overwritten, with a manifest that says what they are."""
+"""An exported classifier: the same answers in another process, a manifest that says what it is, other formats."""
 
 import dataclasses
 import json
@@ -12,9 +12,9 @@ from aigc_tf import storage
 from aigc_tf.config import InputError, ModelConfig, RunError, TokenizerConfig
 from aigc_tf.data.tokenizers import build_tokenizer
 from aigc_tf.models.classifier import build_classifier
-from aigc_tf.serving import classifier_export, publishing
+from aigc_tf.serving import classifier_export
 from aigc_tf.serving.classifier_export import export_classifier
-from aigc_tf.serving.classifier_parity import Parity, check_parity
+from aigc_tf.serving.classifier_parity import check_parity
 from aigc_tf.serving.classifier_signatures import ServingSpec
 from aigc_tf.serving.other_process import StandIn, bytes_array
 from aigc_tf.serving.predictor import Predictor
@@ -37,26 +37,6 @@ def exported(tokenizer, tmp_path_factory):
     model = build_model(dtype="mixed_bfloat16", seed=1)
     source = {"run": "runs/s1", "config_sha256": "00ff"}
     return model, export_classifier(model, tokenizer, SPEC, directory=directory, name="toy", source=source)
-
-
-@pytest.fixture
-def untried(monkeypatch):
-    """Spares the tests of numbering the other process."""
-    parity = Parity(
-        num_texts=0,
-        token_ids="identical",
-        max_difference={"logits": 0.0},
-        bound=1e-5,
-        xla="off",
-        load_seconds=0.0,
-        first_request_seconds=0.0,
-        second_request_seconds=0.0,
-    )
-    monkeypatch.setattr(classifier_export, "check_parity", lambda *args, **kwargs: parity)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_manifest_says_what_the_model_is(exported):
@@ -170,91 +150,19 @@ def test_a_folder_that_does_not_load_is_caught(exported, tokenizer, tmp_path):
         check_parity(tmp_path, build_model(), tokenizer, SPEC, texts=[("abc",)], dtype="float32")
 
 
-def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(untried, tokenizer, tmp_path):
-    def run(model, spec=SPEC, **options):
-        done = export_classifier(model, tokenizer, spec, directory=tmp_path, name="toy", **options)
-        return done.version, done.created
+def test_weights_labels_and_dtype_decide_whether_it_is_the_same_model(tokenizer, tmp_path, monkeypatch):
+    published = []
+    monkeypatch.setattr(classifier_export, "publish", lambda publication, **options: published.append(publication))
 
-    model = build_model(seed=1)
-    assert run(model) == (1, True)
-    before = (tmp_path / "toy" / "1" / "manifest.json").read_bytes()
-    assert run(model) == (1, False)
-    assert run(build_model(seed=1, dtype="mixed_bfloat16")) == (1, False)  # the weights are the same
-    assert (tmp_path / "toy" / "1" / "manifest.json").read_bytes() == before
-    assert run(model, dtype="bfloat16") == (2, True)
-    assert run(model) == (3, True)  # the server serves the newest: going back is a new version
-    renamed = dataclasses.replace(SPEC, label_names=("x", "y", "z"))
-    assert run(model, renamed) == (4, True)
-    assert names(tmp_path / "toy") == ["1", "2", "3", "4"]
-    assert names(tmp_path / "toy-formats") == ["1", "2", "3", "4"]
+    def settings_of(model, spec=SPEC, **options):
+        export_classifier(model, tokenizer, spec, directory=tmp_path, name="toy", **options)
+        return published.pop().settings
 
-
-def test_a_damaged_version_is_not_taken_for_the_same_model(untried, tokenizer, tmp_path):
-    def run():
-        done = export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
-        return done.version, done.created
-
-    assert run() == (1, True)
-    (tmp_path / "toy" / "1" / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
-    assert run() == (2, True)
-    (tmp_path / "toy" / "2" / "manifest.json").write_text("{")
-    assert run() == (3, True)
-
-
-def test_a_failed_parity_publishes_nothing(monkeypatch, tokenizer, tmp_path):
-    def fail(*args, **kwargs):
-        raise RunError("The exported model is not the trained one: logits by 1.00e+00 (bound 1e-05).")
-
-    monkeypatch.setattr(classifier_export, "check_parity", fail)
-    with pytest.raises(RunError, match="is not the trained one"):
-        export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
-    assert names(tmp_path / "toy") == []
-
-
-def test_what_a_killed_export_left_is_cleaned(untried, tokenizer, tmp_path):
-    leftovers = [tmp_path / "toy" / ".1.partial" / "assets", tmp_path / "toy-formats" / "1" / "old"]
-    for folder in leftovers:
-        folder.mkdir(parents=True)
-    done = export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
-    assert (done.version, names(tmp_path / "toy")) == (1, ["1"])
-    assert names(tmp_path / "toy-formats" / "1") == ["hugging_face", "keras_nlp"]
-
-
-def test_an_object_store_gets_the_manifest_last_and_reuses_the_number_of_a_killed_export(untried, tokenizer):
-    base = "ram://bucket/toy"
-    storage.make_folder(f"{base}/1/variables")
-    storage.write_bytes(f"{base}/1/variables/left", b"x")
-    done = export_classifier(build_model(), tokenizer, SPEC, directory="ram://bucket", name="toy")
-    assert (done.path, done.version) == (f"{base}/1", 1)
-    assert not storage.exists(f"{base}/1/variables/left")
-    again = export_classifier(build_model(), tokenizer, SPEC, directory="ram://bucket", name="toy")
-    assert (again.version, again.created) == (1, False)
-    assert again.summary() == f"{base}/1 is this very model already; nothing was written."
-    assert "label" in next(Predictor(base).predict(["abc"]))
-    written = [
-        publishing.upload_order(storage.Path(name)) for name in ("manifest.json", "saved_model.pb", "variables/x")
-    ]
-    assert sorted(written, reverse=True) == written
-
-
-def test_two_exports_of_one_name_do_not_run_at_once(untried, tokenizer, tmp_path):
-    with storage.locked_file(tmp_path / ".toy.lock", busy=""):
-        with pytest.raises(RunError, match="Another process is exporting 'toy'"):
-            export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
-        assert export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="other").created
-    assert export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy").created
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "a b", ".a", "toy-formats"])
-def test_a_name_that_is_no_folder_of_its_own_is_refused(name, tokenizer, tmp_path):
-    with pytest.raises(InputError, match="model's name"):
-        export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name=name)
-
-
-def test_a_place_that_cannot_be_written_is_one_sentence(untried, tokenizer, tmp_path):
-    (tmp_path / "toy").write_text("a file where the folder should be")
-    with pytest.raises(RunError, match="Cannot write"):
-        export_classifier(build_model(), tokenizer, SPEC, directory=tmp_path, name="toy")
+    first = settings_of(build_model(seed=1))
+    assert settings_of(build_model(seed=1, dtype="mixed_bfloat16")) == first  # the weights are the same
+    assert settings_of(build_model(seed=2)) != first
+    assert settings_of(build_model(seed=1), dtype="bfloat16") != first
+    assert settings_of(build_model(seed=1), dataclasses.replace(SPEC, label_names=("x", "y", "z"))) != first
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """An exported generator: the same text in another process, signatures that say all, nothing left of a failure."""
 
-import dataclasses
 import json
+from pathlib import Path
 
 import keras_nlp
 import numpy as np
@@ -15,7 +15,7 @@ from aigc_tf.serving import generator_export, generator_parity
 from aigc_tf.serving.continuer import SETTINGS
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.generator_export import export_generator
-from aigc_tf.serving.generator_parity import GeneratorParity, check_parity
+from aigc_tf.serving.generator_parity import check_parity
 from aigc_tf.serving.op_gate import graph_ops
 from aigc_tf.serving.other_process import StandIn
 from aigc_tf.serving.predictor import Predictor
@@ -50,27 +50,6 @@ def exported(tokenizer, tmp_path_factory):
     model = tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")
     source = {"run": "runs/g1", "config_sha256": "00ff"}
     return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
-
-
-@pytest.fixture
-def untried(monkeypatch):
-    """Spares the tests of numbering the other process."""
-    parity = GeneratorParity(
-        num_prompts=1,
-        num_tokens=1,
-        answers="identical",
-        max_difference={"log_probability": 0.0},
-        bound=1e-4,
-        num_alone=1,
-        num_alone_identical=1,
-        xla="off",
-        load_seconds=0.0,
-        first_request_seconds=0.0,
-        second_request_seconds=0.0,
-        tokens_per_second=1.0,
-        tokens_per_second_in_process=1.0,
-    )
-    monkeypatch.setattr(generator_export, "check_parity", lambda *args, **kwargs: parity)
 
 
 def names(folder):
@@ -208,13 +187,30 @@ def test_the_other_formats_hold_the_same_model(exported, tokenizer):
     assert json.loads(storage.read_bytes(f"{folder}/hugging_face/config.json"))["model_type"] == "gpt2"
 
 
-def test_an_export_of_another_model_is_caught(exported, tokenizer):
-    other = tiny_generator.build_module(tiny_generator.build_model(tokenizer, seed=2), tokenizer)
-    with pytest.raises(RunError, match=r"answers another .* than the trained one: .* nothing was published"):
-        check_parity(exported[1].path, other, prompts=["abc", "x"], max_length=MAX_LENGTH, dtype="float32")
+@pytest.fixture(scope="module")
+def module(tokenizer):
+    return tiny_generator.build_module(tiny_generator.build_model(tokenizer), tokenizer)
 
 
-def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(exported, tokenizer, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("text", lambda rows: np.array([b"", *rows[1:]], object), r"answers another text than the trained one: .*"),
+        ("log_probability", lambda rows: rows + np.float32(1e-3), r"log_probability by 1\.\d\de-03 \(bound 1e-04\)"),
+    ],
+)
+def test_an_export_that_answers_otherwise_is_caught(name, change, sentence, module, monkeypatch):
+    def answer_otherwise(folder, calls):
+        answers = generator_parity._call_here(module, calls)
+        answers.outputs[0][name] = change(answers.outputs[0][name])
+        return answers
+
+    monkeypatch.setattr(generator_parity, "call_elsewhere", answer_otherwise)
+    with pytest.raises(RunError, match=f"{sentence}; nothing was published"):
+        check_parity("folder", module, prompts=["abc", "x"], max_length=MAX_LENGTH, dtype="float32")
+
+
+def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(module, monkeypatch):
     call_here = generator_parity._call_here
 
     def call_with_neighbours(module, calls):
@@ -224,54 +220,34 @@ def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(export
         return answers
 
     monkeypatch.setattr(generator_parity, "_call_here", call_with_neighbours)
-    module = tiny_generator.build_module(tiny_generator.build_model(tokenizer), tokenizer)
-    monkeypatch.setattr(
-        generator_parity,
-        "call_elsewhere",
-        lambda folder, calls: dataclasses.replace(call_with_neighbours(module, calls)),
-    )
+    monkeypatch.setattr(generator_parity, "call_elsewhere", lambda folder, calls: call_with_neighbours(module, calls))
     prompts = ["abc", "x", "The quick", "dog"]
     with pytest.raises(RunError, match="3 of 4 prompts are continued otherwise alone than beside other prompts"):
-        check_parity(exported[1].path, module, prompts=prompts, max_length=MAX_LENGTH, dtype="float32")
-    parity = check_parity(exported[1].path, module, prompts=prompts, max_length=MAX_LENGTH, dtype="bfloat16")
+        check_parity("folder", module, prompts=prompts, max_length=MAX_LENGTH, dtype="float32")
+    parity = check_parity("folder", module, prompts=prompts, max_length=MAX_LENGTH, dtype="bfloat16")
     assert (parity.num_alone, parity.num_alone_identical) == (4, 1)
 
 
-def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(untried, tokenizer, tmp_path):
-    def run(model, generation=None, **options):
-        done = export(model, tokenizer, tmp_path, generation, **options)
-        return done.version, done.created
+def test_weights_and_settings_decide_whether_it_is_the_same_model(tokenizer, tmp_path, monkeypatch):
+    published = []
+    monkeypatch.setattr(generator_export, "publish", lambda publication, **options: published.append(publication))
 
-    model = tiny_generator.build_model(tokenizer)
-    assert run(model) == (1, True)
-    assert run(model) == (1, False)
-    assert run(tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")) == (1, False)  # the weights are the same
-    assert run(model, settings(top_k=7)) == (2, True)
-    assert names(tmp_path / "toy") == names(tmp_path / "toy-formats") == ["1", "2"]
+    def settings_of(model, generation=None):
+        export(model, tokenizer, tmp_path, generation)
+        return published.pop().settings
 
-
-def test_a_failed_parity_publishes_nothing(monkeypatch, tokenizer, tmp_path):
-    def fail(*args, **kwargs):
-        raise RunError("The exported model answers another text than the trained one.")
-
-    monkeypatch.setattr(generator_export, "check_parity", fail)
-    with pytest.raises(RunError, match="answers another text"):
-        export(tiny_generator.build_model(tokenizer), tokenizer, tmp_path)
-    assert names(tmp_path / "toy") == []
+    first = settings_of(tiny_generator.build_model(tokenizer))
+    assert settings_of(tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")) == first  # the same weights
+    assert settings_of(tiny_generator.build_model(tokenizer, seed=1)) != first
+    assert settings_of(tiny_generator.build_model(tokenizer), settings(top_k=7)) != first
 
 
-def test_what_a_killed_export_left_is_cleaned(untried, tokenizer, tmp_path):
-    leftovers = [tmp_path / "toy" / ".1.partial" / "assets", tmp_path / "toy-formats" / "1" / "old"]
-    for folder in leftovers:
-        folder.mkdir(parents=True)
-    done = export(tiny_generator.build_model(tokenizer), tokenizer, tmp_path)
-    assert (done.version, names(tmp_path / "toy")) == (1, ["1"])
-    assert names(tmp_path / "toy-formats" / "1") == ["hugging_face", "keras_nlp"]
-
-
-def test_an_object_store_serves_it_too(untried, tokenizer):
-    done = export(tiny_generator.build_model(tokenizer), tokenizer, "ram://generators")
-    assert done.path == "ram://generators/toy/1"
+def test_an_object_store_serves_it_too(exported):
+    for file in Path(exported[1].path).rglob("*"):
+        if file.is_file():
+            copy = f"ram://generators/toy/1/{file.relative_to(exported[1].path).as_posix()}"
+            storage.make_folder(copy.rpartition("/")[0])
+            storage.write_bytes(copy, file.read_bytes())
     assert len(list(ExportedGenerator("ram://generators/toy").generate(["a", "b"]))) == 2
 
 
