@@ -27,6 +27,7 @@ import numpy as np
 
 import aigc_tf
 from aigc_tf.config import RunError
+from aigc_tf.serving.runtimes import Runtime
 
 HOSTILE_TEXTS: tuple[str | bytes, ...] = (
     "",
@@ -44,16 +45,6 @@ _SECONDS = 900
 _NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
 """NumPy's name of a type where TensorFlow has another; it has no bfloat16, and its bits are taken."""
 _TENSORFLOW = {"float32": "float", "float64": "double", "float16": "half"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """The TensorFlow that a model is tried in."""
-
-    folder: Path
-    """Holds libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as a wheel has them."""
-    op_libraries: tuple[Path, ...]
-    """Files that register more ops: those of tensorflow-text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 No server is on a package index, but TensorFlow's wheels hold the C API with the kernels it runs, and those of
 tensorflow-text and tensorflow-decision-forests the ops it links. They are fetched with pip, pinned by sha256, and only
-the libraries are kept: 0.6 to 0.9 GB in `<cache>/runtimes/<name>`, where `<cache>` is `storage.cache_folder`'s.
+the libraries are kept: 0.6 to 1 GB in `<cache>/runtimes/<packages>`, where `<cache>` is `storage.cache_folder`'s.
 """
 
 import dataclasses
@@ -24,7 +24,10 @@ RUNTIMES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("tensorflow-text", "2.12.1", "9d5751ff8ad3eea2f32641e65bf29814a1b6059f0dc0ccb09d44676f26fbf6ac"),
         ("tensorflow-decision-forests", "1.3.0", "b3b5456bd7bf72c14061e2c141087f8ac9d801dd4e428aa50ea0048a6070cd3e"),
     ),
-    "2.19": (("tensorflow-cpu", "2.19.1", "0b6d72bd09c267e7573757bd309f5b1e2cdb02577339991da751f3a1411e4dae"),),
+    "2.19": (
+        ("tensorflow-cpu", "2.19.1", "0b6d72bd09c267e7573757bd309f5b1e2cdb02577339991da751f3a1411e4dae"),
+        ("tensorflow-text", "2.19.0", "23468daf9ccc8220317b0457e9a72e199a78894fda269dec68e5188e153887e6"),
+    ),
     "2.20": (
         ("tensorflow-cpu", "2.20.0", "cf756bbe2d256e942ab5d0ad2c858fb40017581494febdb4387c149b1afde780"),
         ("tensorflow-text", "2.20.0", "89ce9e6821411e46b9f7323b17216b5c088e67fdf12236128cc27107241adcfd"),
@@ -35,10 +38,11 @@ RUNTIMES: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }
 
+_HEADER = "include/tensorflow/core/public/version.h"
 _LIBRARIES = (
     "tensorflow/libtensorflow_cc.so.2",
     "tensorflow/libtensorflow_framework.so.2",
-    "tensorflow/include/tensorflow/core/public/version.h",
+    f"tensorflow/{_HEADER}",
     "tensorflow_text/python/ops/",
     "tensorflow_text/python/metrics/",
     "tensorflow_decision_forests/tensorflow/ops/inference/",
@@ -47,21 +51,22 @@ _PLATFORMS = ("manylinux_2_27_x86_64", "manylinux2014_x86_64")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Libraries:
-    """Libraries on disk."""
+class Runtime:
+    """The TensorFlow that a model is run in."""
 
-    tensorflow: Path
-    """Folder with `libtensorflow_cc.so.2` and `libtensorflow_framework.so.2`."""
-    text_ops: Path
-    """Folder with the .so files of tensorflow-text's ops, where the runtime has them."""
+    folder: Path
+    """Holds libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as a wheel has them."""
     op_libraries: tuple[Path, ...]
-    """Every library of ops that are not TensorFlow's own, for `TF_LoadLibrary`."""
-    graph_def_version: int
-    """`TF_GRAPH_DEF_VERSION`, the newest graphs it says it reads."""
+    """The .so files of ops that are not TensorFlow's own."""
+
+    def graph_def_version(self) -> int:
+        """Returns `TF_GRAPH_DEF_VERSION`, the newest graphs that it says it reads."""
+        header = (self.folder / _HEADER).read_text(encoding="utf-8")
+        return int(header.split("#define TF_GRAPH_DEF_VERSION ")[1].split()[0])
 
 
-def fetch_runtime(name: str) -> Libraries:
-    """Returns the libraries of a runtime, from the cache if they are there.
+def fetch_runtime(name: str) -> Runtime:
+    """Returns a runtime, from the cache if they are there.
 
     Args:
         name: A key of `RUNTIMES`.
@@ -73,7 +78,8 @@ def fetch_runtime(name: str) -> Libraries:
         raise InputError(f"There is no runtime {name!r}; there are {', '.join(RUNTIMES)}.")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise RunError("The libraries of other TensorFlow versions are fetched for x86-64 Linux only.")
-    final = storage.cache_folder("runtimes") / name
+    packages = "_".join(f"{package}-{version}" for package, version, _ in RUNTIMES[name])
+    final = storage.cache_folder("runtimes") / packages
     final.parent.mkdir(parents=True, exist_ok=True)
     busy = f"Another process is fetching the libraries of TensorFlow {name}; try again later."
     with storage.locked_file(os.fspath(final.parent / f".{name}.lock"), busy=busy):
@@ -81,13 +87,7 @@ def fetch_runtime(name: str) -> Libraries:
             with storage.staged_folder(final) as folder:
                 for package, version, sha256 in RUNTIMES[name]:
                     _fetch(package, version, sha256, folder)
-    header = (final / _LIBRARIES[2]).read_text(encoding="utf-8")
-    return Libraries(
-        tensorflow=final / "tensorflow",
-        text_ops=final / "tensorflow_text" / "python" / "ops",
-        op_libraries=tuple(path for path in sorted(final.rglob("*.so")) if path.parent.name != "tensorflow"),
-        graph_def_version=int(header.split("#define TF_GRAPH_DEF_VERSION ")[1].split()[0]),
-    )
+    return Runtime(folder=final / "tensorflow", op_libraries=tuple(sorted(final.rglob("*.so"))))
 
 
 def _fetch(package: str, version: str, sha256: str, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The ops that each TensorFlow Serving knows, as read out of the libraries it is built from.
 
 `server_ops.json` beside this file holds every op with its attributes by the package it is from, and what each server
-lacks. `python -m aigc_tf.serving.server_ops` writes it anew: it fetches the wheels (1.1 GB) and asks their C API.
+lacks. `python -m aigc_tf.serving.server_ops` writes it anew: it fetches the wheels (1.2 GB) and asks their C API.
 Which versions a server links stands in tensorflow/serving, `tensorflow_serving/workspace.bzl` at its tag:
 2.19.1 and 2.20.0 link tensorflow-text 2.12.1 and 2.20.0, both with decision-forests 1.3.0. No tag of 2.21 was there
 when this was written; its branch links tensorflow-text of the same release.
@@ -22,7 +22,7 @@ from aigc_tf.config import InputError, RunError
 from aigc_tf.serving.runtimes import RUNTIMES, fetch_runtime
 from aigc_tf.serving.saved_model_protos import kernel_def_pb2, op_def_pb2, types_pb2
 
-_TABLE = Path(__file__).with_name("server_ops.json")
+TABLE = Path(__file__).with_name("server_ops.json")
 # Which runtime of `RUNTIMES` has a server's ops of each package.
 _SOURCES = {
     "2.19": {"tensorflow-cpu": "2.19", "tensorflow-text": "2.12", "tensorflow-decision-forests": "2.12"},
@@ -88,7 +88,7 @@ def load_server_ops(target: str) -> ServerOps:
     Raises:
         InputError: If there is no table of it.
     """
-    table = json.loads(_TABLE.read_text(encoding="utf-8"))
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
     if target not in table["servers"]:
         raise InputError(
             f"There is no table of TensorFlow Serving {target!r}; there are {', '.join(table['servers'])}."
@@ -118,7 +118,9 @@ def load_server_ops(target: str) -> ServerOps:
 def _read_runtime(name: str) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
     """Returns the OpDefs of each package of a runtime, and the devices that each op has a kernel for."""
     runtime = fetch_runtime(name)
-    paths = [os.fspath(path) for path in (runtime.tensorflow, *runtime.op_libraries)]
+    wanted = {package for sources in _SOURCES.values() for package, source in sources.items() if source == name}
+    op_libraries = [path for path in runtime.op_libraries if _package_of(path) in wanted]
+    paths = [os.fspath(path) for path in (runtime.folder, *op_libraries)]
     done = subprocess.run([sys.executable, "-I", "-c", _READ_LISTS, *paths], capture_output=True, check=False)
     if done.returncode:
         raise RunError(f"The libraries of TensorFlow {name} cannot be read: {done.stderr.decode()[-300:]}")
@@ -131,8 +133,7 @@ def _read_runtime(name: str) -> tuple[dict[str, dict[str, Any]], dict[str, set[s
     packages: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for number, content in enumerate(parts[:-1]):
-        folders = runtime.op_libraries[number - 1].parts if number else ()
-        package = next((name for name in folders if name.startswith("tensorflow_")), "tensorflow_cpu").replace("_", "-")
+        package = _package_of(op_libraries[number - 1]) if number else "tensorflow-cpu"
         new = [op for op in op_def_pb2.OpList.FromString(content).op if op.name not in known]
         known |= {op.name for op in new}
         packages.setdefault(package, {}).update({op.name: op for op in new})
@@ -140,6 +141,11 @@ def _read_runtime(name: str) -> tuple[dict[str, dict[str, Any]], dict[str, set[s
     for kernel in kernel_def_pb2.KernelList.FromString(parts[-1]).kernel:
         devices.setdefault(kernel.op, set()).add(kernel.device_type)
     return packages, devices
+
+
+def _package_of(library: Path) -> str:
+    """Returns `tensorflow-text` of `.../tensorflow_text/python/ops/_ngrams_op.so`."""
+    return next(part for part in reversed(library.parts) if part.startswith("tensorflow_")).replace("_", "-")
 
 
 def build_table() -> dict[str, Any]:
@@ -165,7 +171,7 @@ def build_table() -> dict[str, Any]:
         "servers": {
             server: {
                 "versions": {package: pinned[runtime, package] for package, runtime in _SOURCES[server].items()},
-                "graph_def_version": fetch_runtime(_SOURCES[server]["tensorflow-cpu"]).graph_def_version,
+                "graph_def_version": fetch_runtime(_SOURCES[server]["tensorflow-cpu"]).graph_def_version(),
                 "lacks": _lacks(packages, newest) | {"cpu_kernels": sorted(no_kernel[server] - everywhere)},
             }
             for server, packages in servers.items()
@@ -200,4 +206,4 @@ def _lacks(packages: Mapping[str, Mapping[str, Any]], newest: Mapping[str, Mappi
 
 
 if __name__ == "__main__":
-    storage.write_bytes(_TABLE, (json.dumps(build_table(), separators=(",", ":")) + "\n").encode())
+    storage.write_bytes(TABLE, (json.dumps(build_table(), separators=(",", ":")) + "\n").encode())
