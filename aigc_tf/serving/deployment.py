@@ -23,8 +23,8 @@ from aigc_tf.config import InputError
 from aigc_tf.serving.server_configs import read_batching
 from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 
-SERVERS = {"2.19": "2.19.1", "2.20": "2.20.0"}
-"""The Docker image's tag for each `target` of an export."""
+RELEASES = {"2.19": "2.19.1", "2.20": "2.20.0", "2.21": "2.21.0"}
+"""The server's release, which is the tag of its image, for each of `config.SERVERS`."""
 DEFAULT_TARGET = "2.20"
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
 """Of a manifest that names none."""
@@ -159,12 +159,12 @@ def server_version(targets: Sequence[str]) -> str:
     """Returns the server's release that takes exports for all of these targets: that of the newest.
 
     Raises:
-        InputError: If a target is none of `SERVERS`.
+        InputError: If there is no release for a target.
     """
-    unknown = [target for target in targets if target not in SERVERS]
+    unknown = [target for target in targets if target not in RELEASES]
     if unknown:
-        raise InputError(f"A model is exported for the target {unknown[0]!r}; known are {', '.join(SERVERS)}.")
-    return SERVERS[max(targets, key=lambda target: [int(part) for part in target.split(".")])]
+        raise InputError(f"A model is exported for the target {unknown[0]!r}; known are {', '.join(RELEASES)}.")
+    return RELEASES[max(targets, key=lambda target: [int(part) for part in target.split(".")])]
 
 
 def server_flags(*, timeout_seconds: int) -> dict[str, str]:

@@ -23,8 +23,8 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from aigc_tf.config import InputError
-from aigc_tf.serving.deployment import Version, render_deployment, required_memory, server_version, slug
+from aigc_tf.config import SERVERS, InputError
+from aigc_tf.serving.deployment import RELEASES, Version, render_deployment, required_memory, server_version, slug
 from aigc_tf.serving.server_configs import read_batching, read_monitoring
 
 ROOT = Path(__file__).parents[2]
@@ -434,9 +434,10 @@ def test_memory_is_by_the_rule_of_the_page():
 
 
 def test_the_newest_target_decides_the_server():
+    assert set(RELEASES) == set(SERVERS)
     assert server_version(["2.19"]) == "2.19.1"
     assert server_version(["2.20", "2.19"]) == "2.20.0"
-    with pytest.raises(InputError, match=r"exported for the target '2\.3'; known are 2\.19, 2\.20\."):
+    with pytest.raises(InputError, match=r"exported for the target '2\.3'; known are 2\.19, 2\.20, 2\.21\."):
         server_version(["2.3"])
 
 
@@ -538,7 +539,7 @@ def test_the_script_renders_what_its_flags_say_and_tells_what_is_mistyped(tmp_pa
         (["sorts"], {}, "sorts/1 is of task 'sort'; served are classify, generate."),
         (["mixed"], {"canary": ["1"]}, "The versions of mixed are of the tasks classify and generate"),
         (["good", "apart"], {}, "The models have no batch size in common"),
-        (["future"], {}, "A model is exported for the target '9.9'; known are 2.19, 2.20."),
+        (["future"], {}, "A model is exported for the target '9.9'; known are 2.19, 2.20, 2.21."),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, monkeypatch, models, options, sentence):
