@@ -1,7 +1,7 @@
 """Files of a SavedModel's folder that a server would miss."""
 
+import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,11 @@ from typing import Any
 from aigc_tf import storage
 from aigc_tf.serving.findings import REFUSED, WARNED, Finding
 from aigc_tf.serving.saved_model_graph import SavedGraph
+from aigc_tf.serving.variable_index import read_file_sizes
 from aigc_tf.serving.versions import MANIFEST_FILE
 
 _VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 _INDEX = "variables/variables.index"
-_SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
-_INDEX_END = 0xDB4775248B80FB57.to_bytes(8, "little")  # LevelDB's table, which TensorFlow keeps the index in
 _COPY_AGAIN = "Copy or export the folder again."
 
 
@@ -22,9 +21,7 @@ def check_folder(folder: Path, graph: SavedGraph) -> Iterator[Finding]:
     """Yields what is missing of the files of a SavedModel, or is not as it was written."""
     yield from _broken(list(_missing_files(folder, graph)), "a file that the model needs is not there")
     yield from _broken(list(_changed_files(folder)), f"a file is not the one that {MANIFEST_FILE} names")
-    index = folder / _INDEX
-    if index.is_file() and index.read_bytes()[-8:] != _INDEX_END:
-        yield from _broken([_INDEX], "the index of the variables is damaged")
+    yield from _broken(list(_damaged_variables(folder)), "a file of variables is cut short or damaged")
 
 
 def check_layout(folder: str) -> Iterator[Finding]:
@@ -54,10 +51,28 @@ def _missing_files(folder: Path, graph: SavedGraph) -> Iterator[str]:
         return
     if not (folder / _INDEX).is_file():
         yield _INDEX
-    shards = [match for name in storage.list_folder(folder / "variables") if (match := _SHARD.fullmatch(name))]
-    count = max((int(match[2]) for match in shards), default=1)
-    there = {int(match[1]) for match in shards}
-    yield from (f"variables/variables.data-{n:05}-of-{count:05}" for n in range(count) if n not in there)
+        return
+    with contextlib.suppress(ValueError):  # told elsewhere
+        yield from (name for name in _sizes(folder) if not (folder / name).is_file())
+
+
+def _damaged_variables(folder: Path) -> Iterator[str]:
+    if not (folder / _INDEX).is_file():
+        return
+    try:
+        yield from (name for name, size in _sizes(folder).items() if _is_shorter(folder / name, size))
+    except ValueError:
+        yield _INDEX
+
+
+def _is_shorter(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size < size
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Returns the least size of each file of variables by its name."""
+    sizes = read_file_sizes((folder / _INDEX).read_bytes())
+    return {f"variables/variables.data-{n:05}-of-{len(sizes):05}": size for n, size in enumerate(sizes)}
 
 
 def _changed_files(folder: Path) -> Iterator[str]:

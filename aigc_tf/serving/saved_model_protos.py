@@ -32,6 +32,6 @@ def _bare_package(name: str) -> Iterator[None]:
 
 with _bare_package("tensorflow"):
     from tensorflow.core.framework import kernel_def_pb2, op_def_pb2, types_pb2
-    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow.core.protobuf import saved_model_pb2, tensor_bundle_pb2
 
-__all__ = ["DecodeError", "kernel_def_pb2", "op_def_pb2", "saved_model_pb2", "types_pb2"]
+__all__ = ["DecodeError", "kernel_def_pb2", "op_def_pb2", "saved_model_pb2", "tensor_bundle_pb2", "types_pb2"]

@@ -231,7 +231,9 @@ def test_missing_damaged_and_changed_files_are_refused(plain, tmp_path):
 
     shard, index = "variables/variables.data-00000-of-00001", "variables/variables.index"
     assert broken("shard", lambda folder: (folder / shard).unlink()) == [(REFUSED, (shard,))]
-    assert broken("all", lambda folder: shutil.rmtree(folder / "variables")) == [(REFUSED, (index, shard))]
+    assert broken("all", lambda folder: shutil.rmtree(folder / "variables")) == [(REFUSED, (index,))]
+    content = (plain / shard).read_bytes()
+    assert broken("short", lambda folder: (folder / shard).write_bytes(content[:-1])) == [(REFUSED, (shard,))]
     assert broken("asset", lambda folder: (folder / "assets/words.txt").unlink()) == [(REFUSED, ("assets/words.txt",))]
     cut = (plain / index).read_bytes()[:-9]
     assert broken("cut", lambda folder: (folder / index).write_bytes(cut)) == [(REFUSED, (index,))]
