@@ -442,7 +442,10 @@ def test_versions_come_and_go_and_labels_move(base, tmp_path):
         assert answers() == {"outputs": [4.0]}
         shutil.copytree(base / "half" / "124", tmp_path / "next")
         (tmp_path / "next").rename(folder / "2")
-        wait_for({"outputs": [101.0]})
+        seen = [answers()]
+        while seen[-1] != {"outputs": [101.0]}:
+            seen.append(answers())
+        assert all(answer in ({"outputs": [4.0]}, {"outputs": [101.0]}) for answer in seen)  # no request fails
         wait_for({"error": "Servable not found for request: Specific(half, 1)"}, "/versions/1")
         with grpc.insecure_channel(f"127.0.0.1:{double.grpc_port}") as channel:
             service = model_service_pb2_grpc.ModelServiceStub(channel)

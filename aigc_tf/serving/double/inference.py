@@ -41,14 +41,14 @@ def predict(
     Raises:
         StatusError: As the server's.
     """
-    version = models.find(spec)
     name = spec.signature or DEFAULT_SIGNATURE
-    if name not in version.signatures:
-        raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
-    signature = version.signatures[name]
-    check_names({key: info["tensor"] for key, info in signature["inputs"].items()}, inputs)
-    outputs = wanted_outputs(list(signature["outputs"]), list(output_filter))
-    return Answer(version=version, signature=name, outputs=version.run(name, inputs, outputs, timeout=timeout))
+    with models.using(spec) as version:
+        if name not in version.signatures:
+            raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
+        signature = version.signatures[name]
+        check_names({key: info["tensor"] for key, info in signature["inputs"].items()}, inputs)
+        outputs = wanted_outputs(list(signature["outputs"]), list(output_filter))
+        return Answer(version=version, signature=name, outputs=version.run(name, inputs, outputs, timeout=timeout))
 
 
 def classify(models: Models, spec: ModelSpec, examples: Sequence[bytes], *, timeout: float = NO_TIMEOUT) -> Answer:
@@ -57,7 +57,11 @@ def classify(models: Models, spec: ModelSpec, examples: Sequence[bytes], *, time
     Raises:
         StatusError: As the server's.
     """
-    version, name = _find_signature(models, spec)
+    with models.using(spec) as version:
+        return _classify(version, _signature_of(version, spec), examples, timeout)
+
+
+def _classify(version: LoadedVersion, name: str, examples: Sequence[bytes], timeout: float) -> Answer:
     signature = version.signatures[name]
     if len(signature["inputs"]) != 1:
         raise invalid("Expected one input Tensor.")
@@ -87,7 +91,11 @@ def regress(models: Models, spec: ModelSpec, examples: Sequence[bytes], *, timeo
     Raises:
         StatusError: As the server's.
     """
-    version, name = _find_signature(models, spec)
+    with models.using(spec) as version:
+        return _regress(version, _signature_of(version, spec), examples, timeout)
+
+
+def _regress(version: LoadedVersion, name: str, examples: Sequence[bytes], timeout: float) -> Answer:
     signature = version.signatures[name]
     for kind in ("input", "output"):
         if len(signature[f"{kind}s"]) != 1:
@@ -106,11 +114,11 @@ def regress(models: Models, spec: ModelSpec, examples: Sequence[bytes], *, timeo
     return Answer(version=version, signature=name, outputs={"outputs": found.reshape(-1)})
 
 
-def _find_signature(models: Models, spec: ModelSpec) -> tuple[LoadedVersion, str]:
-    version, name = models.find(spec), spec.signature or DEFAULT_SIGNATURE
+def _signature_of(version: LoadedVersion, spec: ModelSpec) -> str:
+    name = spec.signature or DEFAULT_SIGNATURE
     if name not in version.signatures:
         raise invalid(f"No signature was found with the name: {name}")
-    return version, name
+    return name
 
 
 def _run_examples(

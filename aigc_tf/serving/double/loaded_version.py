@@ -39,6 +39,7 @@ class LoadedVersion:
         self.name, self.number, self._warm_up = name, number, warm_up
         self._folder, self._num_threads, self._batcher = folder, num_threads, batcher
         self._lock, self._is_closed = threading.Lock(), False
+        self._num_held, self._changed = 0, threading.Condition()
         self._process: StandIn | None = self._start()
         self.signatures: dict[str, dict[str, Any]] = self._process.signatures if self._process else {}
 
@@ -76,6 +77,17 @@ class LoadedVersion:
             key, inputs, lambda merged, left: self._run_now(signature, merged, outputs, left), timeout=timeout
         )
 
+    def hold(self) -> None:
+        """Keeps it from being unloaded until `release`."""
+        with self._changed:
+            self._num_held += 1
+
+    def release(self) -> None:
+        """Ends a `hold`."""
+        with self._changed:
+            self._num_held -= 1
+            self._changed.notify_all()
+
     def _run_now(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
     ) -> dict[str, np.ndarray]:
@@ -109,8 +121,10 @@ class LoadedVersion:
                 process.close()
             time.sleep(_RETRY_SECONDS)
 
-    def close(self) -> None:
-        """Unloads it."""
+    def close(self, *, wait: float = 0.0) -> None:
+        """Unloads it, after waiting as many seconds at most until nothing holds it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._num_held, timeout=wait)
         with self._lock:
             self._is_closed = True
             process, self._process = self._process, None

@@ -4,10 +4,11 @@ The config is the server's own message, tensorflow_serving.ModelServerConfig. Ve
 the config says; a new one is loaded before an old one goes, as with the server's AvailabilityPreservingPolicy.
 """
 
+import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from google.protobuf import text_format
@@ -17,6 +18,8 @@ from aigc_tf.config import InputError, RunError
 from aigc_tf.serving.double.batching import Batcher
 from aigc_tf.serving.double.loaded_version import LoadedVersion, find_versions
 from aigc_tf.serving.stand_in.status import StatusError, invalid
+
+_UNLOAD_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class Models:
         self._failed: dict[tuple[str, int], StatusError] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._config: Any = None
-        self._lock = threading.Lock()  # one change at a time; requests read without it
+        self._lock, self._choosing = threading.Lock(), threading.Lock()  # one change at a time; one choice at a time
         try:
             self.reload(config)
             for (name, number), error in self._failed.items():
@@ -121,10 +124,11 @@ class Models:
             for key, folder in wanted.items():
                 if key not in self._loaded and key not in self._failed:
                     self._load(key, folder)
-            gone = [self._loaded.pop(key) for key in list(self._loaded) if key not in wanted]
+            with self._choosing:
+                gone = [self._loaded.pop(key) for key in list(self._loaded) if key not in wanted]
             self._failed = {key: error for key, error in self._failed.items() if key in wanted}
         for version in gone:
-            version.close()
+            version.close(wait=_UNLOAD_SECONDS)
 
     def _list(self) -> Iterable[Any]:
         return self._config.model_config_list.config
@@ -170,6 +174,21 @@ class Models:
             wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
             raise StatusError("NOT_FOUND", f"Servable not found for request: {wanted}")
         return loaded[number]
+
+    @contextlib.contextmanager
+    def using(self, spec: ModelSpec) -> Iterator[LoadedVersion]:
+        """Yields the version that a request is for, which is not unloaded before the block ends.
+
+        Raises:
+            StatusError: If there is none.
+        """
+        with self._choosing:
+            version = self.find(spec)
+            version.hold()
+        try:
+            yield version
+        finally:
+            version.release()
 
     def states(self, name: str) -> dict[int, tuple[str, StatusError | None]]:
         """Returns the state of each version of a model, and why it could not be loaded."""
