@@ -30,7 +30,9 @@ from tensorflow_serving.apis import (
 )
 
 from aigc_tf.config import InputError, RunError
+from aigc_tf.serving.double.__main__ import _build
 from aigc_tf.serving.double.batching import Batching
+from aigc_tf.serving.double.flags import parse_flags
 from aigc_tf.serving.double.served_models import read_config, single_model
 from aigc_tf.serving.double.server import Double
 from tests.echo_model import Echo, HalfPlusThree, save
@@ -183,7 +185,7 @@ def test_numbers_are_written_as_the_server_writes_them(double):
     ]
     large = 2**53 + 1
     status, reply = ask(double, "/v1/models/echo:predict", {"signature_name": "cast", "inputs": [large]})
-    assert (status, reply["error"]) == (400, "Failed to write JSON value for tensor type: half")
+    assert (status, reply["error"]) == (400, "Failed to write JSON value for tensor type: bfloat16")
     nan = b'{"inputs": [NaN, Infinity, -Infinity]}'
     outputs = ask(double, path, nan)[1]["outputs"]
     assert np.isnan(outputs[0])
@@ -210,6 +212,35 @@ def test_classify_gives_pairs_of_label_and_score(double):
         ("echo:predict", b"{", 400, "JSON Parse error: "),
         ("echo:predict", b"[" * 100_000, 400, "JSON Parse error: "),
         ("echo:predict", b'{"inputs": [' + b"9" * 5000 + b"]}", 400, "JSON Parse error: "),
+        (
+            "echo:predict",
+            b'{"signature_name": "add", "inputs": [' + b"9" * 400 + b"]}",
+            400,
+            "Number too big",
+        ),
+        (
+            "echo:predict",
+            b'{"signature_name": "add", "inputs": [-1e400]}',
+            400,
+            "Number too big",
+        ),
+        (
+            "echo:predict",
+            b'{"signature_name": "\\ud800"}',
+            400,
+            "The surrogate pair in string is invalid",
+        ),
+        ("echo:predict", b'{"instances": [{"\\uDC80": "a"}]}', 400, "The surrogate pair in string is invalid"),
+        ("echo:classify", b'{"examples": [{"\\\\\\ud83d!": "a"}]}', 400, "The surrogate pair in string is invalid"),
+        ("echo:predict", b'{"inputs":' + b"[" * 64 + b"]" * 64 + b"}", 400, "takes tensors of less than 64 dimensions"),
+        (
+            "echo/versions/9223372036854775808:predict",
+            {"inputs": []},
+            400,
+            "Failed to convert version: 92233",
+        ),
+        (f"echo/versions/{'9' * 5000}:predict", {"inputs": []}, 400, "Failed to convert version: 9999"),
+        ("echo/versions/01:predict", {"inputs": 1}, 400, "is not of expected type: string"),
         ("echo:predict", [1], 400, "JSON Value: [1] Is not object"),
         ("echo:predict", {}, 400, "Missing 'inputs' or 'instances' key"),
         ("echo:predict", {"inputs": [], "instances": []}, 400, "expecting only one of 'inputs' or 'instances'"),
@@ -277,6 +308,9 @@ def test_paths_and_methods_that_are_none_of_the_interface(double):
         {"error": "Malformed request: PUT /v1/models/echo"},
     )
     assert ask(double, "/v1/models/ec%68o")[0] == 200
+    with socket.create_connection(("127.0.0.1", double.rest_port), timeout=10) as client:
+        client.sendall(b"GET http://[/v1/models/echo?x#y HTTP/1.0\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_body_in_chunks_and_one_of_ten_megabytes(double):
@@ -287,10 +321,31 @@ def test_a_body_in_chunks_and_one_of_ten_megabytes(double):
     assert ask(double, "/v1/models/echo:predict", body)[1]["outputs"]["size"] == [10_000_000]
 
 
-def test_bytes_that_are_no_text_go_out_as_they_are(double):
+@pytest.mark.parametrize("text", [b'{"b64": "/2E="}', b'"\xffa"'])
+def test_bytes_that_are_no_text_go_out_as_they_are(double, text):
     connection = http.client.HTTPConnection("127.0.0.1", double.rest_port, timeout=60)
-    connection.request("POST", "/v1/models/echo:predict", b'{"inputs": [{"b64": "/2E="}]}')
+    connection.request("POST", "/v1/models/echo:predict", b'{"inputs": [' + text + b"]}")
     assert b'"\xffa"' in connection.getresponse().read()
+
+
+def test_escapes_that_are_text_are_taken(double):
+    body = rb'{"inputs": ["\ud83d\ude00", "\\ud800", "\\\ud83d\ude00"]}'
+    assert ask(double, "/v1/models/echo:predict", body)[1]["outputs"]["text"] == ["😀", "\\ud800", "\\😀"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *[f"Content-Length: {size}\r\n\r\nabc" for size in ("abc", "-1", "1_0", "+5", "5, 5", 10**12, 10**30)],
+        *[f"Transfer-Encoding: chunked\r\n\r\n{chunk}" for chunk in ("z\r\n", "-1\r\na", "5\r\nab", "f" * 20, "")],
+    ],
+)
+def test_a_body_of_no_length_is_refused_and_the_connection_is_closed(double, rest):
+    with socket.create_connection(("127.0.0.1", double.rest_port), timeout=10) as client:
+        client.sendall(b"POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\n" + rest.encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 def spec(message, name, *, version=None, label=None, signature=""):
@@ -326,6 +381,15 @@ def test_predict_over_grpc(prediction):
     assert (types.outputs["uint8"].dtype, list(types.outputs["uint8"].int_val)) == (tf.uint8.as_datatype_enum, [1, 0])
     for places, y in (({}, 101.0), ({"version": 123}, 4.0), ({"label": "stable"}, 4.0)):
         assert list(predict(prediction, "half", {"x": [2.0]}, **places).outputs["y"].float_val) == [y]
+
+
+def test_floats_of_two_bytes_over_grpc(prediction):
+    response = predict(prediction, "echo", {"n": np.array([0, -3])}, signature="half")
+    assert response.outputs["half"].half_val == [0, 0xC200]
+    assert tf.make_ndarray(response.outputs["half"]).tolist() == [0.0, -3.0]
+    response = predict(prediction, "echo", {"n": np.array([257])}, signature="cast", output_filter=["bfloat16"])
+    assert response.outputs["bfloat16"].dtype == tf.bfloat16.as_datatype_enum
+    assert tf.make_ndarray(response.outputs["bfloat16"]).tolist() == [256.0]
 
 
 def test_classify_and_regress_over_grpc(prediction):
@@ -381,6 +445,14 @@ def test_errors_over_grpc(prediction):
     request = predict_pb2.PredictRequest()
     spec(request, "half").inputs["x"].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
     request.inputs["x"].tensor_content = b"abc"
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
+        prediction.Predict(request, timeout=60)
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
+    request.inputs["x"].tensor_shape.dim[0].size = 1 << 40
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
+        prediction.Predict(request, timeout=60)
+    request.inputs["x"].Clear()
+    request.inputs["x"].dtype = tf.variant.as_datatype_enum
     with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
         prediction.Predict(request, timeout=60)
     with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
@@ -462,6 +534,13 @@ def test_versions_come_and_go_and_labels_move(base, tmp_path):
             assert answers("/labels/stable") == {"outputs": [4.0]}
             reload(both, label("stable", 2))
             assert answers("/labels/stable") == {"outputs": [101.0]}
+        (folder / "3").mkdir()
+        double.models.reload(config("", ""))
+        states = ask(double, "/v1/models/half")[1]["model_version_status"]
+        assert [(one["version"], one["state"]) for one in states] == [("3", "END"), ("2", "AVAILABLE")]
+        assert "Could not find SavedModel" in states[0]["status"]["error_message"]
+        assert answers() == {"outputs": [101.0]}, "the version before stays where the new one cannot be loaded"
+        assert answers("/versions/1")["error"].startswith("Servable not found")
 
 
 def test_requests_that_come_together_are_computed_together(base):
@@ -517,6 +596,12 @@ def test_a_config_that_the_server_refuses_is_one_sentence(base, tmp_path):
         for options in ({"rest_port": port}, {"rest_port": None, "grpc_port": port}):
             with pytest.raises(RunError, match=f"Port {port} cannot be opened"):
                 Double(single_model("echo", echo), **options)
+
+
+@pytest.mark.parametrize("flag", ["--port=65536", "--rest_api_port=-1"])
+def test_a_port_that_is_none_is_one_sentence(flag):
+    with pytest.raises(InputError, match="a port is 1 to 65535, or 0 for none"):
+        _build(parse_flags(["--model_base_path=/nowhere", flag], description=""))
 
 
 def test_it_runs_from_the_command_line_with_the_flags_of_the_server(base, tmp_path):

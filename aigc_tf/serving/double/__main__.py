@@ -46,6 +46,9 @@ def main() -> int:
 def _build(flags: argparse.Namespace) -> Double:
     if not flags.model_config_file and not flags.model_base_path:
         raise InputError("--model_base_path is missing: the absolute path of a folder such as saved_models/NAME.")
+    for name in ("port", "rest_api_port"):
+        if not 0 <= getattr(flags, name) < 2**16:
+            raise InputError(f"--{name} is {getattr(flags, name)}; a port is 1 to 65535, or 0 for none.")
     if not flags.port and not flags.rest_api_port:
         raise InputError("--port and --rest_api_port are both 0; set one of them.")
     if flags.model_config_file:

@@ -30,6 +30,7 @@ _MESSAGE_LIMIT = 1024
 _FIELDS = {
     "object": ("string_val", types_pb2.DT_STRING),
     "float32": ("float_val", types_pb2.DT_FLOAT),
+    "float16": ("half_val", types_pb2.DT_HALF),
     "float64": ("double_val", types_pb2.DT_DOUBLE),
     "bool": ("bool_val", types_pb2.DT_BOOL),
     "int64": ("int64_val", types_pb2.DT_INT64),
@@ -95,8 +96,9 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         )
         response = predict_pb2.PredictResponse()
         _fill_spec(response.model_spec, answer)
+        infos = answer.version.signatures[answer.signature]["outputs"]
         for name, value in answer.outputs.items():
-            _fill_tensor(response.outputs[name], value)
+            _fill_tensor(response.outputs[name], value, dtype=infos[name]["dtype"])
         return response
 
     @_answering
@@ -183,13 +185,17 @@ def _fill_spec(message: Any, answer: inference.Answer) -> None:
 def _to_array(name: str, tensor: Any) -> np.ndarray:
     try:
         return tf.make_ndarray(tensor)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, MemoryError) as error:
         raise invalid(f"tensor parsing error: {name}") from error
 
 
-def _fill_tensor(message: Any, value: np.ndarray) -> None:
+def _fill_tensor(message: Any, value: np.ndarray, *, dtype: str) -> None:
     """Fills the field of the type, as the server does; TensorFlow's Python would fill `tensor_content`."""
     field, message.dtype = _FIELDS[value.dtype.name]
+    if value.dtype == np.float16:  # their bits, these and the next ones
+        value = value.view(np.uint16)
+    elif dtype == "bfloat16":  # float32 here
+        field, message.dtype, value = "half_val", types_pb2.DT_BFLOAT16, value.view(np.uint32) >> 16
     for size in value.shape:
         message.tensor_shape.dim.add(size=size)
     getattr(message, field).extend(value.ravel().tolist())

@@ -5,6 +5,8 @@ the server, the bytes are not: spaces, the order of keys and long values in erro
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +28,23 @@ from aigc_tf.serving.stand_in.tensors import (
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 _DTYPES = {"float": "float32", "double": "float64"}
+_MAX_DIMENSIONS = 64  # NumPy's
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..)|.)")
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("Number too big to be stored in double.")
+    return number
+
+
+def _read_int(text: str) -> int:
+    _read_float(text)
+    return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_float=_read_float, parse_int=_read_int)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -38,13 +57,16 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid("JSON Parse error: The document is empty")
     try:
         # What follows the document is not looked at. Bytes that are no UTF-8 become lone surrogates.
-        document, _ = json.JSONDecoder().raw_decode(body.decode("utf-8", "surrogateescape").lstrip())
+        text = body.decode("utf-8", "surrogateescape").lstrip()
+        document, end = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
     except RecursionError:
         raise invalid("JSON Parse error: the document is nested too deeply") from None
-    except ValueError as error:  # a number of more than 4,300 digits
+    except ValueError as error:  # a number
         raise invalid(f"JSON Parse error: {error}") from None
+    if "\\u" in text and any(escape["lone"] for escape in _ESCAPE.finditer(text, 0, end)):
+        raise invalid("JSON Parse error: The surrogate pair in string is invalid.")
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {show(document)} Is not object")
     return document
@@ -160,6 +182,8 @@ def _size(tensor: Tensor) -> int:
 def _array(tensors: list[Tensor]) -> np.ndarray:
     """Stacks tensors of one type and shape along a new first axis."""
     first = tensors[0]
+    if len(first.shape) >= _MAX_DIMENSIONS:
+        raise invalid(f"This double takes tensors of less than {_MAX_DIMENSIONS} dimensions")
     if first.dtype == STRING:
         values = np.empty([len(tensors), *first.shape], object)
         values.ravel()[:] = [text for tensor in tensors for text in tensor.values]
@@ -182,6 +206,9 @@ def predictions(answer: Answer, document: Mapping[str, Any]) -> dict[str, Any]:
     outputs = answer.outputs
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
+    infos = answer.version.signatures[answer.signature]["outputs"]
+    if "bfloat16" in (infos[name]["dtype"] for name in outputs):  # it is float32 here
+        raise invalid("Failed to write JSON value for tensor type: bfloat16")
     lists = {name: _to_lists(name, value) for name, value in outputs.items()}
     if "instances" not in document:
         return {"outputs": lists if len(lists) > 1 else next(iter(lists.values()))}

@@ -22,6 +22,7 @@ from aigc_tf.serving.stand_in.status import StatusError, invalid
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.I)
 _GET = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<method>metadata))?", re.I)
+_LARGEST_BODY = 1 << 31
 _HTTP_STATUS = {
     "OK": 200,
     "CANCELLED": 499,
@@ -70,8 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: RestServer
 
     def _respond(self) -> None:
-        path = urllib.parse.urlsplit(self.path).path
+        path = re.sub(r"^https?://[^/]*|[?#].*", "", self.path)
         body = self._read_body()
+        if body is None:
+            self.close_connection = True  # where the next request begins is not known
+            self._send(400, "text/html", b"<html><head><title>400 Bad Request</title></head></html>")
+            return
         if not path.lower().startswith("/v1/"):
             self._send(404, "text/html", b"<html><head><title>404 Not Found</title></head></html>")
             return
@@ -86,13 +91,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _respond
 
-    def _read_body(self) -> bytes:
+    def _read_body(self) -> bytes | None:
+        """Returns the body, None where its length is not said as HTTP says it, or is too large."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        chunks = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
+            size = _parse_size(self.headers.get("Content-Length", "0"), r"\d+", 10)
+            return None if size is None else self.rfile.read(size)
+        chunks: list[bytes] = []
+        while size := _parse_size(self.rfile.readline(100).decode("latin-1").split(";")[0], r"[\da-f]+", 16):
             chunks.append(self.rfile.read(size))
+            if len(chunks[-1]) < size:
+                return None
             self.rfile.readline()
+        if size is None:
+            return None
         while self.rfile.readline().strip():  # trailers
             pass
         return b"".join(chunks)
@@ -106,6 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """The server writes no access log either."""
+
+
+def _parse_size(text: str, pattern: str, base: int) -> int | None:
+    if not re.fullmatch(pattern, text.strip(), re.ASCII | re.IGNORECASE) or len(text) > 100:
+        return None
+    size = int(text, base)
+    return size if size < _LARGEST_BODY else None
 
 
 def answer(models: Models, method: str, path: str, body: bytes, *, timeout: float) -> dict[str, Any]:
@@ -126,9 +144,12 @@ def answer(models: Models, method: str, path: str, body: bytes, *, timeout: floa
     match = pattern.fullmatch(path) if pattern else None
     if match is None:
         raise invalid(f"Malformed request: {method} {path}")
+    version = (match["version"] or "").lstrip("0")
+    if len(version) > 19 or int(version or 0) >= 2**63:
+        raise invalid(f"Failed to convert version: {match['version']} to numeric.")
     spec = ModelSpec(
         name=urllib.parse.unquote(match["name"] or ""),
-        version=int(match["version"]) if match["version"] else None,
+        version=int(version or 0) if match["version"] else None,
         label=urllib.parse.unquote(match["label"]) if match["label"] else None,
     )
     asked = (match["method"] or "").lower()

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from google.protobuf import text_format
@@ -87,6 +87,7 @@ class Models:
         self._failed: dict[tuple[str, int], StatusError] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._config: Any = None
+        self._is_closed = False
         self._lock, self._choosing = threading.Lock(), threading.Lock()  # one change at a time; one choice at a time
         try:
             self.reload(config)
@@ -116,6 +117,8 @@ class Models:
     def refresh(self) -> None:
         """Looks for versions that came or went."""
         with self._lock:
+            if self._is_closed:
+                return
             wanted = {
                 (model.name, number): os.path.join(model.base_path, str(number))
                 for model in self._list()
@@ -124,11 +127,17 @@ class Models:
             for key, folder in wanted.items():
                 if key not in self._loaded and key not in self._failed:
                     self._load(key, folder)
+            kept = wanted.keys() | self._kept(wanted)
             with self._choosing:
-                gone = [self._loaded.pop(key) for key in list(self._loaded) if key not in wanted]
+                gone = [self._loaded.pop(key) for key in list(self._loaded) if key not in kept]
             self._failed = {key: error for key, error in self._failed.items() if key in wanted}
         for version in gone:
             version.close(wait=_UNLOAD_SECONDS)
+
+    def _kept(self, wanted: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Of each model of which no version that is wanted could be loaded: the newest of those before."""
+        left = {name for name, _ in wanted} - {name for name, number in self._loaded if (name, number) in wanted}
+        return set({name: (name, number) for name, number in sorted(self._loaded) if name in left}.values())
 
     def _list(self) -> Iterable[Any]:
         return self._config.model_config_list.config
@@ -199,6 +208,7 @@ class Models:
     def close(self) -> None:
         """Unloads all."""
         with self._lock:
+            self._is_closed = True
             loaded, self._loaded = self._loaded, {}
         for version in loaded.values():
             version.close()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from aigc_tf.serving.stand_in.status import CODES, StatusError
+from aigc_tf.serving.stand_in.status import CODES, StatusError, invalid
 from aigc_tf.serving.stand_in.tensors import STRING, Tensor
 from aigc_tf.serving.stand_in.wire_format import Signature, TensorInfo, read_signatures
 
@@ -178,6 +178,7 @@ class Model:
             StatusError: What TensorFlow says.
         """
         with ExitStack() as stack:
+            self._check_tensors([*signature.inputs.values(), *(signature.outputs[name] for name in outputs)])
             fed = [stack.enter_context(self._allocated(inputs[name])) for name in signature.inputs]
             fetched = (_pointer * len(outputs))()
             with self._runtime.status() as status:
@@ -190,6 +191,14 @@ class Model:
             for tensor in fetched:
                 stack.callback(self._runtime.c.TF_DeleteTensor, tensor)
             return {name: self._read(tensor) for name, tensor in zip(outputs, fetched, strict=True)}
+
+    def _check_tensors(self, infos: Iterable[TensorInfo]) -> None:
+        for info in infos:
+            if not self._nodes[info.tensor][0]:  # of a ragged or sparse one there is no name
+                raise invalid(
+                    f"Tensor {info.tensor}:0, specified in either feed_devices or fetch_devices was not found in the "
+                    "Graph"
+                )
 
     def _places(self, infos: Mapping[str, TensorInfo], names: Iterable[str]) -> ctypes.Array[_Output]:
         nodes = [_Output(*self._nodes[infos[name].tensor]) for name in names]

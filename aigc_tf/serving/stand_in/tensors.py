@@ -25,12 +25,20 @@ DTYPES = {
     5: "int16",
     6: "int8",
     7: "string",
+    8: "complex64",
     9: "int64",
     10: "bool",
+    11: "qint8",
+    12: "quint8",
+    13: "qint32",
     14: "bfloat16",
+    15: "qint16",
+    16: "quint16",
     17: "uint16",
+    18: "complex128",
     19: "half",
     20: "resource",
+    21: "variant",
     22: "uint32",
     23: "uint64",
 }
@@ -213,7 +221,7 @@ def decode_text(item: Any) -> bytes:
     if not isinstance(item, str):
         raise invalid(f"JSON Value: {show(item)} Type: {json_type(item)} is not of expected type: string")
     try:
-        return item.encode()
+        return item.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8 go through, as in the server
     except UnicodeEncodeError:
         raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
 
@@ -234,7 +242,7 @@ def _narrow(item: float) -> float:
     try:
         return float(item)
     except OverflowError:
-        return math.copysign(math.inf, item)
+        return math.inf if item > 0 else -math.inf
 
 
 def json_type(item: Any) -> str:
