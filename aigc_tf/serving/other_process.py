@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ HOSTILE_TEXTS: tuple[str | bytes, ...] = (
 )
 """Texts that every export is tried on, besides those of the caller."""
 _SECONDS = 900
+_LOG_LINE = re.compile(r"[IWE]\d{4} ")  # TensorFlow's notes; what ends the process is no such line
 _NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
 """NumPy's name of a type where TensorFlow has another; it has no bfloat16, and its bits are taken."""
 _TENSORFLOW = {"float32": "float", "float64": "double", "float16": "half"}
@@ -239,6 +241,8 @@ class StandIn:
 
     def _read_replies(self) -> None:
         for line in self._replies:
+            if not line.endswith(b"\n"):  # it ended in the middle of a reply
+                break
             reply = json.loads(line)
             with self._lock:
                 waiting = self._waiting.pop(reply.get("id"), None)
@@ -255,8 +259,11 @@ class StandIn:
         code = self._process.wait()
         ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
         self._errors.seek(0)
-        lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return RunError(f"The exported model fails in a new process ({ended}): {(lines or ['no message'])[-1][:300]}.")
+        lines = self._errors.read().decode("utf-8", "replace").splitlines()
+        lines = [line for line in lines if line.strip() and not _LOG_LINE.match(line)]
+        return RunError(
+            f"The exported model fails in a new process ({ended}): {(lines or ['no message'])[-1][:300].rstrip('.')}."
+        )
 
 
 def _start(options: Sequence[str], runtime: Runtime, errors: IO[bytes]) -> "subprocess.Popen[bytes]":

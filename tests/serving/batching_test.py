@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -183,6 +184,44 @@ def test_a_failure_of_the_model_is_that_of_all_requests_of_the_batch(start, mode
             reply.result(10)
     model.__class__ = Model
     assert send([3]).result(10)["y"].tolist() == [6]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "padded", "code", "words"),
+    [
+        ([1.0], ["a"], False, "INTERNAL", "Cannot concatenate tensors that have different data types"),
+        ([1.0], [1], False, "INTERNAL", "Cannot concatenate tensors that have different data types"),
+        ([1], [[1]], True, "INVALID_ARGUMENT", "Tensors of several ranks cannot be padded"),
+    ],
+)
+def test_requests_that_do_not_fit_each_other_are_refused_and_the_next_one_is_answered(
+    start, first, second, padded, code, words
+):
+    send = start(batch_timeout_micros=100_000, pad_variable_length_inputs=padded)
+    for reply in [send(first), send(second)]:
+        with pytest.raises(StatusError, match=words) as caught:
+            reply.result(10)
+        assert caught.value.code == code
+    assert send([3]).result(10)["y"].tolist() == [6]
+
+
+def test_a_fault_of_any_kind_is_told_and_the_next_request_is_answered(start, model):
+    model.__class__ = type("Faulty", (Model,), {"__call__": lambda *_: 1 / 0})
+    send = start()
+    with pytest.raises(StatusError, match="ZeroDivisionError: division by zero") as caught:
+        send([1]).result(10)
+    assert caught.value.code == "INTERNAL"
+    model.__class__ = Model
+    assert send([3]).result(10)["y"].tolist() == [6]
+
+
+def test_what_has_been_answered_is_not_held():
+    model = Model()
+    held, batcher = weakref.ref(model), Batcher(Batching(num_batch_threads=1))
+    assert batcher.run("signature", {"x": np.array([1])}, model, timeout=10)["y"].tolist() == [2]
+    del model
+    wait_until(lambda: held() is None)
+    batcher.close()
 
 
 def test_a_batching_file_is_read_with_the_defaults_of_the_server():

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import RunError
+from aigc_tf.serving import other_process
 from aigc_tf.serving.other_process import HOSTILE_TEXTS, Call, StandIn, bytes_array, call_elsewhere, installed_runtime
 from tests.echo_model import TYPES, Echo, save
 
@@ -256,6 +257,27 @@ def test_a_killed_process_is_said_and_the_next_one_answers(folder):
     answers = call_elsewhere(folder, [Call(function="serving_default", inputs={"text": bytes_array(["ab"])})])
     assert answers.outputs[0]["size"].tolist() == [2]
     assert answers.xla == "off"
+
+
+def test_a_process_that_is_killed_in_the_middle_of_a_reply_is_said(folder, monkeypatch):
+    ready = {"ready": True, "tensorflow": "", "xla": "off", "load_seconds": 0, "num_warmup_requests": 0}
+    program = f"""
+import json, os, signal, sys
+print(json.dumps({ready | {"warmup_seconds": 0, "signatures": {}}}), flush=True)
+sys.stdin.readline()
+sys.stderr.write("Out of room.\\nE0000 00:00:1795660213.351631   10645 cuda.cc:52] a note of TensorFlow\\n")
+sys.stderr.flush()
+os.write(1, b'{{"id": 0, "outputs": {{"te')
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+    def start(options, runtime, errors):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        return subprocess.Popen([sys.executable, "-c", program], **pipes)
+
+    monkeypatch.setattr(other_process, "_start", start)
+    with StandIn(folder) as model, pytest.raises(RunError, match=r"\(signal SIGKILL\): Out of room\.$"):
+        ask(model, {"text": ["a"]})
 
 
 def test_what_cannot_be_loaded_is_said_with_the_reason(tmp_path, folder):

@@ -139,13 +139,14 @@ class Batcher:
             self._process(queue, batch)
 
     def _take(self) -> tuple[_Queue | None, _Batch | None]:
-        ready = [queue for queue in self._queues.values() if self._is_ready(queue)]
+        ready = [key for key, queue in self._queues.items() if self._is_ready(queue)]
         if not ready:
             return None, None
-        queue = min(ready, key=lambda queue: queue.batches[0].started)  # so that none waits for ever
+        key = min(ready, key=lambda key: self._queues[key].batches[0].started)  # so that none waits for ever
+        queue = self._queues[key]
         batch = queue.batches.pop(0)
-        if not queue.batches:
-            queue.batches.append(_Batch())
+        if not queue.batches:  # gone with it is what it runs: a version that is unloaded is not held
+            del self._queues[key]
         return queue, batch
 
     def _is_ready(self, queue: _Queue) -> bool:
@@ -170,7 +171,9 @@ class Batcher:
             self.batch_sizes = [*self.batch_sizes[-999:], num_rows]
             outputs = queue.run(merged, left)
             _split(batch.tasks, outputs, num_rows)
-        except StatusError as error:
+        except Exception as error:  # whatever it is: this thread works for all others too
+            if not isinstance(error, StatusError):
+                error = StatusError("INTERNAL", f"{type(error).__name__}: {error}")
             for task in batch.tasks:
                 task.error = error
         finally:
@@ -182,6 +185,12 @@ class Batcher:
         merged = {}
         for name in batch.tasks[0].inputs:
             parts = [task.inputs[name] for task in batch.tasks]
+            if len({part.dtype for part in parts}) > 1:
+                raise StatusError(
+                    "INTERNAL",
+                    "Tensor concat operation failed: INVALID_ARGUMENT: Cannot concatenate tensors that have different "
+                    "data types.",
+                )
             if self.batching.pad_variable_length_inputs:
                 parts = _pad(parts)
             elif len({part.shape[1:] for part in parts}) > 1:
@@ -214,6 +223,8 @@ def _count_rows(inputs: Arrays) -> int:
 
 def _pad(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Fills arrays up to the largest sizes, each with its first element, as the server does (batching_util.cc)."""
+    if len({part.ndim for part in parts}) > 1:
+        raise invalid("Tensors of several ranks cannot be padded to one shape.")
     sizes = np.max([part.shape for part in parts], axis=0)
     padded = []
     for part in parts:
