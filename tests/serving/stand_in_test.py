@@ -280,6 +280,21 @@ os.kill(os.getpid(), signal.SIGKILL)
         ask(model, {"text": ["a"]})
 
 
+def test_tensors_that_no_request_can_have_are_refused(tmp_path):
+    module = tf.Module()
+    spec = tf.TensorSpec([None], tf.string, name="text")
+    words = tf.function(lambda text: {"words": tf.strings.split(text)}, input_signature=[spec])
+    spec = tf.TensorSpec([None], tf.complex64, name="x")
+    size = tf.function(lambda x: {"size": tf.abs(x)}, input_signature=[spec])
+    tf.saved_model.save(module, os.fspath(tmp_path), signatures={"words": words, "size": size})
+    with StandIn(tmp_path) as model:
+        reply = ask(model, {"text": ["a b"]}, "words")
+        assert reply["code"] == "INVALID_ARGUMENT"
+        assert "specified in either feed_devices or fetch_devices was not found in the Graph" in reply["error"]
+        assert model.signatures["size"]["inputs"]["x"]["dtype"] == "complex64"
+        assert ask(model, {"x": [1]}, "size")["code"] == "UNIMPLEMENTED"
+
+
 def test_what_cannot_be_loaded_is_said_with_the_reason(tmp_path, folder):
     with pytest.raises(RunError, match="fails in a new process: NOT_FOUND: Could not find SavedModel"):
         StandIn(tmp_path)
