@@ -38,16 +38,28 @@ def check_signatures(graph: SavedGraph) -> Iterator[Finding]:
             why="A request that names no signature is answered with an error.",
             advice="Save one of them under that name too, or tell clients to send a signature_name.",
         )
-    for what, applies, why, advice in _TENSOR_RULES:
-        where = tuple(
-            f"signature {signature}, {side} {name} {_shape_text(info)}"
-            for signature, definition in signatures.items()
-            for side, tensors in (("input", definition.inputs), ("output", definition.outputs))
-            for name, info in sorted(tensors.items())
-            if applies(side, name, info)
+    tensors = [
+        (f"signature {signature}, {side} {name}", side, name, info)
+        for signature, definition in signatures.items()
+        for side, infos in (("input", definition.inputs), ("output", definition.outputs))
+        for name, info in sorted(infos.items())
+    ]
+    if parts := tuple(where for where, _, _, info in tensors if not info.name):
+        yield Finding(
+            grade=REFUSED,
+            what="inputs or outputs of several tensors (ragged or sparse)",
+            where=parts,
+            why="The server takes and gives one tensor for each name, and answers such a request with an error.",
+            advice="Give a ragged tensor as to_tensor() and row_lengths(), a sparse one as tf.sparse.to_dense().",
         )
-        if where:
-            yield Finding(grade=WARNED, what=what, where=where, why=why, advice=advice)
+    for what, applies, why, advice in _TENSOR_RULES:
+        places = tuple(
+            f"{where} {_shape_text(info)}"
+            for where, side, name, info in tensors
+            if info.name and applies(side, name, info)
+        )
+        if places:
+            yield Finding(grade=WARNED, what=what, where=places, why=why, advice=advice)
     yield from _classify(signatures)
 
 

@@ -156,6 +156,13 @@ def test_scalars_open_lengths_unknown_ranks_and_missing_names_are_told(tmp_path)
     }
 
 
+def test_ragged_and_sparse_outputs_are_refused_and_told_once(tmp_path):
+    save(lambda text: {"words": tf.strings.split(text), "size": tf.strings.length(text)}, tmp_path, TEXTS)
+    [finding] = find_problems(tmp_path, target="2.20")
+    assert (finding.grade, finding.what) == (REFUSED, "inputs or outputs of several tensors (ragged or sparse)")
+    assert finding.where == ("signature serving_default, output words",)
+
+
 def test_types_without_json_a_missing_default_and_a_misnamed_classify_are_told(tmp_path):
     save(lambda x: {"scores": tf.cast(x, tf.bfloat16)[:, tf.newaxis]}, tmp_path, name="other")
     assert found(tmp_path) == [
