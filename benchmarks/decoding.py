@@ -4,8 +4,9 @@
 
 Both have random weights of the same shapes, the same prompts and no end of text, so that each row gets all its tokens.
 KerasNLP's generation is compiled by XLA, as it is by default, and is run without XLA besides. Each number is the best
-of several runs, without the first, which traces and compiles. The last lines show what choosing a token costs alone,
-with a model that looks its logits up in a table.
+of several runs, without the first, which traces and compiles. `--limit` is what is asked for where fewer tokens come in
+the end: a cache with room for all of them from the start is read in every step, which one line shows. The last lines
+show what choosing a token costs alone, with a model that looks its logits up in a table.
 """
 
 import argparse
@@ -22,9 +23,9 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.generation.decoding import generate
+from aigc_tf.generation.decoding import Growth, advance, collect, first_length, generate, start
 from aigc_tf.generation.sampling import Settings, make_settings
-from aigc_tf.models.generator import build_generator, decoder_step, empty_cache
+from aigc_tf.models.generator import build_generator, cache_positions, decoder_step, empty_cache
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -47,20 +48,23 @@ def seconds_of(function: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def ours(args: argparse.Namespace, prompts: np.ndarray) -> Callable[[Settings], tf.Tensor]:
+def ours(args: argparse.Namespace, prompts: np.ndarray, *, grows: bool = True) -> Callable[[Settings], tf.Tensor]:
     """Returns generation by this package: settings -> token ids."""
     config = ModelConfig(
         num_layers=args.layers, hidden_dim=args.width, num_heads=args.heads, intermediate_dim=4 * args.width
     )
-    length = prompts.shape[1] + args.new_tokens
-    model = build_generator(config, vocabulary_size=args.vocabulary_size, max_length=length)
+    capacity = prompts.shape[1] + args.limit
+    model = build_generator(config, vocabulary_size=args.vocabulary_size, max_length=capacity)
     lengths = tf.fill([len(prompts)], prompts.shape[1])
+    growth = Growth(*cache_positions(model)) if grows else None
 
     @tf.function
     def run(settings: Settings) -> tf.Tensor:
-        cache = empty_cache(model, len(prompts), length)
+        cache = empty_cache(model, len(prompts), first_length(prompts.shape[1], capacity) if grows else capacity)
         step = lambda *arguments: decoder_step(model, *arguments)  # noqa: E731
-        return generate(step, tf.constant(prompts), lengths, cache, settings, capacity=length, end_id=-1).token_ids
+        state = start(step, tf.constant(prompts), lengths, cache, settings, capacity=capacity, end_id=-1)
+        state = advance(step, state, settings, args.new_tokens - 1, end_id=-1, growth=growth)
+        return collect(state).token_ids
 
     return run
 
@@ -107,9 +111,10 @@ def main() -> None:
     """Prints the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = {"batch_size": 8, "prompt_tokens": 32, "new_tokens": 64, "layers": 6, "width": 384, "heads": 12}
-    for name, default in {**sizes, "vocabulary_size": 50257, "repeats": 5}.items():
+    for name, default in {**sizes, "vocabulary_size": 50257, "repeats": 5, "limit": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
+    args.limit = max(args.limit, args.new_tokens)
     shape = (args.batch_size, args.prompt_tokens)
     prompts = np.random.default_rng(0).integers(0, args.vocabulary_size, shape).astype(np.int32)
     count = args.batch_size * args.new_tokens
@@ -117,8 +122,11 @@ def main() -> None:
     print(f"{args}\nNew tokens a second, prompt included in the time:")
     run = ours(args, prompts)
     for name, values in SETTINGS.items():
-        settings = make_settings(args.batch_size, max_new_tokens=args.new_tokens, **values)
+        settings = make_settings(args.batch_size, max_new_tokens=args.limit, **values)
         print(f"  ours, {name:22}{count / seconds_of(lambda s=settings: run(s), args.repeats):10.0f}")
+    run, settings = ours(args, prompts, grows=False), make_settings(args.batch_size, max_new_tokens=args.limit)
+    settings = settings._replace(temperature=tf.zeros_like(settings.temperature))
+    print(f"  ours, greedy, whole cache   {count / seconds_of(lambda: run(settings), args.repeats):10.0f}")
     for jit in (True, False):
         name = "KerasNLP, greedy, XLA" if jit else "KerasNLP, greedy, no XLA"
         print(f"  {name:28}{count / seconds_of(theirs(args, prompts, jit=jit), args.repeats):10.0f}")

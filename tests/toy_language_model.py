@@ -21,7 +21,7 @@ class ToyModel(tf.Module):
         self.vocabulary_size = vocabulary_size
 
     def empty_cache(self, batch_size, length):
-        return (tf.zeros([batch_size, length], tf.int32), {"reads": tf.zeros([batch_size], tf.int32)})
+        return (tf.zeros([batch_size, length], tf.int32), {"reads": tf.zeros([batch_size, length], tf.int32)})
 
     def step(self, token_ids, cache, index, num_tokens):
         """The step of `aigc_tf.generation.decoding`."""

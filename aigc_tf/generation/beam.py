@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.generation.decoding import END_OF_TEXT, LENGTH, STOP_STRING, Cache, Generated, Step
-from aigc_tf.generation.stopping import StopTable, follow
+from aigc_tf.generation.stopping import StopTable
 
 
 class _Beams(NamedTuple):
@@ -181,7 +181,7 @@ def _candidates(beams: _Beams, logits: tf.Tensor, stop: StopTable | None) -> _Ca
     state = tf.gather(beams.stop_state, parent, axis=1, batch_dims=1)
     cut_bytes = tf.zeros_like(token)
     if stop is not None:
-        flat_state, flat_cut = follow(stop, tf.reshape(state, [-1]), tf.reshape(token, [-1]))
+        flat_state, flat_cut = stop.follow(tf.reshape(state, [-1]), tf.reshape(token, [-1]))
         state, cut_bytes = tf.reshape(flat_state, tf.shape(token)), tf.reshape(flat_cut, tf.shape(token))
     return _Candidates(values, parent, token, state, cut_bytes)
 

@@ -12,15 +12,27 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from aigc_tf.generation.sampling import Settings, sample
-from aigc_tf.generation.stopping import StopTable, follow
+from aigc_tf.generation.stopping import Stop
 
 Cache = Any  # tensors in any nesting, rows first
 Step = Callable[[tf.Tensor, Cache, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Cache]]
 """`step(token_ids (B, T), cache, index (B,), num_tokens (B,)) -> (logits (B, V) float32, cache)`: reads the first
 `num_tokens` of each row as its positions from `index` on, and returns the logits after the last of them. All int32."""
 
+STAGE = 64
+"""Positions by which a cache grows: a step reads all of them, and growing copies them."""
+
 RUNNING, END_OF_TEXT, STOP_STRING, LENGTH = 0, 1, 2, 3
 """Values of `finish_reason`."""
+
+
+class Growth(NamedTuple):
+    """Where the positions of a cache are, which grows with what it holds instead of being as long as it may get."""
+
+    axis: int
+    """Of every tensor."""
+    offset: int = 0
+    """Places before the first position."""
 
 
 class State(NamedTuple):
@@ -46,7 +58,7 @@ class State(NamedTuple):
     seen: tf.Tensor
     """`(B, V)` bool, tokens of prompt and continuation; kept up only while a repetition penalty is in use."""
     stop_state: tf.Tensor
-    """`(B,)` int32, state of the automaton of stop strings."""
+    """What the matcher of stop strings knows, rows first; `(B,)` zeros without any."""
 
 
 class Generated(NamedTuple):
@@ -74,12 +86,13 @@ def generate(
     *,
     capacity: int | tf.Tensor,
     end_id: int,
-    stop: StopTable | None = None,
+    stop: Stop | None = None,
+    growth: Growth | None = None,
 ) -> Generated:
-    """Continues each prompt to its end. The arguments are those of `start`."""
+    """Continues each prompt to its end. The arguments are those of `start` and `advance`."""
     state = start(step, prompt_ids, prompt_lengths, cache, settings, capacity=capacity, end_id=end_id, stop=stop)
     num_steps = tf.shape(state.token_ids)[1]  # one token is there already, unless none is wanted
-    return collect(advance(step, state, settings, num_steps, end_id=end_id, stop=stop))
+    return collect(advance(step, state, settings, num_steps, end_id=end_id, stop=stop, growth=growth))
 
 
 def start(
@@ -91,7 +104,7 @@ def start(
     *,
     capacity: int | tf.Tensor,
     end_id: int,
-    stop: StopTable | None = None,
+    stop: Stop | None = None,
 ) -> State:
     """Reads the prompts and chooses the first new token of each row.
 
@@ -99,7 +112,7 @@ def start(
         step: The model.
         prompt_ids: `(B, P)` int32, each row padded on the right with any ids of the vocabulary.
         prompt_lengths: `(B,)` int32, from 1 to the lesser of P and C.
-        cache: Empty, for B rows of C positions.
+        cache: Empty, for B rows of C positions; of `first_length` where `advance` lets it grow.
         settings: Of B rows.
         capacity: C. Prompt and continuation together are no longer.
         end_id: The end of text.
@@ -124,9 +137,14 @@ def start(
         cut_bytes=zeros,
         log_probability=tf.zeros([batch_size], tf.float32),
         seen=_seen_in_prompt(prompt_ids, prompt_lengths, settings, logits.shape[1]),
-        stop_state=zeros,
+        stop_state=zeros if stop is None else stop.first_state(batch_size),
     )
     return _extend(state, logits, settings, end_id=end_id, stop=stop)
+
+
+def first_length(prompt_length: int | tf.Tensor, capacity: int | tf.Tensor) -> tf.Tensor:
+    """Returns how many positions a cache that grows has at first: room for the longest prompt and a few tokens."""
+    return tf.minimum((prompt_length // STAGE + 1) * STAGE, capacity)
 
 
 def advance(
@@ -136,28 +154,72 @@ def advance(
     num_steps: int | tf.Tensor,
     *,
     end_id: int,
-    stop: StopTable | None = None,
+    stop: Stop | None = None,
+    growth: Growth | None = None,
 ) -> State:
     """Gives each row that has not ended up to `num_steps` more tokens; returns sooner when all rows have ended.
 
-    The other arguments are those of `start`. A row that has ended stays as it is.
+    A row that has ended stays as it is.
+
+    Args:
+        step: And the others: those of `start`.
+        state: What `start` or `advance` returned.
+        num_steps: The most tokens of each row.
+        growth: Lets the cache grow by `STAGE` positions whenever a row has filled it. None: it has C positions.
     """
+    variables: tuple[tf.Tensor, State] = (tf.constant(0), state)
 
-    def is_running(state: State) -> tf.Tensor:
-        return tf.reduce_any(state.finish_reason == RUNNING)
+    def goes_on(count: tf.Tensor, state: State) -> tf.Tensor:
+        return (count < num_steps) & tf.reduce_any(state.finish_reason == RUNNING)
 
-    def one_more(state: State) -> tuple[State]:
+    def one_more(count: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
         logits, cache = step(state.token[:, tf.newaxis], state.cache, state.index, tf.ones_like(state.index))
         cache = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), cache, state.cache)
-        return (_extend(state._replace(cache=cache), logits, settings, end_id=end_id, stop=stop),)
+        return count + 1, _extend(state._replace(cache=cache), logits, settings, end_id=end_id, stop=stop)
 
-    # The number of rows may be known of some tensors and not of others.
-    shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None, *tensor.shape[1:]]), state)
-    shapes = shapes._replace(cache=tf.nest.map_structure(lambda tensor: tensor.shape, state.cache))
-    (state,) = tf.while_loop(
-        is_running, one_more, (state,), shape_invariants=(shapes,), maximum_iterations=tf.cast(num_steps, tf.int32)
-    )
-    return state
+    def loop(condition: Any, body: Any, variables: Any) -> Any:
+        # The number of rows may be known of some tensors and not of others.
+        shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None, *tensor.shape[1:]]), state)
+        cache_shapes = tf.nest.map_structure(lambda tensor: _growing_shape(tensor, growth), state.cache)
+        return tf.while_loop(condition, body, variables, (tf.TensorShape([]), shapes._replace(cache=cache_shapes)))
+
+    if growth is None:
+        return loop(goes_on, one_more, variables)[1]
+
+    def one_stage(count: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
+        state = state._replace(cache=_with_room(state, growth))
+        length = _cache_length(state.cache, growth)
+        return loop(lambda *now: goes_on(*now) & (tf.reduce_max(now[1].index) < length), one_more, (count, state))
+
+    return loop(goes_on, one_stage, variables)[1]
+
+
+def _growing_shape(tensor: tf.Tensor, growth: Growth | None) -> tf.TensorShape:
+    known = tensor.shape.as_list()
+    if growth is not None:
+        known[growth.axis] = None
+    return tf.TensorShape(known)
+
+
+def _cache_length(cache: Cache, growth: Growth) -> tf.Tensor:
+    return tf.shape(tf.nest.flatten(cache)[0])[growth.axis] - growth.offset
+
+
+def _with_room(state: State, growth: Growth) -> Cache:
+    """Returns the cache with room for the next token of each row."""
+    length = _cache_length(state.cache, growth)
+    # The last position that any row reaches: that of its last token, which the model does not have to read.
+    most = tf.reduce_max(state.index - state.lengths + state.limits)
+    longer = tf.minimum(length + STAGE, most) - length
+
+    def grow() -> Cache:
+        def pad(tensor: tf.Tensor) -> tf.Tensor:
+            after = tf.one_hot(growth.axis, tensor.shape.rank, on_value=longer, off_value=0)
+            return tf.pad(tensor, tf.stack([tf.zeros_like(after), after], axis=1))
+
+        return tf.nest.map_structure(pad, state.cache)
+
+    return tf.cond(tf.reduce_max(state.index) < length, lambda: state.cache, grow)
 
 
 def collect(state: State) -> Generated:
@@ -165,7 +227,7 @@ def collect(state: State) -> Generated:
     return Generated(**{name: getattr(state, name) for name in Generated._fields})
 
 
-def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int, stop: StopTable | None) -> State:
+def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int, stop: Stop | None) -> State:
     """Chooses a token for each running row and notes it."""
     token, log_probability = sample(logits, settings, state.lengths, state.seen)
     is_running = state.finish_reason == RUNNING
@@ -177,8 +239,7 @@ def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int,
 
     stop_state, cut_bytes = state.stop_state, state.cut_bytes
     if stop is not None:
-        next_state, cut = follow(stop, stop_state, token)
-        stop_state = tf.where(is_added, next_state, stop_state)
+        stop_state, cut = stop.follow(stop_state, token)  # of a row that has ended it means nothing
         cut_bytes = tf.where(is_added, cut, cut_bytes)
 
     reason = tf.where(lengths >= state.limits, LENGTH, RUNNING)

@@ -1,10 +1,12 @@
 """Stop strings: a continuation ends as soon as its text holds one, wherever the borders of its tokens lie.
 
-An automaton reads the bytes of the text (Aho and Corasick 1975). Here it is lifted to tokens: one look-up moves a row
-from its state over all bytes of a token. Text is what the continuation's tokens spell; the prompt is not looked at, and
-tokens that spell nothing change nothing.
+Text is what the continuation's tokens spell; the prompt is not looked at, and tokens that spell nothing change nothing.
+Two matchers find the same: `StopTable` is for strings that are known when the graph is made. An automaton reads the
+bytes of the text (Aho and Corasick 1975), lifted to tokens: one look-up moves a row from its state over all bytes of a
+token. `RowStops` is for strings that come with each row, and compares them with the last bytes of the row's text.
 
-Shape letters: S states, V vocabulary, K kinds of tokens, B rows.
+Shape letters: S states, V vocabulary, K kinds of tokens, B rows, M stop strings of a row, W bytes of the longest,
+L bytes of the longest token of this step.
 """
 
 import collections
@@ -17,10 +19,11 @@ import tensorflow as tf
 from aigc_tf.config import InputError
 
 _MAX_BYTES = 1024  # of all stop strings; the table is made in memory of that times V numbers
+_ANY, _NONE = -1, -2  # a byte that does not count, in a stop string; no byte, in a text
 
 
 class StopTable(NamedTuple):
-    """The automaton. A row starts in state 0.
+    """The automaton.
 
     Tokens that do the same in every state are of one kind, such as all those without a byte of a stop string.
     """
@@ -31,6 +34,77 @@ class StopTable(NamedTuple):
     """`(S, K)` int32."""
     cut_bytes: np.ndarray
     """`(S, K)` int32, where a stop string is complete: bytes from its first to the end of the token. Else 0."""
+
+    def first_state(self, batch_size: tf.Tensor) -> tf.Tensor:
+        """Returns the `(B,)` int32 states before the first token."""
+        return tf.zeros([batch_size], tf.int32)
+
+    def follow(self, state: tf.Tensor, token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Moves each row over a token.
+
+        Args:
+            state: `(B,)` int32.
+            token: `(B,)` int32.
+        Returns:
+            The states after it, and `(B,)` int32 bytes to cut off the end of the text: 0 as long as no stop string is
+            complete. After one the state means nothing.
+        """
+        place = state * self.next_states.shape[1] + tf.gather(self.kinds, token)
+        return tf.gather(self.next_states.reshape(-1), place), tf.gather(self.cut_bytes.reshape(-1), place)
+
+
+class Pieces(NamedTuple):
+    """The bytes of each token."""
+
+    buffer: np.ndarray
+    """All of them, end to end; uint8, with one more at the end."""
+    starts: np.ndarray
+    """`(V,)` int32."""
+    lengths: np.ndarray
+    """`(V,)` int32."""
+
+
+class RowStops(NamedTuple):
+    """Stop strings of each row."""
+
+    strings: tf.Tensor
+    """`(B, M, W)` int32 bytes, each string at the right end, `_ANY` before it."""
+    lengths: tf.Tensor
+    """`(B, M)` int32. 0: none."""
+    pieces: Pieces
+
+    def first_state(self, batch_size: tf.Tensor) -> tf.Tensor:
+        """Returns the `(B, W)` int32 last bytes of each row's text before the first token: none."""
+        return tf.fill([batch_size, tf.shape(self.strings)[2]], _NONE)
+
+    def follow(self, state: tf.Tensor, token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Moves each row over a token, as `StopTable.follow`. Where no row has a stop string nothing is computed."""
+        return tf.cond(
+            tf.reduce_any(self.lengths > 0),
+            lambda: self._compare(state, token),
+            lambda: (state, tf.zeros_like(token)),
+        )
+
+    def _compare(self, state: tf.Tensor, token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.gather(self.pieces.lengths, token)  # (B,)
+        width, longest = tf.shape(state)[1], tf.maximum(1, tf.reduce_max(count))
+        places = tf.gather(self.pieces.starts, token)[:, tf.newaxis] + tf.range(longest)  # (B, L)
+        new = tf.gather(self.pieces.buffer, tf.minimum(places, len(self.pieces.buffer) - 1))
+        new = tf.where(tf.sequence_mask(count, longest), tf.cast(new, tf.int32), _NONE)
+        text = tf.concat([state, new], axis=1)  # (B, W + L)
+        ends = tf.range(longest)[:, tf.newaxis] + 1 + tf.range(width)  # (L, W): the W bytes up to each new one
+        windows = tf.gather(text, ends, axis=1)[:, :, tf.newaxis]  # (B, L, 1, W)
+        strings = self.strings[:, tf.newaxis]  # (B, 1, M, W)
+        is_found = tf.reduce_all((windows == strings) | (strings == _ANY), axis=-1) & (self.lengths > 0)[:, tf.newaxis]
+        length = tf.reduce_max(tf.where(is_found, self.lengths[:, tf.newaxis], 0), axis=-1)  # (B, L), of the longest
+        first = tf.argmax(length > 0, axis=1, output_type=tf.int32)  # that is complete, if any is
+        length = tf.gather(length, first, axis=1, batch_dims=1)
+        cut_bytes = tf.where(length > 0, length + count - 1 - first, 0)
+        last = count[:, tf.newaxis] + tf.range(width)
+        return tf.gather(text, last, axis=1, batch_dims=1), cut_bytes
+
+
+Stop = StopTable | RowStops
 
 
 def build_stop_table(stops: Sequence[bytes], piece_bytes: Sequence[bytes]) -> StopTable | None:
@@ -65,19 +139,21 @@ def build_stop_table(stops: Sequence[bytes], piece_bytes: Sequence[bytes]) -> St
     return StopTable(kinds, columns[first, :num_states].T, columns[first, num_states:].T)
 
 
-def follow(table: StopTable, state: tf.Tensor, token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Moves each row over a token.
+def build_pieces(piece_bytes: Sequence[bytes]) -> Pieces:
+    """Makes the table of the bytes that each token id spells."""
+    lengths = np.array([len(piece) for piece in piece_bytes], np.int32)
+    buffer = np.frombuffer(b"".join(piece_bytes) + b"\0", np.uint8)
+    return Pieces(buffer, np.cumsum(lengths, dtype=np.int32) - lengths, lengths)
 
-    Args:
-        table: The automaton.
-        state: `(B,)` int32.
-        token: `(B,)` int32.
-    Returns:
-        `(B,)` int32 states, and `(B,)` int32 bytes to cut off the end of the text: 0 as long as no stop string is
-        complete. After one the state means nothing.
-    """
-    place = state * table.next_states.shape[1] + tf.gather(table.kinds, token)
-    return tf.gather(table.next_states.reshape(-1), place), tf.gather(table.cut_bytes.reshape(-1), place)
+
+def row_stops(stops: tf.Tensor, pieces: Pieces) -> RowStops:
+    """Makes the matcher of `(B, M)` strings of bytes, of which an empty one is none."""
+    lengths = tf.strings.length(stops)
+    width = tf.maximum(1, tf.reduce_max(lengths))  # of no rows the maximum is negative
+    padded = tf.cast(tf.io.decode_raw(stops, tf.uint8, fixed_length=width), tf.int32)  # (B, M, W)
+    places = tf.range(width) - (width - lengths[:, :, tf.newaxis])
+    moved = tf.gather(padded, tf.maximum(0, places), axis=2, batch_dims=2)
+    return RowStops(tf.where(places >= 0, moved, _ANY), lengths, pieces)
 
 
 def cut_at_stop(text: bytes, stops: Sequence[bytes]) -> bytes:

@@ -39,6 +39,7 @@ from aigc_tf.models.weights import load_weights_by_path
 __all__ = [
     "Cache",
     "build_generator",
+    "cache_positions",
     "clone_generator",
     "computing_in",
     "decoder_step",
@@ -172,6 +173,11 @@ def is_own(model: keras.Model) -> bool:
 def empty_cache(model: keras.Model, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
     """Returns a cache of one of our models, for `length` positions of each row, in the dtype it computes in now."""
     return model.empty_cache(batch_size, length)
+
+
+def cache_positions(model: keras.Model) -> tuple[int, int]:
+    """Returns the axis of positions in every tensor of a cache, and how many places stand before the first of them."""
+    return 2, model.prefix_length
 
 
 def decoder_step(

@@ -13,12 +13,22 @@ import tensorflow as tf
 from aigc_tf.config import InputError
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.beam import beam_search
-from aigc_tf.generation.decoding import END_OF_TEXT, LENGTH, STOP_STRING, Cache, Generated, State, start
+from aigc_tf.generation.decoding import (
+    END_OF_TEXT,
+    LENGTH,
+    STOP_STRING,
+    Cache,
+    Generated,
+    Growth,
+    State,
+    first_length,
+    start,
+)
 from aigc_tf.generation.decoding import advance as advance_rows
 from aigc_tf.generation.decoding import generate as generate_rows
 from aigc_tf.generation.sampling import Settings
-from aigc_tf.generation.stopping import build_stop_table
-from aigc_tf.models.generator import decoder_step, empty_cache, is_own
+from aigc_tf.generation.stopping import Stop, build_pieces, build_stop_table, row_stops
+from aigc_tf.models.generator import cache_positions, decoder_step, empty_cache, is_own
 
 SETTINGS = {
     "max_new_tokens": tf.int32,
@@ -34,6 +44,10 @@ FINISH_REASONS = {END_OF_TEXT: "end", STOP_STRING: "stop", LENGTH: "length"}
 """Why a continuation ended: the end of the text, a stop string, or nothing more was wanted or fits the context."""
 REFUSED = "refused"
 """Stands for the reason in a row that was not computed."""
+NUM_ROW_STOPS = 4
+"""Stop strings that a row of a request may have of its own."""
+MAX_ROW_STOP_BYTES = 256
+"""The most bytes of one of them: each step compares all of them with as many bytes at each place of a new token."""
 
 # What a value out of range becomes: the nearest that fits; NaN becomes what switches the setting off.
 _RANGES = {
@@ -95,9 +109,8 @@ class _Batch(NamedTuple):
     refused: tf.Tensor
     """`(B,)` bool; such a row is an empty prompt of which no token is wanted."""
     settings: Settings
-    cache: Cache
     capacity: tf.Tensor
-    """Positions of the cache."""
+    """The most positions that any row may have."""
 
 
 class Continuer:
@@ -129,8 +142,9 @@ class Continuer:
             )
         self._model, self._tokenizer = model, tokenizer
         self.end_id, self._max_length, self._long_prompt = end_of_text(tokenizer), max_length, long_prompt
-        pieces = tokenizer.piece_bytes() if stop else []
-        self._stop = build_stop_table([text.encode("utf-8", "replace") for text in stop], pieces)
+        self._stops = [text.encode("utf-8", "replace") for text in stop]
+        self._growth = Growth(*cache_positions(model))
+        self._stop = build_stop_table(self._stops, tokenizer.piece_bytes() if stop else [])
 
     def step(
         self, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor, num_tokens: tf.Tensor
@@ -154,16 +168,36 @@ class Continuer:
         Returns:
             The outputs of the signatures, see `GeneratorModule`.
         """
-        batch = self._prepare(prompt_ids, prompt_lengths, settings)
+        return self._generate(self._prepare(prompt_ids, prompt_lengths, settings), self._stop)
+
+    def generate_until(
+        self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings, stop: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """As `generate`, with more stop strings in each row.
+
+        Args:
+            prompt_ids: And the others: those of `generate`.
+            stop: `(B, NUM_ROW_STOPS)` strings, of which an empty one is none. A row with one of more than
+                `MAX_ROW_STOP_BYTES` is refused.
+        """
+        is_long = tf.reduce_any(tf.strings.length(stop) > MAX_ROW_STOP_BYTES, axis=1)
+        stop = tf.where(is_long[:, tf.newaxis], "", stop)
+        always = tf.constant(self._stops, tf.string, shape=[1, len(self._stops)])
+        stop = tf.concat([stop, tf.repeat(always, tf.shape(stop)[0], axis=0)], axis=1)
+        batch = self._prepare(prompt_ids, prompt_lengths, settings, refused=is_long)
+        return self._generate(batch, row_stops(stop, build_pieces(self._tokenizer.piece_bytes())))
+
+    def _generate(self, batch: _Batch, stop: Stop | None) -> dict[str, tf.Tensor]:
         done = generate_rows(
             self.step,
             batch.ids,
             batch.lengths,
-            batch.cache,
+            self._cache(batch, first_length(tf.shape(batch.ids)[1], batch.capacity)),
             batch.settings,
             capacity=batch.capacity,
             end_id=self.end_id,
-            stop=self._stop,
+            stop=stop,
+            growth=self._growth,
         )
         return self._outputs(done, batch)
 
@@ -176,7 +210,7 @@ class Continuer:
             self.step,
             batch.ids,
             batch.lengths,
-            batch.cache,
+            self._cache(batch, batch.capacity),
             batch.settings.max_new_tokens,
             num_beams=num_beams,
             capacity=batch.capacity,
@@ -192,7 +226,7 @@ class Continuer:
             self.step,
             batch.ids,
             batch.lengths,
-            batch.cache,
+            self._cache(batch, first_length(tf.shape(batch.ids)[1], batch.capacity)),
             batch.settings,
             capacity=batch.capacity,
             end_id=self.end_id,
@@ -201,10 +235,22 @@ class Continuer:
 
     def advance(self, state: State, settings: Settings, num_steps: int) -> State:
         """Gives each row up to `num_steps` more tokens."""
-        return advance_rows(self.step, state, settings, num_steps, end_id=self.end_id, stop=self._stop)
+        return advance_rows(
+            self.step, state, settings, num_steps, end_id=self.end_id, stop=self._stop, growth=self._growth
+        )
 
-    def _prepare(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings) -> _Batch:
-        refused = self._has_unknown_ids(prompt_ids, prompt_lengths)
+    def _cache(self, batch: _Batch, length: tf.Tensor) -> Cache:
+        return empty_cache(self._model, tf.shape(batch.ids)[0], length)
+
+    def _prepare(
+        self,
+        prompt_ids: tf.Tensor,
+        prompt_lengths: tf.Tensor,
+        settings: Settings,
+        *,
+        refused: tf.Tensor | bool = False,
+    ) -> _Batch:
+        refused |= self._has_unknown_ids(prompt_ids, prompt_lengths)
         too_many = tf.maximum(0, tf.minimum(prompt_lengths, tf.shape(prompt_ids)[1]) - (self._max_length - 1))
         if self._long_prompt == "refuse":
             refused |= too_many > 0
@@ -212,7 +258,6 @@ class Continuer:
         ids, lengths, _ = cut_prompts(prompt_ids, kept, max_length=self._max_length, end_id=self.end_id)
         wanted = tf.where(refused, 0, settings.max_new_tokens)
         room = tf.minimum(wanted, self._max_length - lengths)  # before the sum, which may overflow
-        # As long as this batch needs: attention reads all of the cache in every step.
         capacity = tf.maximum(_longest(lengths + room, least=1), tf.shape(ids)[1])
         return _Batch(
             ids=ids,
@@ -220,7 +265,6 @@ class Continuer:
             cut=too_many,
             refused=refused,
             settings=settings._replace(max_new_tokens=wanted),
-            cache=empty_cache(self._model, tf.shape(ids)[0], capacity),
             capacity=capacity,
         )
 

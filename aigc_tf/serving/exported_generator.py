@@ -18,20 +18,24 @@ from aigc_tf.serving.continuations import (
     continuations,
     settings_of,
 )
-from aigc_tf.serving.continuer import SETTINGS
+from aigc_tf.serving.continuer import MAX_ROW_STOP_BYTES, NUM_ROW_STOPS
 from aigc_tf.serving.loading import load_exported
 from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
+
+_FORMAT_WITH_STOPS = 4
+"""Of the manifests of models that know their stop strings."""
 
 
 class ExportedGenerator:
     """An exported generator, loaded; it generates as `TextGenerator` does, with the bounds of its signature.
 
-    A server knows no beams, and of stop strings those that the model was exported with, which always count. Others are
-    looked for afterwards: `token_ids` and `log_probability` stay those of all tokens that were generated.
+    It knows no beams. The stop strings that the model was exported with always count; a request may add a few. Models
+    of older formats know none: they are looked for afterwards, and `token_ids` stay those of all that was generated.
 
     Attributes:
         path: Folder of the version.
         defaults: The settings that the model was exported with.
+        is_outdated: Whether an older version of this program exported it.
         max_length: Positions of prompt and continuation together.
 
     Args:
@@ -48,12 +52,12 @@ class ExportedGenerator:
             generation = manifest["generation"]
             self.defaults = GenerationConfig(**{**generation, "stop": tuple(generation["stop"])})
             self.max_length = int(manifest["max_length"])
+            self.is_outdated = manifest["format"] < _FORMAT_WITH_STOPS
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
             ) from error
         self._model = load_exported(self.path)
-        self._serve = self._model.signatures["serving_default"]
 
     def generate(
         self, prompts: Sequence[str], *, settings: GenerationConfig | None = None, batch_size: int = 8
@@ -75,23 +79,46 @@ class ExportedGenerator:
                 "or generate with the run."
             )
         rows_settings = settings_of(settings, len(prompts))._asdict()
-        return self._generate(prompts, settings, rows_settings, batch_size)
+        if self.is_outdated:
+            return self._generate_and_cut(prompts, rows_settings, batch_size, [stop.encode() for stop in settings.stop])
+        stops = self._more_stops(settings)
+        if stops:
+            rows_settings["stop"] = tf.constant([[*stops, *[b""] * (NUM_ROW_STOPS - len(stops))]] * len(prompts))
+        return (answer for answer, _ in self._ask(prompts, rows_settings, batch_size))
 
-    def _generate(
-        self, prompts: Sequence[str], settings: GenerationConfig, values: dict[str, tf.Tensor], batch_size: int
-    ) -> Iterator[Continuation]:
-        stops = [stop.encode() for stop in settings.stop]
+    def _more_stops(self, settings: GenerationConfig) -> list[bytes]:
+        """Returns the stop strings that the model does not know."""
+        stops = [stop.encode() for stop in settings.stop if stop not in self.defaults.stop]
+        if b"" in stops:
+            raise InputError("A stop string is empty, which is in every text; leave it out.")
+        if len(stops) > NUM_ROW_STOPS or max(map(len, stops), default=0) > MAX_ROW_STOP_BYTES:
+            raise InputError(
+                f"An exported model takes at most {NUM_ROW_STOPS} stop strings of {MAX_ROW_STOP_BYTES} bytes besides "
+                "those it was exported with; give fewer, or export it with them as generation.stop."
+            )
+        return stops
+
+    def _ask(
+        self, prompts: Sequence[str], inputs: dict[str, tf.Tensor], batch_size: int
+    ) -> Iterator[tuple[Continuation, bytes]]:
+        """Yields continuations and the bytes of their texts."""
+        serve = self._model.signatures["generate_until" if "stop" in inputs else "serving_default"]
         for first in range(0, len(prompts), batch_size):
             rows = slice(first, first + batch_size)
-            inputs = {name: values[name][rows] for name in SETTINGS}
-            answers = self._serve(prompt=tf.constant([clean(prompt) for prompt in prompts[rows]]), **inputs)
+            some = {name: value[rows] for name, value in inputs.items()}
+            answers = serve(prompt=tf.constant([clean(prompt) for prompt in prompts[rows]]), **some)
             outputs = {name: value.numpy() for name, value in answers.items()}
-            for answer, text in zip(continuations(outputs), outputs["text_bytes"], strict=True):
-                cut = cut_at_stop(text, stops)
-                if cut == text:
-                    yield answer
-                else:
-                    yield dataclasses.replace(answer, text=cut.decode("utf-8", "replace"), finish_reason="stop")
+            yield from zip(continuations(outputs), outputs["text_bytes"], strict=True)
+
+    def _generate_and_cut(
+        self, prompts: Sequence[str], inputs: dict[str, tf.Tensor], batch_size: int, stops: Sequence[bytes]
+    ) -> Iterator[Continuation]:
+        for answer, text in self._ask(prompts, inputs, batch_size):
+            cut = cut_at_stop(text, stops)
+            if cut == text:
+                yield answer
+            else:
+                yield dataclasses.replace(answer, text=cut.decode("utf-8", "replace"), finish_reason="stop")
 
     def stream(self, prompt: str, *, settings: GenerationConfig | None = None) -> Iterator[Piece]:
         """Yields `generate([prompt])` as one piece: a signature answers when it has all."""

@@ -46,6 +46,9 @@ _DRAWN: dict[str, tuple[float, ...]] = {
 _GREEDY = {**_DRAWN, "temperature": (0.0,)}
 
 
+_STOPS = ((b"", b"", b"", b""), (b"e", b"", b", ", "\ufffd".encode()))  # of every second row
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorParity:
     """What the comparison measured."""
@@ -101,7 +104,7 @@ def check_parity(
     calls += [requests.call(batch, _VARIED) for batch in batches]
     calls += [requests.call(batch, _GREEDY) for batch in [*batches, rows[:0]]]
     calls += [requests.call(batch, _VARIED, function="generate_ids") for batch in batches]
-    calls += [requests.defaults_call(rows[:2])]
+    calls += [requests.call(batches[-1], _VARIED, function="generate_until"), requests.defaults_call(rows[:2])]
     calls += 2 * [requests.call(np.resize(rows, _BATCH), _VARIED, new_tokens=_MANY_TOKENS)] + calls[:1]
     here, there = _call_here(module, calls), call_elsewhere(folder, calls)
     differences = [_compare(*triple) for triple in zip(calls, here.outputs, there.outputs, strict=True)]
@@ -147,9 +150,10 @@ class _Requests:
         new_tokens: int = _FEW_TOKENS,
         function: str = "serving_default",
     ) -> Call:
-        if function == "serving_default":
-            prompt: dict[str, np.ndarray] = {"prompt": self._texts[rows]}
-        else:
+        prompt: dict[str, np.ndarray] = {"prompt": self._texts[rows]}
+        if function == "generate_until":
+            prompt["stop"] = np.array([_STOPS[row % 2] for row in rows], object)
+        elif function == "generate_ids":
             ids, lengths = pad_rows([self._ids[row] for row in rows], width=self._max_length)
             prompt = {"prompt_ids": ids, "prompt_lengths": lengths}
         values = {"max_new_tokens": np.full(len(rows), min(new_tokens, self._max_length - 1)), "seed": rows}

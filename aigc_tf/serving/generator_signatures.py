@@ -12,7 +12,7 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
-from aigc_tf.serving.continuer import SETTINGS, Continuer, clamp_settings
+from aigc_tf.serving.continuer import NUM_ROW_STOPS, SETTINGS, Continuer, clamp_settings
 
 
 class GeneratorModule(tf.Module):
@@ -22,7 +22,8 @@ class GeneratorModule(tf.Module):
     settings of `generation`, its seed too, so that an answer does not depend on the row's place in a batch.
     `generate_ids` takes `prompt_ids` (B, max_length) int32, padded on the right with any ids, `prompt_lengths` (B,)
     int32 and `SETTINGS`. The length is fixed since TF Serving's batching would pad rows with their first element; in
-    the graph they are as long as the longest. They all answer
+    the graph they are as long as the longest. `generate_until` takes those of `serving_default` and `stop`
+    (B, NUM_ROW_STOPS) string, which end the row as those of `generation` do; an empty one is none. They all answer
 
         text             (B,) string   valid UTF-8, U+FFFD for bytes that are none
         text_bytes       (B,) string   the very bytes
@@ -59,6 +60,7 @@ class GeneratorModule(tf.Module):
         self.generate_text = _text_function(continuer, generate)
         self.generate_by_defaults = _defaults_function(continuer, generate, generation)
         self.generate_ids = _ids_function(generate, max_length)
+        self.generate_until = _until_function(continuer)
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions of the SavedModel under their names."""
@@ -66,6 +68,7 @@ class GeneratorModule(tf.Module):
             "serving_default": self.generate_text,
             "defaults": self.generate_by_defaults,
             "generate_ids": self.generate_ids,
+            "generate_until": self.generate_until,
         }
 
 
@@ -124,3 +127,12 @@ def _ids_function(generate: Any, max_length: int) -> Any:
         "prompt_lengths": tf.TensorSpec([None], tf.int32, name="prompt_lengths"),
     }
     return _signature(generate_ids, {**prompt, **_setting_specs()})
+
+
+def _until_function(continuer: Continuer) -> Any:
+    def generate_until(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        prompts = continuer.tokenize(inputs["prompt"])
+        return continuer.generate_until(*prompts, clamp_settings(inputs), inputs["stop"])
+
+    stop = tf.TensorSpec([None, NUM_ROW_STOPS], tf.string, name="stop")
+    return _signature(generate_until, {"prompt": _PROMPT, "stop": stop, **_setting_specs()})

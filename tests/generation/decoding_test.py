@@ -5,7 +5,18 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.generation import decoding
-from aigc_tf.generation.decoding import END_OF_TEXT, LENGTH, RUNNING, STOP_STRING, advance, collect, generate, start
+from aigc_tf.generation.decoding import (
+    END_OF_TEXT,
+    LENGTH,
+    RUNNING,
+    STOP_STRING,
+    Growth,
+    advance,
+    collect,
+    first_length,
+    generate,
+    start,
+)
 from aigc_tf.generation.sampling import make_settings
 from aigc_tf.generation.stopping import build_stop_table
 from tests.toy_language_model import ToyModel, padded
@@ -80,8 +91,14 @@ def test_a_row_alone_is_the_row_in_a_batch(model):
     assert rows(shuffled) == [rows(together)[row] for row in order]
 
 
+@pytest.fixture
+def short_stages(monkeypatch):
+    monkeypatch.setattr(decoding, "STAGE", 3)
+
+
+@pytest.mark.parametrize("growth", [None, Growth(axis=1)])
 @pytest.mark.parametrize("strides", [[1] * 30, [3] * 10, [1, 5, 2, 30], [0, 30]])
-def test_token_by_token_is_all_at_once(model, strides):
+def test_token_by_token_is_all_at_once(model, strides, growth, short_stages):
     settings = mixed_settings()
     stop = build_stop_table([b"\x05", b"\x0b\x0c"], [bytes([token]) for token in range(VOCABULARY)])
     whole = run(model, PROMPTS, settings, stop=stop)
@@ -89,12 +106,13 @@ def test_token_by_token_is_all_at_once(model, strides):
 
     @tf.function(reduce_retracing=True)
     def begin(ids, lengths):
-        cache = model.empty_cache(NUM_ROWS, CAPACITY)
+        length = first_length(tf.shape(ids)[1], CAPACITY) if growth else CAPACITY
+        cache = model.empty_cache(NUM_ROWS, length)
         return start(model.step, ids, lengths, cache, settings, capacity=CAPACITY, end_id=END, stop=stop)
 
     @tf.function(reduce_retracing=True)
     def more(state, num_steps):
-        return advance(model.step, state, settings, num_steps, end_id=END, stop=stop)
+        return advance(model.step, state, settings, num_steps, end_id=END, stop=stop, growth=growth)
 
     state = begin(ids, lengths)
     for stride in strides:
@@ -103,7 +121,27 @@ def test_token_by_token_is_all_at_once(model, strides):
         assert [row[: len(before)] for row, before in zip(rows(state), shown, strict=True)] == shown
         assert all(len(row) <= len(before) + stride for row, before in zip(rows(state), shown, strict=True))
     assert_equal(collect(state), whole)
+    reached = int(tf.reduce_max(state.index))  # the last token of a row is not read
+    assert state.cache[0].shape[1] == (-(-reached // 3) * 3 if growth else CAPACITY)
     assert more.experimental_get_tracing_count() <= 2
+
+
+def test_a_cache_grows_with_the_longest_row_and_no_further_than_it_may_get(model, short_stages):
+    lengths_read = []
+
+    def watched(token_ids, cache, index, num_tokens):
+        used = int((index + num_tokens).numpy().max())
+        lengths_read.append((used, cache[0].shape[1]))
+        return model.step(token_ids, cache, index, num_tokens)
+
+    ids, lengths = padded([[5], [7] * 4])
+    settings = make_settings(2, max_new_tokens=[14, 1], temperature=0.0)
+    cache = model.empty_cache(2, first_length(4, CAPACITY))
+    options = {"capacity": CAPACITY, "end_id": -1, "growth": Growth(axis=1)}
+    found = generate(watched, ids, lengths, cache, settings, **options)
+    assert rows(found) == rows(run(model, [[5], [7] * 4], settings, end_id=-1))
+    # The longer prompt stays at its one token, the fifth position; the other row reads 14 in the end.
+    assert lengths_read == [(4, 6), *[(max(n, 5), min(max(6, -(-n // 3) * 3), 14)) for n in range(2, 15)]]
 
 
 def test_eager_and_graph_give_the_same(model):

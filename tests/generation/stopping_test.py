@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import InputError
-from aigc_tf.generation.stopping import build_stop_table, cut_at_stop, follow
+from aigc_tf.generation.stopping import build_pieces, build_stop_table, cut_at_stop, row_stops
 
 PIECES = [
     b"",
@@ -23,13 +23,26 @@ PIECES = [
 ]
 
 
-def read(stops, token_ids, pieces=PIECES):
+def table_of(stops, pieces):
+    return build_stop_table(stops, pieces)
+
+
+def row_of(stops, pieces):
+    return row_stops(tf.constant([[*stops, b""]]), build_pieces(pieces))
+
+
+@pytest.fixture(params=[table_of, row_of], ids=["known", "of the row"])
+def matcher(request):
+    return request.param
+
+
+def read(matcher, stops, token_ids, pieces=PIECES):
     """Follows one row and returns how many tokens it read, and its text after cutting; None if it never stops."""
-    table = build_stop_table(stops, pieces)
-    state, text = tf.zeros([1], tf.int32), b""
+    stop = matcher(stops, pieces)
+    state, text = stop.first_state(1), b""
     for count, token in enumerate(token_ids, start=1):
         text += pieces[token]
-        state, cut = follow(table, state, tf.constant([token]))
+        state, cut = stop.follow(state, tf.constant([token]))
         if cut[0] > 0:
             return count, text[: len(text) - int(cut[0])]
     return None
@@ -55,12 +68,12 @@ def spell(*pieces):
         ([b"ababx"], [b"ab", b"ab", b"ab", b"x"], (4, b"ab")),
     ],
 )
-def test_a_row_stops_with_the_token_that_completes_a_stop_string(stops, tokens, expected):
-    assert read(stops, spell(*tokens)) == expected
+def test_a_row_stops_with_the_token_that_completes_a_stop_string(matcher, stops, tokens, expected):
+    assert read(matcher, stops, spell(*tokens)) == expected
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_it_stops_and_cuts_as_a_plain_search_of_the_text_does(seed):
+def test_it_stops_and_cuts_as_a_plain_search_of_the_text_does(matcher, seed):
     rng = np.random.default_rng(seed)
 
     def words(count, longest):
@@ -71,7 +84,7 @@ def test_it_stops_and_cuts_as_a_plain_search_of_the_text_does(seed):
     tokens = rng.integers(0, len(pieces), 60)
     texts = [b"".join(pieces[token] for token in tokens[:count]) for count in range(61)]
     complete = [count for count, text in enumerate(texts) if any(stop in text for stop in stops)]
-    found = read(stops, tokens, pieces)
+    found = read(matcher, stops, tokens, pieces)
     if not complete:
         assert found is None
     else:
@@ -81,10 +94,35 @@ def test_it_stops_and_cuts_as_a_plain_search_of_the_text_does(seed):
 
 def test_rows_have_states_of_their_own():
     table = build_stop_table([b"ab"], PIECES)
-    state, cut = follow(table, tf.zeros([3], tf.int32), tf.constant(spell(b"a", b"b", b"ab")))
+    state, cut = table.follow(tf.zeros([3], tf.int32), tf.constant(spell(b"a", b"b", b"ab")))
     assert cut.numpy().tolist() == [0, 0, 2]
-    _, cut = follow(table, state, tf.constant(spell(b"b", b"b", b"x")))
+    _, cut = table.follow(state, tf.constant(spell(b"b", b"b", b"x")))
     assert cut.numpy().tolist()[:2] == [2, 0]
+
+
+def test_each_row_of_a_request_has_its_own_stop_strings_or_none():
+    stops = [[b"ab", b""], [b"", b""], [b"b", b"x" * 300], ["é".encode(), b"bx"]]
+    stop = row_stops(tf.constant(stops), build_pieces(PIECES))
+    state, cuts = stop.first_state(4), []
+    for pieces in ([b"a", b"ab", b"ab", PIECES[-2]], [b"b", b"ab", b"a", PIECES[-1]], [b"", b"x", b"", b""]):
+        state, cut = stop.follow(state, tf.constant(spell(*pieces)))
+        cuts.append(cut.numpy().tolist())
+    assert cuts == [[0, 0, 1, 0], [2, 0, 0, 2], [0, 0, 0, 0]]
+
+
+def test_a_stop_string_is_looked_for_in_a_token_longer_than_itself_and_one_longer_than_all_tokens(matcher):
+    pieces = [b"-" * 200 + b"stop" + b"-" * 100, b"st", b"op", b"abc" * 30]
+    assert read(matcher, [b"stop"], [1, 0], pieces) == (2, b"st" + b"-" * 200)
+    long = b"abc" * 70 + b"st"
+    assert read(matcher, [long], [3, 3, 3, 1], pieces) == (4, b"abc" * 20)
+
+
+def test_without_a_stop_string_in_any_row_nothing_is_compared():
+    stop = row_stops(tf.constant([[b"", b""]] * 3), build_pieces(PIECES))
+    state, cut = stop.follow(stop.first_state(3), tf.constant(spell(b"ab", b"x", b"")))
+    assert (state.numpy().tolist(), cut.numpy().tolist()) == (stop.first_state(3).numpy().tolist(), [0, 0, 0])
+    none = row_stops(tf.zeros([0, 2], tf.string), build_pieces(PIECES))
+    assert [value.shape[0] for value in none.follow(none.first_state(0), tf.zeros([0], tf.int32))] == [0, 0]
 
 
 def test_text_without_a_stop_string_is_not_cut():

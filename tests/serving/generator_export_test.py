@@ -1,6 +1,7 @@
 """An exported generator: the same text in another process, signatures that say all, nothing left of a failure."""
 
 import json
+import shutil
 from pathlib import Path
 
 import keras_nlp
@@ -96,6 +97,11 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
     ids = {"prompt_ids": ["int32", [None, MAX_LENGTH]], "prompt_lengths": ["int32", [None]]}
     assert signatures["generate_ids"]["inputs"] == {**ids, **vectors}
     assert signatures["defaults"]["inputs"] == {"prompt": ["string", [None]]}
+    assert signatures["generate_until"]["inputs"] == {
+        "prompt": ["string", [None]],
+        "stop": ["string", [None, 4]],
+        **vectors,
+    }
     for signature in signatures.values():
         assert signature["outputs"] == {
             "text": ["string", [None]],
@@ -143,8 +149,8 @@ def test_the_exported_model_says_what_the_live_one_says(changes, exported, token
     assert 0 < sum(answer.finish_reason == "stop" for answer in expected) < len(prompts)
     for one, other in zip(found, expected, strict=True):
         assert (one.text, one.finish_reason, one.prompt_cut) == (other.text, other.finish_reason, other.prompt_cut)
-        assert one.token_ids[: len(other.token_ids)] == other.token_ids
-        assert one.finish_reason == "stop" or one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+        assert one.token_ids == other.token_ids
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
 
 
 def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise(exported):
@@ -158,6 +164,26 @@ def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise
         there.generate(["x"], settings=settings(num_beams=2))
     with pytest.raises(InputError, match="temperature is -1"):
         there.generate(["x"], settings=settings(temperature=-1.0))
+    for stop in (("a", "b", "c", "d", "e"), ("x" * 257,)):
+        with pytest.raises(InputError, match="at most 4 stop strings of 256 bytes besides those it was exported with"):
+            there.generate(["x"], settings=settings(stop=stop))
+    with pytest.raises(InputError, match="stop string is empty"):
+        there.generate(["x"], settings=settings(stop=("",)))
+
+
+def test_a_model_of_an_older_format_answers_and_its_stop_strings_are_looked_for_afterwards(exported, tmp_path):
+    """Its signature knows none: here it is one that never stops by itself."""
+    shutil.copytree(exported[1].path, tmp_path / "toy" / "1")
+    manifest = tmp_path / "toy" / "1" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**facts, "format": 3}))
+    old, new = ExportedGenerator(tmp_path / "toy"), ExportedGenerator(exported[1].path)
+    assert (old.is_outdated, new.is_outdated) == (True, False)
+    chosen = settings(temperature=0.0, stop=("U", "T"))
+    answers = list(old.generate(PROMPTS, settings=chosen))
+    assert [answer.text for answer in answers] == [answer.text for answer in new.generate(PROMPTS, settings=chosen)]
+    assert any(answer.finish_reason == "stop" for answer in answers)
+    assert len(answers[1].token_ids) > len(next(iter(new.generate(PROMPTS[1:2], settings=chosen))).token_ids)
 
 
 def test_who_asks_a_generator_for_labels_is_told_whom_to_ask(exported, tmp_path):

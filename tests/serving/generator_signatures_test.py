@@ -64,6 +64,7 @@ def test_every_input_and_output_has_the_batch_first(module):
         "serving_default": {"prompt": (tf.string, 1), **settings},
         "defaults": {"prompt": (tf.string, 1)},
         "generate_ids": {"prompt_ids": (tf.int32, 2), "prompt_lengths": (tf.int32, 1), **settings},
+        "generate_until": {"prompt": (tf.string, 1), "stop": (tf.string, 2), **settings},
     }
     assert module.signatures().keys() == expected.keys()
     for name, function in module.signatures().items():
@@ -234,6 +235,32 @@ def test_stop_strings_of_the_export_end_every_text(model, module, tokenizer):
         np.testing.assert_array_equal(value, ask(stopping, ["x"], seed=[3])[name])
 
 
+def test_stop_strings_of_a_request_end_its_own_row_beside_those_of_the_export(model, module, tokenizer):
+    whole = ask(module, PROMPTS, max_new_tokens=20)
+    spelled = [tokenizer.decode_bytes(ids) for ids in rows_of(whole)]
+    always = re.search(rb"[ -~]", spelled[3])[0]
+    stopping = tiny_generator.build_module(model, tokenizer, stop=(always.decode(),))
+    stops = [[text[3:5], b"never", b"", text[6:9]] for text in spelled]  # halves of characters too
+    stops[2], stops[4] = [b""] * 4, [b"", b"", b"x" * 257, b"a"]
+    outputs = stopping.generate_until(
+        {**request(PROMPTS, max_new_tokens=20), "stop": tf.constant(stops, tf.string, shape=[len(PROMPTS), 4])}
+    )
+    found = {name: value.numpy() for name, value in outputs.items()}
+    for row, text in enumerate(spelled):
+        mine = [always, *filter(None, stops[row])]
+        if row == 4:
+            assert (found["finish_reason"][row], found["num_tokens"][row]) == (b"refused", 0)
+            continue
+        assert found["text_bytes"][row] == cut_at_stop(text, mine)
+        is_stopped = any(stop in text for stop in mine)
+        assert found["finish_reason"][row] == (b"stop" if is_stopped else whole["finish_reason"][row])
+        ids = rows_of(found)[row]
+        assert rows_of(whole)[row][: len(ids)] == ids
+        if is_stopped:  # and not a token later
+            assert not any(stop in tokenizer.decode_bytes(ids[:-1]) for stop in mine)
+    assert (found["finish_reason"] == b"stop").sum() >= 4
+
+
 def test_too_long_a_prompt_is_refused_where_the_export_says_so_and_its_neighbours_are_not_touched(model, tokenizer):
     module = tiny_generator.build_module(model, tokenizer, long_prompt="refuse")
     fits = tokenizer.decode(tokenizer.encode(["a" * 200])[0][: MAX_LENGTH - 1])
@@ -261,7 +288,7 @@ def test_a_saved_model_holds_the_network_once(module):
             for definition in graph.as_graph_def().library.function
             if sum(node.op == "MatMul" for node in definition.node_def) > 1
         }
-    assert len(names) == 2, names  # reading the prompts, and a step
+    assert len(names) == 3, names  # reading the prompts and a step, and the step of `generate_until`
 
 
 def test_ids_that_only_the_model_has_are_never_chosen(tokenizer):
