@@ -183,9 +183,9 @@ def draw(weights: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 
 def log_probability(logits: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
-    """Returns the `(B,)` float32 natural logarithm of the softmax of `(B, V)` logits at a `(B,)` token."""
+    """Returns the float32 natural logarithm of the softmax of `(B, V)` logits at `(B,)` or `(B, K)` tokens."""
     shifted = _pad(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
-    total = tf.reduce_sum(tf.cast(tf.exp(shifted), tf.float64), axis=-1)
+    total = tf.reduce_sum(tf.cast(tf.exp(shifted), tf.float64), axis=-1, keepdims=token.shape.rank == 2)
     chosen = tf.gather(shifted, token, axis=1, batch_dims=1)
     return chosen - tf.cast(tf.math.log(total), tf.float32)
 

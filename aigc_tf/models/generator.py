@@ -42,6 +42,8 @@ __all__ = [
     "cache_positions",
     "clone_generator",
     "computing_in",
+    "decoder_logits",
+    "decoder_read",
     "decoder_step",
     "describe_generator",
     "empty_cache",
@@ -196,6 +198,26 @@ def decoder_step(
         by the tokens that come next, before anything can see it.
     """
     return model.step(token_ids, cache, index, num_tokens)
+
+
+def decoder_read(model: keras.Model, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor) -> tuple[tf.Tensor, Cache]:
+    """As `decoder_step`, for the logits of any place: returns what `decoder_logits` makes logits of, and the cache.
+
+    Args:
+        model: One of ours.
+        token_ids: `(B, T)` int32, padded on the right.
+        cache: Of S positions a row.
+        index: `(B,)` int32: the position of each row's first token here; `index + T` is at most S. Only padding may be
+            beyond the model's positions.
+    Returns:
+        `(B, T, D)` float32, and the cache.
+    """
+    return model.read(token_ids, cache, index)
+
+
+def decoder_logits(model: keras.Model, features: tf.Tensor) -> tf.Tensor:
+    """Returns `(N, V)` float32 logits of what follows `(N, D)` places that `decoder_read` has read."""
+    return model.logits(features)
 
 
 @contextlib.contextmanager

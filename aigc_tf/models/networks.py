@@ -93,7 +93,7 @@ class Decoder(keras.Model):
         x = self.embeddings(token_ids, positions, training=training)
         for block in self.blocks:
             x, _ = block(x, bias, training=training)
-        logits = self.embeddings.logits(tf.reshape(self.final_norm(x), [-1, self.sizes["hidden_dim"]]))
+        logits = self.logits(tf.reshape(x, [-1, self.sizes["hidden_dim"]]))
         return tf.reshape(logits, [tf.shape(token_ids)[0], length, self.sizes["vocabulary_size"]])
 
     def empty_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
@@ -109,16 +109,24 @@ class Decoder(keras.Model):
         self, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor, num_tokens: tf.Tensor
     ) -> tuple[tf.Tensor, Cache]:
         """Reads tokens behind those in the cache; see `generator.decoder_step`."""
+        x, cache = self.read(token_ids, cache, index)
+        return self.logits(tf.gather(x, num_tokens - 1, axis=1, batch_dims=1)), cache
+
+    def read(self, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor) -> tuple[tf.Tensor, Cache]:
+        """Reads tokens behind those in the cache; see `generator.decoder_read`."""
         positions = index[:, None] + tf.range(tf.shape(token_ids)[1])  # (B, T)
         first = self.prefix_length  # of the cache that is a token's
         bias = visibility_bias(tf.range(tf.shape(cache[0][0])[2]) <= first + positions[:, :, None])
-        x = self.embeddings(token_ids, positions)
+        x = self.embeddings(token_ids, tf.minimum(positions, self.sizes["num_positions"] - 1))  # padding may go beyond
         written = []
         for block, block_cache in zip(self.blocks, cache, strict=True):
             x, block_cache = block(x, bias, block_cache, first + index)
             written.append(block_cache)
-        last = tf.gather(x, num_tokens - 1, axis=1, batch_dims=1)  # (B, D)
-        return self.embeddings.logits(self.final_norm(last)), tuple(written)
+        return x, tuple(written)
+
+    def logits(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns `(N, V)` float32 of `(N, D)`."""
+        return self.embeddings.logits(self.final_norm(x))
 
 
 class PresetModel(keras.Model):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from aigc_tf.data.batches import Packing, build_packing
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
+from aigc_tf.serving.graph_functions import traced_once
 from aigc_tf.serving.predictor import TextFunction, to_bytes
 
 EXAMPLE_SIGNATURES = {"single_label": "classify", "multi_label": "classify", "regression": "regress"}
@@ -185,7 +186,7 @@ def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
 def _forward_function(model: keras.Model, length: int | None) -> Any:
     """Returns the network as one function, of which a SavedModel holds one copy whatever calls it."""
     inputs = {name: tf.TensorSpec([None, length], tf.int32, name=name) for name in model.input}
-    return tf.function(lambda batch: model(batch, training=False), input_signature=[inputs])
+    return traced_once(lambda batch: model(batch, training=False), [inputs])
 
 
 def _trim(batch: dict[str, tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:

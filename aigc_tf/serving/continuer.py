@@ -70,30 +70,31 @@ def clamp_settings(inputs: Mapping[str, tf.Tensor]) -> Settings:
 
 
 def cut_prompts(
-    prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, *, max_length: int, end_id: int
+    prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, *, room: int | tf.Tensor, end_id: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Keeps the last `max_length - 1` tokens of each prompt, so that one new token fits at least.
+    """Keeps the last tokens of each prompt, so that what follows fits.
 
     Args:
         prompt_ids: `(B, P)` int32, padded on the right.
         prompt_lengths: `(B,)` int32; an empty prompt becomes the end of text alone, after which a text begins.
-        max_length: Positions of prompt and continuation.
+        room: The most tokens of a prompt, or `(B,)` int32; at least 1.
         end_id: The end of text.
     Returns:
         `(B, P')` int32 ids with P' that of the longest row and at least 1; `(B,)` int32 lengths, at least 1; `(B,)`
         int32 tokens cut off.
     """
     lengths = tf.clip_by_value(prompt_lengths, 0, tf.shape(prompt_ids)[1])
-    kept = tf.minimum(lengths, max_length - 1)
+    kept = tf.minimum(lengths, room)
     cut = lengths - kept
-    width = _longest(kept, least=1)
+    width = longest(kept, least=1)
     places = cut[:, tf.newaxis] + tf.range(width)  # (B, P')
     padded = tf.pad(prompt_ids, [[0, 0], [0, 1]])
     moved = tf.gather(padded, tf.minimum(places, tf.shape(prompt_ids)[1]), axis=1, batch_dims=1)
     return tf.where(tf.sequence_mask(kept, width), moved, end_id), tf.maximum(kept, 1), cut
 
 
-def _longest(lengths: tf.Tensor, *, least: int) -> tf.Tensor:
+def longest(lengths: tf.Tensor, *, least: int) -> tf.Tensor:
+    """Returns the greatest of int32 lengths, or `least`."""
     return tf.maximum(tf.reduce_max(lengths), least)  # of no rows the maximum is negative
 
 
@@ -255,10 +256,10 @@ class Continuer:
         if self._long_prompt == "refuse":
             refused |= too_many > 0
         kept = tf.where(refused, 0, prompt_lengths)
-        ids, lengths, _ = cut_prompts(prompt_ids, kept, max_length=self._max_length, end_id=self.end_id)
+        ids, lengths, _ = cut_prompts(prompt_ids, kept, room=self._max_length - 1, end_id=self.end_id)
         wanted = tf.where(refused, 0, settings.max_new_tokens)
         room = tf.minimum(wanted, self._max_length - lengths)  # before the sum, which may overflow
-        capacity = tf.maximum(_longest(lengths + room, least=1), tf.shape(ids)[1])
+        capacity = tf.maximum(longest(lengths + room, least=1), tf.shape(ids)[1])
         return _Batch(
             ids=ids,
             lengths=lengths,
@@ -275,7 +276,7 @@ class Continuer:
         return tf.reduce_any(is_unknown & is_prompt, axis=1)
 
     def _outputs(self, done: Generated, batch: _Batch) -> dict[str, tf.Tensor]:
-        token_ids = done.token_ids[:, : _longest(done.lengths, least=0)]
+        token_ids = done.token_ids[:, : longest(done.lengths, least=0)]
         spelled = self._tokenizer.detokenize(tf.RaggedTensor.from_tensor(token_ids, lengths=done.lengths))
         # Before a stop string; without one that is all.
         text_bytes = tf.strings.substr(

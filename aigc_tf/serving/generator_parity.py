@@ -21,7 +21,7 @@ from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.other_process import Answers, Call, bytes_array, call_elsewhere
 
 BOUND = 1e-4
-"""Largest difference of a log-probability of a continuation."""
+"""Largest difference of a probability, or of a logarithm of one."""
 _BATCH = 8
 _FEW_TOKENS = 16
 _MANY_TOKENS = 64
@@ -59,7 +59,7 @@ class GeneratorParity:
     answers: str
     """`identical`, always: texts, ids and reasons; anything else is an error."""
     max_difference: dict[str, float]
-    """Of the log-probability of a continuation."""
+    """Of each output that is a float, over all calls."""
     bound: float
     num_alone: int
     """Prompts that were continued by up to 64 drawn tokens alone as well,"""
@@ -104,10 +104,14 @@ def check_parity(
     calls += [requests.call(batch, _VARIED) for batch in batches]
     calls += [requests.call(batch, _GREEDY) for batch in [*batches, rows[:0]]]
     calls += [requests.call(batch, _VARIED, function="generate_ids") for batch in batches]
-    calls += [requests.call(batches[-1], _VARIED, function="generate_until"), requests.defaults_call(rows[:2])]
+    calls += [requests.call(rows[:_BATCH], _VARIED, function="generate_until"), requests.defaults_call(rows[:2])]
+    calls += requests.scoring_calls(rows[:_BATCH])
     calls += 2 * [requests.call(np.resize(rows, _BATCH), _VARIED, new_tokens=_MANY_TOKENS)] + calls[:1]
     here, there = _call_here(module, calls), call_elsewhere(folder, calls)
-    differences = [_compare(*triple) for triple in zip(calls, here.outputs, there.outputs, strict=True)]
+    differences: dict[str, float] = {}
+    for call, expected, found in zip(calls, here.outputs, there.outputs, strict=True):
+        for name, difference in _compare(call, expected, found).items():
+            differences[name] = max(difference, differences.get(name, 0.0))
     together = _token_rows(here.outputs[0])
     single = [_token_rows(outputs)[0] for outputs in here.outputs[1 : 1 + len(alone)]]
     turned = sum(not np.array_equal(one, other) for one, other in zip(single, together, strict=True))
@@ -118,9 +122,9 @@ def check_parity(
         )
     return GeneratorParity(
         num_prompts=len(prompts),
-        num_tokens=sum(int(outputs["num_tokens"].sum()) for outputs in here.outputs),
+        num_tokens=sum(int(outputs["num_tokens"].sum()) for outputs in here.outputs if "text" in outputs),
         answers="identical",
-        max_difference={"log_probability": max(differences)},
+        max_difference=differences,
         bound=BOUND,
         num_alone=len(alone),
         num_alone_identical=len(alone) - turned,
@@ -164,6 +168,15 @@ class _Requests:
     def defaults_call(self, rows: np.ndarray) -> Call:
         return Call(function="defaults", inputs={"prompt": self._texts[rows]})
 
+    def scoring_calls(self, rows: np.ndarray) -> list[Call]:
+        """Other prompts are what follows a prompt, one or several."""
+        prompts, others = self._texts[rows], [np.roll(self._texts, 1 + turn)[rows] for turn in range(3)]
+        choices = np.array([b"\n".join(lines) for lines in zip(*others, strict=True)], object)
+        return [
+            Call(function="score", inputs={"prompt": prompts, "continuation": others[0]}),
+            Call(function="choose", inputs={"prompt": prompts, "choices": choices}),
+        ]
+
 
 def _call_here(module: GeneratorModule, calls: Sequence[Call]) -> Answers:
     outputs, seconds = [], []
@@ -189,23 +202,36 @@ def _rate(answers: Answers) -> float:
     return round(float(answers.outputs[-2]["num_tokens"].sum()) / answers.seconds[-2], 1)
 
 
-def _compare(call: Call, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
-    """Returns the difference of the log-probability; all else must be the same."""
+def _compare(call: Call, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the difference of each float output; all else must be the same."""
     if expected.keys() != found.keys():
         raise RunError(f"The exported model has the outputs {sorted(found)}, expected {sorted(expected)}.")
+    differences = {}
     for name, value in expected.items():
         if value.shape != found[name].shape:
             raise RunError(f"Output {name} of the exported model is {found[name].shape}, expected {value.shape}.")
-        if name != "log_probability" and not np.array_equal(value, found[name]):
+        if value.dtype.kind == "f":
+            differences[name] = _difference(value, found[name])
+        elif not np.array_equal(value, found[name]):
             row = int(np.argmax((value != found[name]).reshape(len(value), -1).any(axis=1)))
             raise RunError(
                 f"The exported model answers another {name} than the trained one: {found[name][row]!r}, expected "
                 f"{value[row]!r}, in row {row} of a call of {call.function}; nothing was published."
             )
-    difference = float(np.max(np.abs(expected["log_probability"] - found["log_probability"]), initial=0.0))
-    if not difference <= BOUND:  # so that NaN fails too
+    if not all(difference <= BOUND for difference in differences.values()):
+        numbers = ", ".join(f"{name} by {difference:.2e}" for name, difference in differences.items())
         raise RunError(
-            f"The exported model differs from the trained one: log_probability by {difference:.2e} "
-            f"(bound {BOUND:.0e}); nothing was published."
+            f"The exported model differs from the trained one: {numbers} of {call.function} (bound {BOUND:.0e}); "
+            "nothing was published."
         )
-    return difference
+    return differences
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Returns the largest difference; infinite where one alone is a number, or infinities differ."""
+    is_number = np.isfinite(expected)
+    if not np.array_equal(is_number, np.isfinite(found)):
+        return float("inf")
+    if not np.array_equal(expected[~is_number], found[~is_number], equal_nan=True):
+        return float("inf")
+    return float(np.max(np.abs(expected[is_number] - found[is_number]), initial=0.0))

@@ -13,6 +13,8 @@ from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
 from aigc_tf.serving.continuer import NUM_ROW_STOPS, SETTINGS, Continuer, clamp_settings
+from aigc_tf.serving.graph_functions import traced_once
+from aigc_tf.serving.scoring import Scorer
 
 
 class GeneratorModule(tf.Module):
@@ -32,6 +34,23 @@ class GeneratorModule(tf.Module):
         finish_reason    (B,) string   a value of `FINISH_REASONS`, or `REFUSED`
         log_probability  (B,) float32  of the continuation under the model, its end included
         prompt_cut       (B,) int32    tokens that a prompt has too many
+
+    `score` takes `prompt` and `continuation` (B,) strings and answers, without drawing anything,
+
+        log_probability          (B,) float32    of the continuation's tokens after the prompt; NaN in a refused row
+        num_tokens               (B,) int32      of the continuation
+        token_ids                (B, N) int32    filled up with the end of text
+        token_log_probabilities  (B, N) float32  filled up with 0
+        prompt_cut               (B,) int32
+        continuation_cut         (B,) int32      tokens that a continuation has too many
+
+    `choose` takes `prompt` and `choices` (B,) strings, one choice a line, and answers
+
+        choice             (B,) string     the likeliest, of several the first; empty where there is none
+        choice_id          (B,) int32      its number among the row's lines that are not empty; -1 where there is none
+        log_probabilities  (B, K) float32  of each choice after the prompt; minus infinity where there is none
+        probabilities      (B, K) float32  the same, as shares of their sum; 0 where there is none
+        prompt_cut         (B,) int32
 
     Args:
         model: One of ours, in the dtype to compute in.
@@ -61,6 +80,9 @@ class GeneratorModule(tf.Module):
         self.generate_by_defaults = _defaults_function(continuer, generate, generation)
         self.generate_ids = _ids_function(generate, max_length)
         self.generate_until = _until_function(continuer)
+        scorer = Scorer(model, tokenizer, max_length=max_length, long_prompt=long_prompt)
+        self.score = _pair_function(scorer.score, "continuation")
+        self.choose = _pair_function(scorer.choose, "choices")
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions of the SavedModel under their names."""
@@ -69,6 +91,8 @@ class GeneratorModule(tf.Module):
             "defaults": self.generate_by_defaults,
             "generate_ids": self.generate_ids,
             "generate_until": self.generate_until,
+            "score": self.score,
+            "choose": self.choose,
         }
 
 
@@ -84,11 +108,12 @@ def _shared(continuer: Continuer) -> Any:
     """Returns the loop as one function, of which a SavedModel holds one copy whatever calls it."""
     ids, lengths = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)
     settings = Settings(**_setting_specs())
-    return tf.function(continuer.generate, autograph=False, input_signature=[ids, lengths, settings])
+    return traced_once(continuer.generate, [ids, lengths, settings])
 
 
 def _signature(body: Body, specs: Mapping[str, tf.TensorSpec]) -> Any:
     """Makes `body` a graph function of named inputs, which become keys of a request's JSON."""
+    traced = traced_once(body, [dict(specs)])
 
     # The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
     @tf.function(autograph=False, input_signature=[dict(specs)])
@@ -97,7 +122,7 @@ def _signature(body: Body, specs: Mapping[str, tf.TensorSpec]) -> Any:
         num_rows = tf.stack([tf.shape(value)[0] for value in inputs.values()])
         same = tf.debugging.assert_equal(num_rows, num_rows[0], f"{', '.join(inputs)} must have as many rows each.")
         with tf.control_dependencies([same]):
-            return body({name: tf.identity(value) for name, value in inputs.items()})
+            return traced({name: tf.identity(value) for name, value in inputs.items()})
 
     return checked
 
@@ -136,3 +161,8 @@ def _until_function(continuer: Continuer) -> Any:
 
     stop = tf.TensorSpec([None, NUM_ROW_STOPS], tf.string, name="stop")
     return _signature(generate_until, {"prompt": _PROMPT, "stop": stop, **_setting_specs()})
+
+
+def _pair_function(body: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]], second: str) -> Any:
+    specs = {"prompt": _PROMPT, second: tf.TensorSpec([None], tf.string, name=second)}
+    return _signature(lambda inputs: body(inputs["prompt"], inputs[second]), specs)

@@ -1,7 +1,10 @@
 """An exported generator: the same text in another process, signatures that say all, nothing left of a failure."""
 
+import copy
+import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import keras_nlp
@@ -18,7 +21,7 @@ from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.generator_parity import check_parity
 from aigc_tf.serving.op_gate import graph_ops
-from aigc_tf.serving.other_process import StandIn
+from aigc_tf.serving.other_process import HOSTILE_TEXTS, StandIn
 from aigc_tf.serving.predictor import Predictor
 from aigc_tf.serving.text_generator import TextGenerator
 from tests import tiny_generator
@@ -44,13 +47,28 @@ def export(model, tokenizer, directory, generation=None, **options):
     )
 
 
+SIDES = ("_call_here", "call_elsewhere")
+
+
 @pytest.fixture(scope="module")
-def exported(tokenizer, tmp_path_factory):
+def recorded():
+    """What `exported` was compared by: the answers of both processes, by the names of `SIDES`."""
+    return {"prompts": [*PROMPTS, *HOSTILE_TEXTS]}
+
+
+@pytest.fixture(scope="module")
+def exported(tokenizer, recorded, tmp_path_factory):
     """One export, tried in another process."""
     directory = tmp_path_factory.mktemp("saved_models")
     model = tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")
     source = {"run": "runs/g1", "config_sha256": "00ff"}
-    return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
+    with pytest.MonkeyPatch.context() as patch:
+        for side in SIDES:
+            call = getattr(generator_parity, side)
+            patch.setattr(
+                generator_parity, side, lambda *args, side=side, call=call: recorded.setdefault(side, call(*args))
+            )
+        return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
 
 
 def names(folder):
@@ -73,7 +91,13 @@ def test_the_manifest_says_what_the_model_is(exported, tokenizer):
     assert manifest["architecture"]["class"] == "Decoder"
     parity = manifest["parity"]
     assert (parity["answers"], parity["xla"], parity["num_prompts"]) == ("identical", "off", len(PROMPTS) + 9)
-    assert parity["max_difference"]["log_probability"] <= parity["bound"] == 1e-4
+    assert parity["max_difference"].keys() == {
+        "log_probability",
+        "token_log_probabilities",
+        "log_probabilities",
+        "probabilities",
+    }
+    assert max(parity["max_difference"].values()) <= parity["bound"] == 1e-4
     assert parity["num_alone"] == parity["num_alone_identical"] == 8
     assert parity["tokens_per_second"] > 0 < parity["tokens_per_second_in_process"]
     assert (parity["training_dtype"], parity["logits_difference_to_training_dtype"] > 0) == ("mixed_bfloat16", True)
@@ -91,7 +115,7 @@ def test_a_stock_server_has_its_ops_and_none_of_them_is_random(exported):
 
 
 def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
-    signatures = exported[1].manifest["signatures"]
+    signatures = dict(exported[1].manifest["signatures"])
     vectors = {name: [dtype.name, [None]] for name, dtype in SETTINGS.items()}
     assert signatures["serving_default"]["inputs"] == {"prompt": ["string", [None]], **vectors}
     ids = {"prompt_ids": ["int32", [None, MAX_LENGTH]], "prompt_lengths": ["int32", [None]]}
@@ -102,6 +126,8 @@ def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):
         "stop": ["string", [None, 4]],
         **vectors,
     }
+    for name, second in {"score": "continuation", "choose": "choices"}.items():
+        assert signatures.pop(name)["inputs"] == {"prompt": ["string", [None]], second: ["string", [None]]}
     for signature in signatures.values():
         assert signature["outputs"] == {
             "text": ["string", [None]],
@@ -213,45 +239,56 @@ def test_the_other_formats_hold_the_same_model(exported, tokenizer):
     assert json.loads(storage.read_bytes(f"{folder}/hugging_face/config.json"))["model_type"] == "gpt2"
 
 
-@pytest.fixture(scope="module")
-def module(tokenizer):
-    return tiny_generator.build_module(tiny_generator.build_model(tokenizer), tokenizer)
+def test_numbers_that_are_none_are_compared_too():
+    compare = generator_parity._difference
+    first = np.array([1.0, -np.inf, np.nan, 2.0])
+    assert compare(first, np.array([1.0, -np.inf, np.nan, 2.5])) == 0.5
+    for other in ([1.0, np.inf, np.nan, 2.0], [1.0, -np.inf, 0.0, 2.0], [np.nan, -np.inf, np.nan, 2.0]):
+        assert compare(first, np.array(other)) == np.inf
+    assert compare(first[:0], first[:0]) == 0.0
+
+
+def check_again(recorded, tokenizer, monkeypatch, change, *, both=False, dtype="float32"):
+    """Compares the answers of the export once more, those of the other process (or of both) changed by a function."""
+    here, there = (dataclasses.replace(recorded[side], outputs=copy.deepcopy(recorded[side].outputs)) for side in SIDES)
+    for outputs in (there.outputs, here.outputs)[: 1 + both]:
+        change(outputs)
+    monkeypatch.setattr(generator_parity, "_call_here", lambda module, calls: here)
+    monkeypatch.setattr(generator_parity, "call_elsewhere", lambda folder, calls: there)
+    module = types.SimpleNamespace(tokenizer=tokenizer)
+    return check_parity("", module, prompts=recorded["prompts"], max_length=MAX_LENGTH, dtype=dtype)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "sentence"),
+    ("name", "message"),
     [
-        ("text", lambda rows: np.array([b"", *rows[1:]], object), r"answers another text than the trained one: .*"),
-        ("log_probability", lambda rows: rows + np.float32(1e-3), r"log_probability by 1\.\d\de-03 \(bound 1e-04\)"),
+        ("text", "answers another text than the trained one: .* in row 0 of a call of serving_default; nothing was"),
+        ("choice_id", "answers another choice_id .* in row 0 of a call of choose"),
+        ("token_log_probabilities", "differs from the trained one: .*token_log_probabilities by 1.00e-01 of score"),
+        ("log_probability", "log_probability by inf"),
     ],
 )
-def test_an_export_that_answers_otherwise_is_caught(name, change, sentence, module, monkeypatch):
-    def answer_otherwise(folder, calls):
-        answers = generator_parity._call_here(module, calls)
-        answers.outputs[0][name] = change(answers.outputs[0][name])
-        return answers
+def test_another_answer_of_the_other_process_is_caught(name, message, exported, recorded, tokenizer, monkeypatch):
+    def change(answers):
+        outputs = next(outputs for outputs in answers if name in outputs and len(outputs[name]))
+        if name == "token_log_probabilities":
+            outputs[name][0, 0] += 0.1
+        else:
+            outputs[name][0] = {"text": b"x", "choice_id": 7, "log_probability": np.nan}[name]
 
-    monkeypatch.setattr(generator_parity, "call_elsewhere", answer_otherwise)
-    with pytest.raises(RunError, match=f"{sentence}; nothing was published"):
-        check_parity("folder", module, prompts=["abc", "x"], max_length=MAX_LENGTH, dtype="float32")
+    with pytest.raises(RunError, match=message):
+        check_again(recorded, tokenizer, monkeypatch, change)
 
 
-def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(module, monkeypatch):
-    call_here = generator_parity._call_here
-
-    def call_with_neighbours(module, calls):
-        answers = call_here(module, calls)
-        for outputs in answers.outputs[1:4]:  # prompts 0 to 2 alone
+def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(exported, recorded, tokenizer, monkeypatch):
+    def change(answers):
+        for outputs in answers[1:4]:  # three prompts alone
             outputs["token_ids"] = outputs["token_ids"] + 1
-        return answers
 
-    monkeypatch.setattr(generator_parity, "_call_here", call_with_neighbours)
-    monkeypatch.setattr(generator_parity, "call_elsewhere", lambda folder, calls: call_with_neighbours(module, calls))
-    prompts = ["abc", "x", "The quick", "dog"]
-    with pytest.raises(RunError, match="3 of 4 prompts are continued otherwise alone than beside other prompts"):
-        check_parity("folder", module, prompts=prompts, max_length=MAX_LENGTH, dtype="float32")
-    parity = check_parity("folder", module, prompts=prompts, max_length=MAX_LENGTH, dtype="bfloat16")
-    assert (parity.num_alone, parity.num_alone_identical) == (4, 1)
+    with pytest.raises(RunError, match="3 of 8 prompts are continued otherwise alone than beside other prompts"):
+        check_again(recorded, tokenizer, monkeypatch, change, both=True)
+    parity = check_again(recorded, tokenizer, monkeypatch, change, both=True, dtype="bfloat16")
+    assert (parity.num_alone, parity.num_alone_identical) == (8, 5)
 
 
 def test_weights_and_settings_decide_whether_it_is_the_same_model(tokenizer, tmp_path, monkeypatch):

@@ -65,28 +65,39 @@ def test_every_input_and_output_has_the_batch_first(module):
         "defaults": {"prompt": (tf.string, 1)},
         "generate_ids": {"prompt_ids": (tf.int32, 2), "prompt_lengths": (tf.int32, 1), **settings},
         "generate_until": {"prompt": (tf.string, 1), "stop": (tf.string, 2), **settings},
+        "score": {"prompt": (tf.string, 1), "continuation": (tf.string, 1)},
+        "choose": {"prompt": (tf.string, 1), "choices": (tf.string, 1)},
     }
+    scored = {"log_probability": (tf.float32, 1), "num_tokens": (tf.int32, 1), "prompt_cut": (tf.int32, 1)}
+    scored |= {
+        "token_ids": (tf.int32, 2),
+        "token_log_probabilities": (tf.float32, 2),
+        "continuation_cut": (tf.int32, 1),
+    }
+    chosen = {"choice": (tf.string, 1), "choice_id": (tf.int32, 1), "prompt_cut": (tf.int32, 1)}
+    chosen |= {"log_probabilities": (tf.float32, 2), "probabilities": (tf.float32, 2)}
     assert module.signatures().keys() == expected.keys()
     for name, function in module.signatures().items():
         concrete = function.get_concrete_function()
         inputs = tf.nest.flatten(concrete.structured_input_signature)
         assert {one.name: (one.dtype, one.shape.rank) for one in inputs} == expected[name]
         found = concrete.structured_outputs
-        assert {key: (value.dtype, value.shape.rank) for key, value in found.items()} == outputs
+        assert {key: (value.dtype, value.shape.rank) for key, value in found.items()} == {
+            "score": scored,
+            "choose": chosen,
+        }.get(name, outputs)
         assert {value.shape[0] for value in [*inputs, *found.values()]} == {None}
 
 
 def test_too_long_prompts_are_cut_from_the_left_and_empty_ones_begin_a_text():
     ids = tf.constant([[11, 12, 13, 14, 15], [21, 99, 99, 99, 99], [99] * 5, [31, 32, 33, 34, 99]])
-    kept, lengths, cut = cut_prompts(ids, tf.constant([5, 1, 0, 4]), max_length=5, end_id=END)
+    kept, lengths, cut = cut_prompts(ids, tf.constant([5, 1, 0, 4]), room=4, end_id=END)
     assert kept.numpy().tolist() == [[12, 13, 14, 15], [21, END, END, END], [END] * 4, [31, 32, 33, 34]]
     assert (lengths.numpy().tolist(), cut.numpy().tolist()) == ([4, 1, 1, 4], [1, 0, 0, 0])
-    kept, lengths, _ = cut_prompts(ids[:2], tf.constant([-3, 2**31 - 1]), max_length=9, end_id=END)
+    kept, lengths, _ = cut_prompts(ids[:2], tf.constant([-3, 2**31 - 1]), room=8, end_id=END)
     assert lengths.numpy().tolist() == [1, 5]
     for shape in ([0, 0], [0, 3], [2, 0]):
-        kept, lengths, cut = cut_prompts(
-            tf.zeros(shape, tf.int32), tf.zeros(shape[:1], tf.int32), max_length=5, end_id=END
-        )
+        kept, lengths, cut = cut_prompts(tf.zeros(shape, tf.int32), tf.zeros(shape[:1], tf.int32), room=4, end_id=END)
         assert kept.numpy().tolist() == [[END]] * shape[0]
         assert (lengths.numpy().tolist(), cut.numpy().tolist()) == ([1] * shape[0], [0] * shape[0])
 
@@ -288,7 +299,8 @@ def test_a_saved_model_holds_the_network_once(module):
             for definition in graph.as_graph_def().library.function
             if sum(node.op == "MatMul" for node in definition.node_def) > 1
         }
-    assert len(names) == 3, names  # reading the prompts and a step, and the step of `generate_until`
+    # Reading the prompts and a step; both again for `generate_until`; reading prompts, and what follows, to score it.
+    assert len(names) == 8, names
 
 
 def test_ids_that_only_the_model_has_are_never_chosen(tokenizer):
