@@ -15,7 +15,7 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
 from aigc_tf.models.generator_sources import wrap_backbone
-from aigc_tf.serving import generator_export, generator_parity
+from aigc_tf.serving import exported_generator, generator_export, generator_parity
 from aigc_tf.serving.continuer import SETTINGS
 from aigc_tf.serving.exported_generator import ExportedGenerator
 from aigc_tf.serving.generator_export import export_generator
@@ -69,6 +69,12 @@ def exported(tokenizer, recorded, tmp_path_factory):
                 generator_parity, side, lambda *args, side=side, call=call: recorded.setdefault(side, call(*args))
             )
         return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
+
+
+@pytest.fixture(scope="module")
+def there(exported):
+    """The export, loaded."""
+    return ExportedGenerator(exported[1].path.removesuffix("/1"))
 
 
 def names(folder):
@@ -164,10 +170,9 @@ def test_every_weight_is_saved_once_and_nothing_of_the_training(exported):
 
 
 @pytest.mark.parametrize("changes", [{}, {"stop": ("U", "f\x08")}, {"temperature": 0.0, "repetition_penalty": 1.3}])
-def test_the_exported_model_says_what_the_live_one_says(changes, exported, tokenizer):
+def test_the_exported_model_says_what_the_live_one_says(changes, exported, there, tokenizer):
     model, done = exported
     live = TextGenerator(model, tokenizer, max_length=MAX_LENGTH)
-    there = ExportedGenerator(done.path.removesuffix("/1"))
     assert there.path == done.path
     prompts = [*PROMPTS, "\ud83d half", "long " * 500]
     found = list(there.generate(prompts, settings=settings(**changes), batch_size=4))
@@ -179,8 +184,7 @@ def test_the_exported_model_says_what_the_live_one_says(changes, exported, token
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
 
 
-def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise(exported):
-    there = ExportedGenerator(exported[1].path)
+def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise(there):
     assert (there.defaults, there.max_length) == (settings(stop=STOP), MAX_LENGTH)
     (default,) = there.generate(["The quick"])
     assert [default] == list(there.generate(["The quick"], settings=settings(stop=STOP)))
@@ -197,19 +201,22 @@ def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise
         there.generate(["x"], settings=settings(stop=("",)))
 
 
-def test_a_model_of_an_older_format_answers_and_its_stop_strings_are_looked_for_afterwards(exported, tmp_path):
+def test_a_model_of_an_older_format_answers_and_its_stop_strings_are_looked_for_afterwards(
+    exported, there, tmp_path, monkeypatch
+):
     """Its signature knows none: here it is one that never stops by itself."""
     shutil.copytree(exported[1].path, tmp_path / "toy" / "1")
     manifest = tmp_path / "toy" / "1" / "manifest.json"
     facts = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**facts, "format": 3}))
-    old, new = ExportedGenerator(tmp_path / "toy"), ExportedGenerator(exported[1].path)
-    assert (old.is_outdated, new.is_outdated) == (True, False)
+    monkeypatch.setattr(exported_generator, "load_exported", lambda folder: there._model)
+    old = ExportedGenerator(tmp_path / "toy")
+    assert (old.is_outdated, there.is_outdated) == (True, False)
     chosen = settings(temperature=0.0, stop=("U", "T"))
     answers = list(old.generate(PROMPTS, settings=chosen))
-    assert [answer.text for answer in answers] == [answer.text for answer in new.generate(PROMPTS, settings=chosen)]
+    assert [answer.text for answer in answers] == [answer.text for answer in there.generate(PROMPTS, settings=chosen)]
     assert any(answer.finish_reason == "stop" for answer in answers)
-    assert len(answers[1].token_ids) > len(next(iter(new.generate(PROMPTS[1:2], settings=chosen))).token_ids)
+    assert len(answers[1].token_ids) > len(next(iter(there.generate(PROMPTS[1:2], settings=chosen))).token_ids)
 
 
 def test_who_asks_a_generator_for_labels_is_told_whom_to_ask(exported, tmp_path):
