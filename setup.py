@@ -45,8 +45,8 @@ EXTRAS = {
     ],
     # scripts/sweep.py: searches config fields.
     "sweep": ["optuna>=5,<6"],
-    # The peer that benchmarks/classifier_reference.py compares with.
-    "bench": ["torch", "transformers"],
+    # The peers of benchmarks/classifier_reference.py and serve.py, the latter's in an environment of its own: a server.
+    "bench": ["fastapi", "torch", "transformers", "uvicorn"],
     "test": [
         "check-jsonschema",  # Compose files
         "import-linter",
