@@ -1,13 +1,12 @@
 """Asks a running server: texts are answered by a classifier, prompts continued by a generator. See `serving.client`."""
 
-import dataclasses
 import itertools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aigc_tf.answers import (
@@ -27,6 +26,9 @@ from aigc_tf.serving.client import SERVING_DEFAULT, Client, Signature, connect
 _MAX_ROWS = 8
 """Rows of one request: what a rendered deployment takes at most. A server that takes less says so."""
 _TOO_MANY_ROWS = re.compile(r"larger than maximum input batch size (\d+)")
+
+_OWN_SETTING = -1
+"""Stands in a request for the setting that the model was exported with."""
 
 _Row = TypeVar("_Row")
 _Answered = TypeVar("_Answered")
@@ -57,8 +59,8 @@ def ask(
         texts: For a classifier.
         texts_b: Second texts of pairs.
         prompts: For a generator.
-        settings: Fields of GenerationConfig. None: the model's own, from its export; some: the others are
-            GenerationConfig's.
+        settings: Fields of GenerationConfig; those that are left out are the model's own, from its export. Without any
+            all prompts have one seed.
         input_path: File of texts or prompts in the place of the lists.
         output_path: JSONL file of the answers.
     """
@@ -170,13 +172,15 @@ def _continued(client: Client, numbered: Sequence[tuple[int, str]], settings: di
     inputs: dict[str, list[Any]] = {"prompt": [prompt for _, prompt in numbered]}
     signature = "defaults"
     if settings:
-        signature = SERVING_DEFAULT
-        values = dataclasses.asdict(GenerationConfig(**settings))
-        for name in client.signatures()[SERVING_DEFAULT].inputs:
+        signature = "generate_until" if settings.get("stop") else SERVING_DEFAULT
+        for name, (_, shape) in _inputs_of(client, signature).items():
             if name == "seed":
-                inputs[name] = [(values[name] + number + 2**63) % 2**64 - 2**63 for number, _ in numbered]
+                first = settings.get(name, GenerationConfig.seed)
+                inputs[name] = [(first + number + 2**63) % 2**64 - 2**63 for number, _ in numbered]
+            elif name == "stop":
+                inputs[name] = [_row_of_stops(settings[name], places=shape[1])] * len(numbered)
             elif name != "prompt":
-                inputs[name] = [values[name]] * len(numbered)
+                inputs[name] = [settings.get(name, _OWN_SETTING)] * len(numbered)
     outputs = client.predict(inputs, signature=signature)
     return [
         {
@@ -190,9 +194,24 @@ def _continued(client: Client, numbered: Sequence[tuple[int, str]], settings: di
     ]
 
 
+def _inputs_of(client: Client, name: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    signatures = client.signatures()
+    if name not in signatures:
+        raise InputError(f"{client.address} has no signature {name}, which --stop needs; export the model anew.")
+    return signatures[name].inputs
+
+
+def _row_of_stops(stops: Sequence[str], *, places: int) -> list[str]:
+    if len(stops) > places:
+        raise InputError(f"There are {len(stops)} --stop; a request has at most {places}.")
+    return [*stops, *[""] * (places - len(stops))]
+
+
 def _say_what_is_missing(answer: dict[str, Any]) -> None:
     if answer["finish_reason"] == "refused":
-        print("This prompt is too long for the model and was refused.", file=sys.stderr)
+        print(
+            "Refused: the prompt is too long for the model, or a stop string has more than 256 bytes.", file=sys.stderr
+        )
     elif answer["prompt_cut"]:
         print(
             f"This prompt is too long: {count(answer['prompt_cut'], 'token')} cut off its beginning.", file=sys.stderr

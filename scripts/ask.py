@@ -6,7 +6,7 @@ Example:
 
 from aigc_tf import cli
 
-SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed")
 ADDRESS = ("server", "served", "version", "label", "timeout")
 FLAGS = (*ADDRESS, "text", "text_b", "prompt", *SETTINGS, "input", "output", "overwrite")
 

@@ -27,7 +27,8 @@ class FakeClient:
 
     def __init__(self, inputs, outputs, answer, classes=()):
         signature = Signature(inputs={name: TEXT for name in inputs}, outputs={name: TEXT for name in outputs})
-        self._signatures = {"serving_default": signature, "defaults": signature}
+        until = dataclasses.replace(signature, inputs={**signature.inputs, "stop": ("string", (-1, 4))})
+        self._signatures = {"serving_default": signature, "defaults": signature, "generate_until": until}
         self._answer, self._classes, self.asked = answer, classes, []
 
     def signatures(self):
@@ -182,10 +183,20 @@ def test_settings_are_sent_for_every_row_and_each_prompt_has_its_seed(ask):
     assert signature == "serving_default"
     assert set(first) == {"prompt", *SETTINGS}
     assert first["temperature"] == [0.5] * 8
-    assert first["top_p"] == [1.0] * 8
-    assert first["max_new_tokens"] == [128] * 8  # of GenerationConfig
+    assert first["top_p"] == first["max_new_tokens"] == [-1] * 8  # the export's own
     assert first["seed"] == [2**63 - 2, 2**63 - 1, *range(-(2**63), -(2**63) + 6)]
     assert second["seed"] == [-(2**63) + 6]
+
+
+def test_stop_strings_go_with_every_row(ask):
+    client = generator()
+    ask(client, prompts=["a", "b"], settings={"stop": ("\n\n", "END")})
+    [(signature, inputs)] = client.asked
+    assert signature == "generate_until"
+    assert inputs["stop"] == [["\n\n", "END", "", ""]] * 2
+    assert (inputs["temperature"], inputs["seed"]) == ([-1, -1], [0, 1])
+    with pytest.raises(InputError, match="There are 5 --stop; a request has at most 4"):
+        ask(client, prompts=["a"], settings={"stop": tuple("abcde")})
 
 
 def test_continuations_of_a_file_have_the_keys_of_generate(ask, tmp_path):
@@ -202,7 +213,7 @@ def test_continuations_of_a_file_have_the_keys_of_generate(ask, tmp_path):
         "prompt_cut": 0,
     }
     assert third["finish_reason"] == "refused"
-    assert "This prompt is too long for the model and was refused." in printed.err
+    assert "Refused: the prompt is too long for the model, or a stop string has more than 256 bytes." in printed.err
 
 
 def test_prompts_are_lines_of_standard_input_where_none_is_given(ask, monkeypatch):

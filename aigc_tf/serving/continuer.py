@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from aigc_tf.config import InputError
+from aigc_tf.config import GenerationConfig, InputError
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.beam import beam_search
 from aigc_tf.generation.decoding import (
@@ -49,23 +49,30 @@ NUM_ROW_STOPS = 4
 MAX_ROW_STOP_BYTES = 256
 """The most bytes of one of them: each step compares all of them with as many bytes at each place of a new token."""
 
-# What a value out of range becomes: the nearest that fits; NaN becomes what switches the setting off.
 _RANGES = {
-    "temperature": (0.0, 1000.0, 1.0),
-    "top_p": (1e-6, 1.0, 1.0),
-    "min_p": (0.0, 1.0, 0.0),
-    "repetition_penalty": (0.01, 100.0, 1.0),
+    "temperature": (0.0, 1000.0),
+    "top_p": (1e-6, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
 }
 
 
-def clamp_settings(inputs: Mapping[str, tf.Tensor]) -> Settings:
-    """Returns the settings of a request; what is out of range is brought into it, as there is nobody to tell."""
+def request_settings(inputs: Mapping[str, tf.Tensor], generation: GenerationConfig) -> Settings:
+    """Returns the settings of a request.
+
+    A request has to name all of them, so a negative one (or NaN) stands for the export's own; of a seed each is one.
+    What is too great becomes the greatest that fits, as there is nobody to tell.
+
+    Args:
+        inputs: `SETTINGS`, each `(B,)`.
+        generation: The export's own.
+    """
     values = {name: inputs[name] for name in SETTINGS}
     for name in ("max_new_tokens", "top_k"):
-        values[name] = tf.maximum(values[name], 0)
-    for name, (low, high, off) in _RANGES.items():
-        value = tf.where(tf.math.is_nan(values[name]), off, values[name])
-        values[name] = tf.clip_by_value(value, low, high)
+        values[name] = tf.where(values[name] < 0, getattr(generation, name), values[name])
+    for name, (low, high) in _RANGES.items():
+        given = tf.where(values[name] >= 0.0, values[name], getattr(generation, name))  # so that NaN is the default too
+        values[name] = tf.clip_by_value(given, low, high)
     return Settings(**values)
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
-from aigc_tf.serving.continuer import NUM_ROW_STOPS, SETTINGS, Continuer, clamp_settings
+from aigc_tf.serving.continuer import NUM_ROW_STOPS, SETTINGS, Continuer, request_settings
 from aigc_tf.serving.graph_functions import traced_once
 from aigc_tf.serving.scoring import Scorer
 
@@ -76,10 +76,10 @@ class GeneratorModule(tf.Module):
         self.weights = [weight.value for weight in model.weights]  # tracked: what the functions below read
         self.tokenizer = tokenizer
         generate = _shared(continuer)
-        self.generate_text = _text_function(continuer, generate)
+        self.generate_text = _text_function(continuer, generate, generation)
         self.generate_by_defaults = _defaults_function(continuer, generate, generation)
-        self.generate_ids = _ids_function(generate, max_length)
-        self.generate_until = _until_function(continuer)
+        self.generate_ids = _ids_function(generate, generation, max_length)
+        self.generate_until = _until_function(continuer, generation)
         scorer = Scorer(model, tokenizer, max_length=max_length, long_prompt=long_prompt)
         self.score = _pair_function(scorer.score, "continuation")
         self.choose = _pair_function(scorer.choose, "choices")
@@ -127,9 +127,9 @@ def _signature(body: Body, specs: Mapping[str, tf.TensorSpec]) -> Any:
     return checked
 
 
-def _text_function(continuer: Continuer, generate: Any) -> Any:
+def _text_function(continuer: Continuer, generate: Any, generation: GenerationConfig) -> Any:
     def generate_text(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return generate(*continuer.tokenize(inputs["prompt"]), clamp_settings(inputs))
+        return generate(*continuer.tokenize(inputs["prompt"]), request_settings(inputs, generation))
 
     return _signature(generate_text, {"prompt": _PROMPT, **_setting_specs()})
 
@@ -143,9 +143,9 @@ def _defaults_function(continuer: Continuer, generate: Any, generation: Generati
     return _signature(generate_by_defaults, {"prompt": _PROMPT})
 
 
-def _ids_function(generate: Any, max_length: int) -> Any:
+def _ids_function(generate: Any, generation: GenerationConfig, max_length: int) -> Any:
     def generate_ids(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return generate(inputs["prompt_ids"], inputs["prompt_lengths"], clamp_settings(inputs))
+        return generate(inputs["prompt_ids"], inputs["prompt_lengths"], request_settings(inputs, generation))
 
     prompt = {
         "prompt_ids": tf.TensorSpec([None, max_length], tf.int32, name="prompt_ids"),
@@ -154,10 +154,10 @@ def _ids_function(generate: Any, max_length: int) -> Any:
     return _signature(generate_ids, {**prompt, **_setting_specs()})
 
 
-def _until_function(continuer: Continuer) -> Any:
+def _until_function(continuer: Continuer, generation: GenerationConfig) -> Any:
     def generate_until(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         prompts = continuer.tokenize(inputs["prompt"])
-        return continuer.generate_until(*prompts, clamp_settings(inputs), inputs["stop"])
+        return continuer.generate_until(*prompts, request_settings(inputs, generation), inputs["stop"])
 
     stop = tf.TensorSpec([None, NUM_ROW_STOPS], tf.string, name="stop")
     return _signature(generate_until, {"prompt": _PROMPT, "stop": stop, **_setting_specs()})

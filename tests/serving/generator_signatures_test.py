@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from aigc_tf.config import InputError
 from aigc_tf.generation.stopping import cut_at_stop
-from aigc_tf.serving.continuer import SETTINGS, Continuer, clamp_settings, cut_prompts
+from aigc_tf.serving.continuer import SETTINGS, Continuer, cut_prompts, request_settings
 from tests import tiny_classifier, tiny_generator
-from tests.tiny_generator import MAX_LENGTH, PROMPTS, request
+from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
 
 HOSTILE = [*PROMPTS, b"\xff\xfe not \xc3 UTF-8", " \t\r\n", "\u2581 \u2581", "</s><s>", "🙂" * 30, b"\xf0\x9f\x99"]
 END = 3
@@ -102,25 +102,26 @@ def test_too_long_prompts_are_cut_from_the_left_and_empty_ones_begin_a_text():
         assert (lengths.numpy().tolist(), cut.numpy().tolist()) == ([1] * shape[0], [0] * shape[0])
 
 
-def test_settings_out_of_range_become_the_nearest_that_fit_and_nan_switches_off():
+def test_a_negative_setting_is_that_of_the_export_and_what_is_too_great_becomes_the_greatest_that_fits():
     given = request(["x"] * 3)
+    own = settings(max_new_tokens=9, temperature=0.7, top_k=40, top_p=0.9, min_p=0.05, repetition_penalty=1.2)
     changes = {
-        "max_new_tokens": [-1, -(2**31), 7],
+        "max_new_tokens": [-1, -(2**31), 0],
         "temperature": [-0.5, np.nan, np.inf],
-        "top_k": [-3, 5, 2**31 - 1],
+        "top_k": [-3, 0, 2**31 - 1],
         "top_p": [0.0, 1.5, np.nan],
-        "min_p": [-1.0, 2.0, np.nan],
-        "repetition_penalty": [0.0, np.nan, 1e9],
+        "min_p": [-1.0, 2.0, -np.inf],
+        "repetition_penalty": [0.0, -1.0, 1e9],
     }
     given |= {name: tf.constant(values, SETTINGS[name]) for name, values in changes.items()}
-    found = clamp_settings(given)._asdict()
+    found = request_settings(given, own)._asdict()
     expected = {
-        "max_new_tokens": [0, 0, 7],
-        "temperature": [0.0, 1.0, 1000.0],
-        "top_k": [0, 5, 2**31 - 1],
-        "top_p": [1e-6, 1.0, 1.0],
-        "min_p": [0.0, 1.0, 0.0],
-        "repetition_penalty": [0.01, 1.0, 100.0],
+        "max_new_tokens": [9, 9, 0],
+        "temperature": [0.7, 0.7, 1000.0],
+        "top_k": [40, 0, 2**31 - 1],
+        "top_p": [1e-6, 1.0, 0.9],
+        "min_p": [0.05, 1.0, 0.05],
+        "repetition_penalty": [0.01, 1.2, 100.0],
         "seed": [3, 4, 5],
     }
     for name, values in expected.items():
@@ -128,7 +129,7 @@ def test_settings_out_of_range_become_the_nearest_that_fit_and_nan_switches_off(
 
 
 def test_no_request_is_refused_for_its_settings(module):
-    wild = ask(module, PROMPTS, max_new_tokens=-5)
+    wild = ask(module, PROMPTS, max_new_tokens=0, temperature=1e30)
     assert wild["token_ids"].shape == (len(PROMPTS), 0)
     assert set(wild["text"]) == {b""}
     assert set(wild["finish_reason"]) == {b"length"}
@@ -137,8 +138,7 @@ def test_no_request_is_refused_for_its_settings(module):
     lengths = [min(len(ids), MAX_LENGTH - 1) or 1 for ids in module.tokenizer.encode(PROMPTS)]
     for prompt, count, reason in zip(lengths, everything["num_tokens"], everything["finish_reason"], strict=True):
         assert prompt + count == MAX_LENGTH if reason == b"length" else prompt + count < MAX_LENGTH
-    assert rows_of(ask(module, PROMPTS, temperature=-1.0)) == rows_of(ask(module, PROMPTS, temperature=0.0))
-    assert rows_of(ask(module, PROMPTS, top_p=-1.0)) == rows_of(ask(module, PROMPTS, top_k=1))
+    assert rows_of(ask(module, PROMPTS, top_p=0.0)) == rows_of(ask(module, PROMPTS, top_k=1))
 
 
 def test_a_hostile_prompt_is_answered_in_utf_8_by_the_bytes_of_its_tokens(module):
