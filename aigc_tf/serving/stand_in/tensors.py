@@ -102,21 +102,14 @@ def tensor_from_json(value: Any, dtype: int) -> Tensor:
     return Tensor(dtype, shape, array.array(code, map(_narrow, flat) if dtype in _FLOATS else flat).tobytes())
 
 
-def tensor_to_json(tensor: Tensor, *, plain: bool = False) -> Any:
-    """Returns a tensor as nested lists.
+def tensor_to_json(tensor: Tensor) -> Any:
+    """Returns a tensor as nested lists, strings as `{"b64": "..."}`.
 
-    Args:
-        tensor: Which.
-        plain: Whether strings are JSON strings, where bytes that are no UTF-8 are lone surrogates (PEP 383); else they
-            are `{"b64": "..."}`.
     Raises:
         StatusError: If the server cannot write its type.
     """
     if isinstance(tensor.values, list):
-        if plain:
-            flat: list[Any] = [text.decode("utf-8", "surrogateescape") for text in tensor.values]
-        else:
-            flat = [{"b64": text} for text in map(encode_b64, tensor.values)]
+        flat: list[Any] = [{"b64": text} for text in map(encode_b64, tensor.values)]
     elif tensor.dtype == _BOOL:
         flat = [byte != 0 for byte in tensor.values]
     elif tensor.dtype in ARRAY_CODES and tensor.dtype not in _NOT_IN_LISTS:
