@@ -89,6 +89,28 @@ def test_a_full_batch_does_not_wait_and_one_that_is_not_full_waits_for_its_time(
     assert time.monotonic() - started > 0.39
 
 
+def test_a_batch_that_the_next_request_does_not_fit_into_does_not_wait(start):
+    send = start(max_batch_size=4, batch_timeout_micros=500_000)
+    started = time.monotonic()
+    first, second = send([1, 2, 3]), send([4, 5, 6])
+    concurrent.futures.wait([first, second], return_when=concurrent.futures.FIRST_COMPLETED)
+    assert time.monotonic() - started < 0.45
+    assert sorted(first.result(10)["y"].tolist() + second.result(10)["y"].tolist()) == [2, 4, 6, 8, 10, 12]
+
+
+def test_the_signature_that_has_waited_longest_is_next(start, model):
+    model.may_go.clear()
+    send = start()
+    replies = [send([1], key="a")]
+    wait_until(lambda: len(model.batches) == 1)
+    for number, key in ((2, "b"), (3, "c"), (4, "a")):
+        replies.append(send([number], key=key))
+        time.sleep(0.02)
+    model.may_go.set()
+    assert [reply.result(10)["y"].item() for reply in replies] == [2, 4, 6, 8]
+    assert [batch["x"] for batch in model.batches] == [[1], [2], [3], [4]]
+
+
 def test_a_batch_is_filled_up_to_an_allowed_size_by_the_first_row_of_the_last_request(start, model):
     send = start(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
     assert send([[7, 8], [9, 10]]).result(10)["y"].tolist() == [[14, 16], [18, 20]]
