@@ -1,5 +1,6 @@
 """What a stock server cannot serve is named, with the place, before anything is published; good models pass."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from aigc_tf.serving.findings import REFUSED, WARNED, as_text
 from aigc_tf.serving.op_gate import check_servable, find_problems, graph_ops, report
 from aigc_tf.serving.publishing import Publication, publish
 from aigc_tf.serving.saved_model_protos import saved_model_pb2
+from aigc_tf.serving.server_ops import load_server_ops
 
 VECTOR = [tf.TensorSpec([None], tf.float32, name="x")]
 TEXTS = [tf.TensorSpec([None], tf.string, name="text")]
@@ -87,16 +89,26 @@ def test_what_xla_must_compile_is_refused_only_if_a_signature_runs_it(tmp_path):
 def test_functions_of_branches_and_loops_are_looked_into(tmp_path):
     def serve(x):
         drawn = tf.cond(x[0] > 0, lambda: tf.random.uniform(tf.shape(x)), lambda: x)
+        drawn = tf.switch_case(tf.size(x), [lambda: drawn, lambda: tf.random.gamma([], drawn), lambda: -drawn])
         [_, y] = tf.while_loop(
             lambda i, y: i < 3, lambda i, y: (i + 1, y + tf.random.normal(tf.shape(y), seed=7)), (0, drawn)
         )
         return {"y": y}
 
     findings = find_problems(save(serve, tmp_path), target="2.20")
-    assert [finding.what for finding in findings] == ["random op RandomStandardNormal", "random op RandomUniform"]
+    assert [finding.what for finding in findings] == [
+        "random op RandomGamma",
+        "random op RandomStandardNormal",
+        "random op RandomUniform",
+    ]
     assert all(finding.grade == WARNED for finding in findings)
-    assert findings[0].why.startswith("Its seed is in the graph")
-    assert findings[1].why.startswith("It draws from the server's own state")
+    assert findings[0].why.startswith("It draws from the server's own state")
+    assert findings[1].why.startswith("Its seed is in the graph")
+
+
+def test_an_op_that_tensorflow_replaces_needs_no_kernel(tmp_path):
+    one = tf.ones([1])
+    assert found(save(lambda x: {"y": x + tf.raw_ops.AccumulateNV2(inputs=[one, one], shape=[1])}, tmp_path)) == []
 
 
 def test_a_table_that_requests_write_to_is_refused_and_one_that_is_filled_at_the_start_is_not(tmp_path):
@@ -124,9 +136,9 @@ def test_paths_of_this_machine_are_told_apart_from_assets_and_from_text(tmp_path
     file = tmp_path / "file.txt"
     file.write_text("content")
     path = str(file)
-    assert found(save(lambda x: {"y": tf.repeat(tf.io.read_file(path), tf.size(x))}, tmp_path / "read")) == [
-        f"refused: the file {path!r} is opened by its path"
-    ]
+    for number, copied in enumerate((tf.constant, lambda path: tf.identity(tf.identity(path)))):
+        read = functools.partial(lambda copied, x: {"y": tf.repeat(tf.io.read_file(copied(path)), tf.size(x))}, copied)
+        assert found(save(read, tmp_path / f"read {number}")) == [f"refused: the file {path!r} is opened by its path"]
     read_of = tf.function(tf.io.read_file)
     assert found(save(lambda x: {"y": tf.repeat(read_of(tf.constant(path)), tf.size(x))}, tmp_path / "handed")) == [
         "warned: requests open files of the server",
@@ -169,6 +181,10 @@ def test_types_without_json_a_missing_default_and_a_misnamed_classify_are_told(t
         "warned: there is no signature serving_default",
         "warned: inputs or outputs that JSON has no type for",
         "warned: outputs of the Classify API with other inputs",
+    ]
+    numbers = [tf.TensorSpec([None], tf.float32, name="inputs")]
+    assert found(save(lambda inputs: {"scores": inputs[:, tf.newaxis]}, tmp_path / "numbers", numbers)) == [
+        "warned: outputs of the Classify API with other inputs"
     ]
     tf.saved_model.save(tf.Module(), str(tmp_path / "none"))
     assert found(tmp_path / "none") == ["refused: there is no signature"]
@@ -227,6 +243,13 @@ def test_graphs_for_newer_readers_and_without_the_tag_are_refused(plain, tmp_pat
     )
     assert found(changed, "2.19") == [newer, tag]
     assert found(changed, "2.20") == [tag]
+
+    def forbid(meta_graph):
+        meta_graph.graph_def.versions.bad_consumers.append(load_server_ops("2.20").graph_def_version)
+
+    forbidden = change(plain, tmp_path / "2", forbid)
+    assert [what.partition(" GraphDef")[0] for what in found(forbidden, "2.20")] == ["refused: a graph for readers of"]
+    assert found(forbidden, "2.19") == []
 
 
 def test_missing_damaged_and_changed_files_are_refused(plain, tmp_path):
