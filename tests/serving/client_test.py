@@ -318,6 +318,7 @@ def test_an_answer_that_drips_or_stalls_ends_at_the_deadline_too(server, ask):
             InputError,
             "does not have the model 'm': HTTP status 404 '<html>404 n",
         ),
+        (replies(403, b"no"), InputError, "refuses the request to the model 'm': HTTP status 403 'no'."),
         (replies(413, b""), InputError, "refuses the request to the model 'm': HTTP status 413 without a body."),
         (
             replies(500, {"error": "Op failed.\n\t [[{{node x}}]]"}),

@@ -449,6 +449,13 @@ def test_names_become_what_kubernetes_takes(name, plain):
     assert slug(name) == plain
 
 
+def test_a_dollar_in_a_path_is_no_variable_of_compose(tmp_path):
+    write_export(tmp_path / "a $HOME ü", "m", 1)
+    render_deployment([str(tmp_path / "a $HOME ü" / "m")], output=str(tmp_path / "serving"))
+    compose = yaml.safe_load((tmp_path / "serving" / "docker-compose.yml").read_text(encoding="utf-8"))
+    assert "../a $$HOME ü/m" in [volume["source"] for volume in compose["services"]["server"]["volumes"]]
+
+
 def test_without_labels_the_newest_version_is_stable_and_eight_rows_are_a_batch(tmp_path):
     for version in (2, 10, 9):
         write_export(tmp_path, "m", version)
