@@ -6,6 +6,7 @@ Shape letters: B rows, T positions, C outputs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from aigc_tf.models.classifier import model_inputs
 from aigc_tf.serving.graph_functions import traced_once
 from aigc_tf.serving.predictor import TextFunction, to_bytes
 
+_GROUP_LENGTHS = (16, 32, 64, 128, 256)
+"""Rows of a batch whose lengths lie between the same two of these are computed together."""
 EXAMPLE_SIGNATURES = {"single_label": "classify", "multi_label": "classify", "regression": "regress"}
 """Name of the signature of serialized tf.Examples, by problem type: that of the API of TF Serving it is for."""
 
@@ -135,10 +138,10 @@ class ClassifierModule(tf.Module):
     `serving_default` takes `text` (B,) string, and `text_b` of pairs; `token_ids` takes what the model does of
     `token_ids`, `segment_ids` and `padding_mask`, each (B, max_length) int32, which is what `tokenize` makes of texts.
     Their lengths are fixed since TF Serving's batching would pad rows with their first element; in the graph rows are
-    as long as the longest. Both answer as `answer` says. `classify`, or `regress` for a number, is for the server's API
-    of that name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`, of which one
-    that is missing is an empty text; it answers `classes` (B, C) string and `scores` (B, C) float32, or `outputs` (B,)
-    float32.
+    read to their last token. Both answer as `answer` says. `classify`, or `regress` for a number, is for the server's
+    API of that name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`, of which
+    one that is missing is an empty text; it answers `classes` (B, C) string and `scores` (B, C) float32, or `outputs`
+    (B,) float32.
 
     Args:
         model: What `build_classifier` returned, in the dtype to compute in.
@@ -161,7 +164,7 @@ class ClassifierModule(tf.Module):
         forward = _forward_function(model, length)
         self.serve_text = _of_texts(lambda *columns: answer(forward(pack(columns, length)), spec), spec)
         self.serve_examples = _of_examples(lambda *columns: scores(forward(pack(columns, length)), spec), spec)
-        self.serve_token_ids = _of_ids(lambda batch: answer(forward(_trim(batch, length)), spec), model, spec)
+        self.serve_token_ids = _of_ids(lambda batch: answer(forward(batch), spec), model, spec)
         self.tokenize = _of_texts(lambda *columns: pack(columns, spec.max_length), spec)
         self._examples_name = EXAMPLE_SIGNATURES[spec.problem_type]
 
@@ -183,20 +186,38 @@ def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
     return spec.max_length if isinstance(model.backbone, keras_nlp.models.FNetBackbone) else None
 
 
-def _forward_function(model: keras.Model, length: int | None) -> Any:
-    """Returns the network as one function, of which a SavedModel holds one copy whatever calls it."""
+def _forward_function(model: keras.Model, length: int | None) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+    """Returns what makes `(B, C)` logits of a batch."""
     inputs = {name: tf.TensorSpec([None, length], tf.int32, name=name) for name in model.input}
-    return traced_once(lambda batch: model(batch, training=False), [inputs])
+    # One function, of which a SavedModel holds one copy whatever calls it.
+    network = traced_once(lambda batch: model(batch, training=False), [inputs])
+    return network if length else functools.partial(_by_length, network, num_outputs=model.output.shape[-1])
 
 
-def _trim(batch: dict[str, tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:
-    """Cuts off the positions that are padding in all rows, unless all batches have one length."""
-    if length:
-        return batch
-    is_token = batch["padding_mask"] != 0
-    places = tf.where(is_token, tf.range(1, tf.shape(is_token)[1] + 1), 0)
-    longest = tf.maximum(1, tf.reduce_max(places))  # of no rows the maximum is negative
-    return {name: value[:, :longest] for name, value in batch.items()}
+def _by_length(network: Callable[..., tf.Tensor], batch: dict[str, tf.Tensor], *, num_outputs: int) -> tf.Tensor:
+    """Computes rows of like length together, so that a short one does not pay for a long neighbour.
+
+    Args:
+        network: Gives `(B, C)` logits.
+        batch: `(B, T)` each. No row is read beyond its last token.
+        num_outputs: C.
+    """
+    mask = batch["padding_mask"]
+    lengths = tf.reduce_max(tf.where(mask != 0, tf.range(1, tf.shape(mask)[1] + 1), 1), axis=1)  # (B,)
+    groups = tf.searchsorted(_GROUP_LENGTHS, lengths)
+
+    def add(group: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = tf.where(groups == group)  # (b, 1)
+
+        def compute() -> tf.Tensor:
+            longest = tf.reduce_max(tf.gather_nd(lengths, rows))
+            some = {name: tf.gather_nd(value, rows)[:, :longest] for name, value in batch.items()}
+            return tf.tensor_scatter_nd_update(logits, rows, network(some))
+
+        return group + 1, tf.cond(tf.size(rows) > 0, compute, lambda: logits)
+
+    variables = (0, tf.zeros([tf.shape(mask)[0], num_outputs]))
+    return tf.while_loop(lambda group, _: group <= len(_GROUP_LENGTHS), add, variables, parallel_iterations=1)[1]
 
 
 def scores(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:

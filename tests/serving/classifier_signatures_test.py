@@ -1,11 +1,15 @@
 """Text to token ids to answers, in graph ops."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from aigc_tf.data.batches import Packing, pack_rows
 from aigc_tf.models.classifier import model_inputs
+from aigc_tf.serving import classifier_signatures
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, answer, pack_tokens, text_function
 from tests.tiny_classifier import build_model, load_tokenizer
 
@@ -158,6 +162,28 @@ def test_a_number_is_answered_to_an_example_by_the_name_that_the_server_knows(tm
     np.testing.assert_array_equal(found["outputs"], module.serve_text(tf.constant(["abc", "z"]))["value"])
 
 
+@pytest.mark.filterwarnings("ignore:You are using a softmax")
+def test_rows_of_like_length_are_computed_together_and_answers_stay_in_their_places(tmp_path):
+    spec = dataclasses.replace(SINGLE, max_length=80)
+    model, widths = build_model(max_length=80), []
+
+    def network(batch):
+        widths.append(tuple(batch["token_ids"].shape))
+        return model(batch, training=False)
+
+    texts = ["z " * count for count in (3, 70, 0, 14, 15, 40, 1, 500)]
+    tokenizer = load_tokenizer(tmp_path)
+    batch = ClassifierModule(model, tokenizer, spec).tokenize(tf.constant(texts))
+    forward = functools.partial(classifier_signatures._by_length, network, num_outputs=3)
+    found = forward(batch)
+    assert widths == [(4, 16), (1, 17), (1, 42), (2, 80)]
+    np.testing.assert_allclose(found, model(batch, training=False), atol=1e-5)
+    assert forward({name: ids[:0] for name, ids in batch.items()}).shape == (0, 3)
+    nothing = {name: tf.zeros_like(ids) for name, ids in batch.items()}
+    assert forward(nothing).shape == (8, 3)
+    assert widths[-1] == (8, 1)
+
+
 def test_token_ids_are_answered_as_their_text_is_and_read_no_further_than_the_longest(tmp_path):
     model = build_model()
     module = ClassifierModule(model, load_tokenizer(tmp_path), SINGLE)
@@ -175,11 +201,6 @@ def test_token_ids_are_answered_as_their_text_is_and_read_no_further_than_the_lo
     )
     whole = {name: value[:0] for name, value in ids.items()}
     assert {name: len(value) for name, value in module.serve_token_ids(whole).items()} == dict.fromkeys(expected, 0)
-    # Ids behind the mask of all rows do not come near the network.
-    wild = {**ids, "token_ids": tf.where(ids["padding_mask"] > 0, ids["token_ids"], -5)}
-    longest = int(tf.reduce_max(tf.reduce_sum(ids["padding_mask"], axis=1)))
-    wild["token_ids"] = tf.concat([ids["token_ids"][:, :longest], wild["token_ids"][:, longest:]], axis=1)
-    np.testing.assert_array_equal(module.serve_token_ids(wild)["logits"], expected["logits"])
 
 
 def test_the_module_tracks_each_weight_once_and_no_random_state(tmp_path):
