@@ -35,6 +35,7 @@ from aigc_tf.serving.double.batching import Batching
 from aigc_tf.serving.double.flags import parse_flags
 from aigc_tf.serving.double.served_models import read_config, single_model
 from aigc_tf.serving.double.server import Double
+from aigc_tf.serving.stand_in.status import StatusError
 from tests.echo_model import Echo, HalfPlusThree, save
 
 ROOT = Path(__file__).parents[2]
@@ -435,6 +436,7 @@ def test_errors_over_grpc(prediction):
         ("half", {"z": [1.0]}, {}, "INVALID_ARGUMENT", "Signature input alias: x(feed name: serving_default_x:0)"),
         ("half", {"x": ["a"]}, {}, "INVALID_ARGUMENT", "string"),
         ("half", {"x": [1.0]}, {"output_filter": ["z"]}, "INVALID_ARGUMENT", "output tensor alias not found in"),
+        ("half", {"x": [1.0]}, {"output_filter": ["y", "y"]}, "INVALID_ARGUMENT", "duplicate output tensor alias: y"),
         ("echo", {"n": [0]}, {"signature": "divide"}, "INVALID_ARGUMENT", "Integer division by zero"),
         ("echo", {"x": [0.0]}, {"signature": "compiled"}, "INTERNAL", "XLA compilation disabled"),
     ]
@@ -545,7 +547,7 @@ def test_versions_come_and_go_and_labels_move(base, tmp_path):
 
 def test_requests_that_come_together_are_computed_together(base):
     batching = Batching(max_batch_size=8, batch_timeout_micros=300_000, num_batch_threads=2, allowed_batch_sizes=(2, 8))
-    with Double(single_model("echo", os.fspath(base / "echo")), batching=batching) as double:
+    with Double(single_model("echo", os.fspath(base / "echo")), batching=batching, grpc_port=0) as double:
 
         def say(number):
             return ask(double, "/v1/models/echo:predict", {"instances": [f"text {number}"] * (1 + number % 2)})
@@ -563,6 +565,34 @@ def test_requests_that_come_together_are_computed_together(base):
         request = {"signature_name": "scalar", "inputs": "a"}
         status, reply = ask(double, "/v1/models/echo:predict", request)
         assert (status, "must have at least one dimension" in reply["error"]) == (400, True)
+
+        with (
+            grpc.insecure_channel(f"127.0.0.1:{double.grpc_port}") as channel,
+            concurrent.futures.ThreadPoolExecutor(2) as threads,
+        ):
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            texts, sizes = threads.map(
+                lambda wanted: predict(stub, "echo", {"text": ["ab"]}, output_filter=[wanted]), ("text", "size")
+            )
+            assert (list(texts.outputs), list(sizes.outputs)) == (["text"], ["size"])
+
+            # A version that goes answers the request that it has begun.
+            reply = threads.submit(predict, stub, "echo", {"steps": [500]}, signature="work")
+            while not double.models._loaded["echo", 1]._num_held:
+                time.sleep(0.001)
+            nothing = read_config(os.devnull)
+            nothing.model_config_list.SetInParent()
+            double.models.reload(nothing)
+            assert ask(double, "/v1/models/echo")[0] == 404
+            assert tf.make_ndarray(reply.result(60).outputs["done"]).tolist() == [500]
+
+
+def test_a_label_in_use_does_not_move_to_a_version_that_is_not_loaded(double, base):
+    config = read_config(os.fspath(base / "models.config"))
+    config.model_config_list.config[0].version_labels["stable"] = 125
+    with pytest.raises(StatusError, match="version 125 of model half, which is not currently available"):
+        double.models.reload(config)
+    assert ask(double, "/v1/models/half/labels/stable:predict", {"inputs": [2.0]}) == (200, {"outputs": [4.0]})
 
 
 def test_a_config_that_the_server_refuses_is_one_sentence(base, tmp_path):
