@@ -295,6 +295,9 @@ class ExportConfig:
     beginning, or `refuse` that row alone."""
     target: str = "2.20"
     """One of `SERVERS`: the oldest TensorFlow Serving that has to load the model."""
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Rows of the requests that the server warms up with, ascending; a rendered deployment makes batches of these
+    sizes."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -361,6 +364,7 @@ OPERATIONAL_FIELDS = frozenset(
         "export.dtype",
         "export.long_prompt",
         "export.target",
+        "export.batch_sizes",
     }
     | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )

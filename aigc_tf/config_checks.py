@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -67,6 +68,9 @@ def validate(config: ExperimentConfig) -> None:
     ):
         if value not in known:
             raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
+    sizes = config.export.batch_sizes
+    rises = bool(sizes) and sizes[0] >= 1 and all(one < next_one for one, next_one in itertools.pairwise(sizes))
+    _require(rises and len(sizes) <= 64, "export.batch_sizes", sizes, "1 to 64 ascending whole numbers from 1 on")
     keeps_text = config.task != "generate" or config.tokenizer.kind != "wordpiece"
     _require(keeps_text, "tokenizer.kind", config.tokenizer.kind, "'sentencepiece' for a generator, which keeps text")
     _validate_columns(data, is_labelled=config.task == "classify")
@@ -377,6 +381,7 @@ _ITEMS: dict[str, tuple[Any, str]] = {
     "data.label_thresholds": ((int, float), "finite numbers"),
     "training.class_weights": ((int, float), "finite numbers"),
     "training.profile_steps": (int, "whole numbers"),
+    "export.batch_sizes": (int, "whole numbers"),
 }
 
 

@@ -130,6 +130,8 @@ def test_the_configs_that_come_along_are_valid(name, request):
             {"training.strategy": "tpus"},
             "training.strategy is 'tpus'; it is one of auto, none, mirrored, multi_worker, tpu",
         ),
+        ({"export.batch_sizes": (4, 2)}, "export.batch_sizes is (4, 2); it must be 1 to 64 ascending whole numbers"),
+        ({"export.batch_sizes": ()}, "export.batch_sizes is (); it must be 1 to 64 ascending whole numbers from 1 on"),
         ({"export.target": "2.18"}, "export.target is '2.18'; it is one of 2.19, 2.20, 2.21."),
         ({"export.dtype": "auto"}, "export.dtype is 'auto'; it is one of float32, bfloat16."),
         ({"data.text_column": ""}, "data.text_column is ''; it must be the name of a column."),

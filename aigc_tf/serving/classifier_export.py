@@ -32,6 +32,7 @@ def export_classifier(
     name: str,
     dtype: str = "float32",
     target: str = ExportConfig.target,
+    batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
     samples: Sequence[tuple[str, ...]] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -45,6 +46,7 @@ def export_classifier(
         name: Name of the model.
         dtype: What the exported model computes in: float32 or bfloat16.
         target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
+        batch_sizes: Rows of the requests that the server warms up with.
         samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
@@ -67,6 +69,7 @@ def export_classifier(
         architecture=describe_classifier(served),
         num_parameters=int(served.count_params()),
         target=target,
+        batch_sizes=batch_sizes,
         build_module=lambda: ClassifierModule(served, tokenizer, spec),
         save_assets=save_assets,
         measure=lambda folder, module: _measure(folder, model, served, tokenizer, spec, samples=samples, dtype=dtype),

@@ -40,6 +40,7 @@ def export_generator(
     dtype: str = "float32",
     long_prompt: str = "cut",
     target: str = ExportConfig.target,
+    batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
     prompts: Sequence[str] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -55,6 +56,7 @@ def export_generator(
         dtype: What the exported model computes in: float32 or bfloat16.
         long_prompt: One of `config.LONG_PROMPTS`.
         target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
+        batch_sizes: Rows of the requests that the server warms up with.
         prompts: Of the data, to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
@@ -97,6 +99,7 @@ def export_generator(
         architecture=describe_generator(served),
         num_parameters=int(served.count_params()),
         target=target,
+        batch_sizes=batch_sizes,
         build_module=lambda: GeneratorModule(
             served, tokenizer, max_length=max_length, generation=generation, long_prompt=long_prompt
         ),

@@ -29,11 +29,12 @@ from aigc_tf.config import InputError, RunError
 from aigc_tf.models.adapters import adapter_of, save_adapter
 from aigc_tf.serving.op_gate import check_servable, graph_ops
 from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
+from aigc_tf.serving.warmup import try_warmup, write_warmup
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
-_FORMAT = 5
+_FORMAT = 6
 """Raise it when the same model would export to another graph or manifest."""
 
 
@@ -48,6 +49,8 @@ class Publication:
     num_parameters: int
     target: str
     """Version of TensorFlow Serving that has to load it, one of config.SERVERS."""
+    batch_sizes: tuple[int, ...]
+    """Rows of the requests that the server warms up with; a deployment allows batches of these sizes."""
     build_module: Callable[[], Any]
     """Gives the tf.Module to save, whose `signatures()` are the functions by their names."""
     save_assets: Callable[[Path], None]
@@ -125,7 +128,12 @@ def write_adapter(model: keras.Model, folder: Path) -> list[str]:
 
 
 def _publish(publication: Publication, base: str, name: str, source: Mapping[str, Any]) -> Export:
-    settings = {"format": _FORMAT, "target": publication.target, **publication.settings}
+    settings = {
+        "format": _FORMAT,
+        "target": publication.target,
+        "batch_sizes": list(publication.batch_sizes),
+        **publication.settings,
+    }
     identity = _sha256_json({**settings, "architecture": publication.architecture})
     versions = _published_versions(base)
     if versions:
@@ -151,6 +159,8 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
         facts |= _write_saved_model(module, publication.save_assets, folder)
         facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=publication.target)]
         facts["parity"] = publication.measure(folder, module)
+        write_warmup(folder, facts["signatures"], publication.batch_sizes)
+        facts["warmup"] = dataclasses.asdict(try_warmup(folder, facts["signatures"]))
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
             facts["formats"] = publication.write_formats(formats)

@@ -204,6 +204,7 @@ def export_classification(
         name=config.name,
         dtype=config.export.dtype,
         target=config.export.target,
+        batch_sizes=config.export.batch_sizes,
         samples=samples,
         source=source,
     )

@@ -209,6 +209,7 @@ def export_generation(
         dtype=config.export.dtype,
         long_prompt=config.export.long_prompt,
         target=config.export.target,
+        batch_sizes=config.export.batch_sizes,
         prompts=prompts,
         source=source,
     )

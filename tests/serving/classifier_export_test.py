@@ -7,6 +7,7 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, ModelConfig, RunError, TokenizerConfig
@@ -18,6 +19,7 @@ from aigc_tf.serving.classifier_parity import check_parity
 from aigc_tf.serving.classifier_signatures import ServingSpec
 from aigc_tf.serving.other_process import StandIn, bytes_array
 from aigc_tf.serving.predictor import Predictor
+from aigc_tf.serving.warmup import WARMUP_FILE
 from tests.tiny_classifier import build_model, load_tokenizer, logits_of, make_batch
 
 SPEC = ServingSpec(
@@ -57,6 +59,23 @@ def test_the_manifest_says_what_the_model_is(exported):
     assert parity["training_dtype"] == "mixed_bfloat16"
     assert 0 < parity["logits_difference_to_training_dtype"] < 0.5
     assert done.summary().startswith(f"Exported {done.path}: in a new process it differs by at most")
+
+
+def test_the_warm_up_file_asks_each_signature_with_each_batch_size(exported):
+    _, done = exported
+    found = []
+    for record in tf.data.TFRecordDataset(f"{done.path}/{WARMUP_FILE}"):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        if log.HasField("classify_log"):
+            request = log.classify_log.request
+            found.append((request.model_spec.signature_name, len(request.input.example_list.examples)))
+        else:
+            request = log.predict_log.request
+            [size] = {value.tensor_shape.dim[0].size for value in request.inputs.values()}
+            found.append((request.model_spec.signature_name, size))
+    assert found == [(name, size) for name in done.manifest["signatures"] for size in (1, 2, 4, 8)]
+    assert done.manifest["batch_sizes"] == [1, 2, 4, 8]
+    assert done.manifest["warmup"]["num_requests"] == len(found)
 
 
 def test_names_of_inputs_and_outputs_are_those_of_a_request(exported):

@@ -11,6 +11,7 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from aigc_tf import storage
 from aigc_tf.config import InputError, RunError
@@ -24,6 +25,7 @@ from aigc_tf.serving.op_gate import graph_ops
 from aigc_tf.serving.other_process import HOSTILE_TEXTS, StandIn
 from aigc_tf.serving.predictor import Predictor
 from aigc_tf.serving.text_generator import TextGenerator
+from aigc_tf.serving.warmup import WARMUP_FILE
 from tests import tiny_generator
 from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
 
@@ -108,6 +110,24 @@ def test_the_manifest_says_what_the_model_is(exported, tokenizer):
     assert parity["tokens_per_second"] > 0 < parity["tokens_per_second_in_process"]
     assert (parity["training_dtype"], parity["logits_difference_to_training_dtype"] > 0) == ("mixed_bfloat16", True)
     assert done.summary().startswith(f"Exported {done.path}: in a new process it continues {len(PROMPTS) + 9} prompts")
+
+
+def read_warmup(path):
+    records = tf.data.TFRecordDataset(storage.join(path, WARMUP_FILE))
+    return [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
+
+
+def test_the_warm_up_file_asks_each_signature_with_each_batch_size(exported):
+    _, done = exported
+    found = {}
+    for log in read_warmup(done.path):
+        request = log.predict_log.request
+        sizes = {value.tensor_shape.dim[0].size for value in request.inputs.values()}
+        found.setdefault(request.model_spec.signature_name, []).extend(sizes)
+    assert found == {name: [1, 2, 4, 8] for name in done.manifest["signatures"]}
+    warmup = done.manifest["warmup"]
+    assert warmup["num_requests"] == 4 * len(found)
+    assert 0 < warmup["first_request_seconds"] < done.manifest["parity"]["first_request_seconds"]
 
 
 def test_a_stock_server_has_its_ops_and_none_of_them_is_random(exported):

@@ -39,6 +39,7 @@ def publication(number=1.0, **changes):
         "architecture": {"class": "Adder"},
         "num_parameters": 1,
         "target": "2.20",
+        "batch_sizes": (1, 3),
         "build_module": lambda: module,
         "save_assets": lambda folder: (folder / "number.txt").write_text(str(number)),
         "measure": lambda folder, module: {"difference": 0.0},
@@ -68,6 +69,24 @@ def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(t
     assert run(tmp_path, architecture={"class": "Other"}, target="2.21") == (5, True)
     assert names(tmp_path / "toy") == names(tmp_path / "toy-formats") == ["1", "2", "3", "4", "5"]
     assert (tmp_path / "toy-formats" / "2" / "plain" / "number.txt").read_text() == "2.0"
+
+
+def test_a_request_that_fails_while_the_model_warms_up_fails_the_export(tmp_path):
+    class Picky(Adder):
+        def signatures(self):
+            @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="value")])
+            def add(value):
+                return {"total": tf.ensure_shape(value, [1]) + self.number}
+
+            self.add = add
+            return {"serving_default": add}
+
+    module = Picky(1.0)
+    functions = module.signatures()
+    module.signatures = lambda: functions
+    with pytest.raises(RunError, match="Shape of tensor"):
+        run(tmp_path, build_module=lambda: module)
+    assert names(tmp_path / "toy") == []
 
 
 def test_a_damaged_version_is_not_taken_for_the_same_model(tmp_path):
