@@ -159,7 +159,7 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
         facts |= _write_saved_model(module, publication.save_assets, folder)
         facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=publication.target)]
         facts["parity"] = publication.measure(folder, module)
-        write_warmup(folder, facts["signatures"], publication.batch_sizes)
+        write_warmup(folder, name, facts["signatures"], publication.batch_sizes)
         facts["warmup"] = dataclasses.asdict(try_warmup(folder, facts["signatures"]))
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:

@@ -19,14 +19,7 @@ from aigc_tf.serving.other_process import StandIn
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 _TEXTS = ("A short text.", "Another text, which is a little longer than the one before it, so that batches are uneven.")
-_NEW_TOKENS = 4
-_VALUES: dict[str, Any] = {
-    "max_new_tokens": _NEW_TOKENS,
-    "seed": 0,
-    "prompt_lengths": 2,
-    "stop": b"",
-    "choices": b"a\nb",
-}
+_VALUES: dict[str, Any] = {"max_new_tokens": 4, "seed": 0, "prompt_lengths": 2, "stop": b"", "choices": b"a\nb"}
 """What an input gets in each row; other numbers get -1, with which a setting is the export's own, and other texts
 those above. Ids and masks get 1."""
 
@@ -42,12 +35,16 @@ class WarmUp:
 
 
 def write_warmup(
-    folder: str | os.PathLike[str], signatures: Mapping[str, Mapping[str, Any]], batch_sizes: Sequence[int]
+    folder: str | os.PathLike[str],
+    model_name: str,
+    signatures: Mapping[str, Mapping[str, Any]],
+    batch_sizes: Sequence[int],
 ) -> None:
     """Writes the warm-up file: one request for each signature and batch size.
 
     Args:
         folder: The SavedModel.
+        model_name: By which the server knows it.
         signatures: By name its `inputs`: by name dtype and shape, the first axis free, as the manifest has them.
         batch_sizes: Rows of the requests.
     """
@@ -56,7 +53,7 @@ def write_warmup(
     with tf.io.TFRecordWriter(os.fspath(path)) as writer:
         for name, signature in signatures.items():
             for num_rows in batch_sizes:
-                writer.write(_log(name, signature["inputs"], num_rows).SerializeToString())
+                writer.write(_log(model_name, name, signature["inputs"], num_rows).SerializeToString())
 
 
 def try_warmup(folder: str | os.PathLike[str], signatures: Mapping[str, Mapping[str, Any]]) -> WarmUp:
@@ -75,18 +72,18 @@ def try_warmup(folder: str | os.PathLike[str], signatures: Mapping[str, Mapping[
         )
 
 
-def _log(name: str, inputs: Mapping[str, Any], num_rows: int) -> prediction_log_pb2.PredictionLog:
+def _log(model_name: str, name: str, inputs: Mapping[str, Any], num_rows: int) -> prediction_log_pb2.PredictionLog:
     log = prediction_log_pb2.PredictionLog()
     kind = {"classify": log.classify_log, "regress": log.regress_log}.get(name)
     if kind is not None:
-        kind.request.model_spec.signature_name = name
+        kind.request.model_spec.name, kind.request.model_spec.signature_name = model_name, name
         for row in range(num_rows):
             example = kind.request.input.example_list.examples.add()
             for feature in ("text", "text_b"):
                 example.features.feature[feature].bytes_list.value.append(_TEXTS[row % len(_TEXTS)].encode())
         return log
     request = log.predict_log.request
-    request.model_spec.signature_name = name
+    request.model_spec.name, request.model_spec.signature_name = model_name, name
     for key, (dtype, shape) in inputs.items():
         request.inputs[key].CopyFrom(tf.make_tensor_proto(_value(key, dtype, shape, num_rows=num_rows)))
     return log

@@ -122,6 +122,7 @@ def test_the_warm_up_file_asks_each_signature_with_each_batch_size(exported):
     found = {}
     for log in read_warmup(done.path):
         request = log.predict_log.request
+        assert request.model_spec.name == "toy"
         sizes = {value.tensor_shape.dim[0].size for value in request.inputs.values()}
         found.setdefault(request.model_spec.signature_name, []).extend(sizes)
     assert found == {name: [1, 2, 4, 8] for name in done.manifest["signatures"]}
