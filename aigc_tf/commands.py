@@ -227,6 +227,8 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
         prepared = None
     done = door.export(model, config, facts, prepared=prepared, source=source)
     print(done.summary())
+    if table := done.cost_table():
+        print(f"\nWhat its weights cost:\n{table}")
     folder = os.path.dirname(done.path)
     print(f'\nAsk it:    python scripts/{door.ask_script.replace(" ", f" --model={folder} ")}="..."')
     print(f"Serve it:  tensorflow_model_server --rest_api_port=8501 --model_name={config.name} \\")

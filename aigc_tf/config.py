@@ -52,6 +52,7 @@ BAD_STEP_POLICIES = ("stop", "skip", "rollback")
 WEIGHT_KINDS = ("auto", "raw", "averaged")
 ADAPTER_KINDS = ("lora", "prefix")
 LONG_PROMPTS = ("cut", "refuse")
+STORED_WEIGHTS = ("float32", "bfloat16", "int8")
 SERVERS = ("2.19", "2.20", "2.21")
 """Versions of TensorFlow Serving that an export can be checked for."""
 
@@ -293,6 +294,8 @@ class ExportConfig:
     long_prompt: str = "cut"
     """One of `LONG_PROMPTS`: what a generator does with a prompt of data.max_length tokens or more: `cut` off its
     beginning, or `refuse` that row alone."""
+    weights: str = "float32"
+    """One of `STORED_WEIGHTS`: data type that the exported model's weights are stored in."""
     target: str = "2.20"
     """One of `SERVERS`: the oldest TensorFlow Serving that has to load the model."""
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
@@ -365,6 +368,7 @@ OPERATIONAL_FIELDS = frozenset(
         "export.long_prompt",
         "export.target",
         "export.batch_sizes",
+        "export.weights",
     }
     | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )

@@ -19,6 +19,7 @@ from aigc_tf.config import (
     SCHEDULES,
     SERVERS,
     SPLITS,
+    STORED_WEIGHTS,
     STRATEGIES,
     TASK_NAMES,
     TOKENIZER_KINDS,
@@ -64,6 +65,7 @@ def validate(config: ExperimentConfig) -> None:
         ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
         ("export.long_prompt", config.export.long_prompt, LONG_PROMPTS),
         ("export.target", config.export.target, SERVERS),
+        ("export.weights", config.export.weights, STORED_WEIGHTS),
         ("adapter.kind", config.adapter.kind, ADAPTER_KINDS),
     ):
         if value not in known:

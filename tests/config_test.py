@@ -132,6 +132,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ),
         ({"export.batch_sizes": (4, 2)}, "export.batch_sizes is (4, 2); it must be 1 to 64 ascending whole numbers"),
         ({"export.batch_sizes": ()}, "export.batch_sizes is (); it must be 1 to 64 ascending whole numbers from 1 on"),
+        ({"export.weights": "int4"}, "export.weights is 'int4'; it is one of float32, bfloat16, int8."),
         ({"export.target": "2.18"}, "export.target is '2.18'; it is one of 2.19, 2.20, 2.21."),
         ({"export.dtype": "auto"}, "export.dtype is 'auto'; it is one of float32, bfloat16."),
         ({"data.text_column": ""}, "data.text_column is ''; it must be the name of a column."),

@@ -171,7 +171,9 @@ class Embeddings(keras.layers.Layer):
             at = self.positions[: tf.shape(token_ids)[1]]
         else:
             at = tf.gather(self.positions, positions)
-        return _dropout(self, tf.gather(self.tokens, token_ids) + at, training)
+        tokens = tf.gather(self.tokens, token_ids)
+        # The tables may be kept smaller: serving.quantization.
+        return _dropout(self, tf.cast(tokens, tf.float32) + tf.cast(at, tf.float32), training)
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
         """Returns `(N, V)` float32 of `(N, D)`."""

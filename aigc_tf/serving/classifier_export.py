@@ -17,10 +17,12 @@ from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import clone_classifier, describe_classifier, merge_classifier
 from aigc_tf.models.formats import build_word_piece, save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
-from aigc_tf.serving.classifier_parity import Parity, check_parity, logits_difference, pack_texts
+from aigc_tf.serving.classifier_parity import Parity, check_parity, logits_difference, pack_texts, timed_call
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, packed_length
 from aigc_tf.serving.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish, write_adapter
+from aigc_tf.serving.publishing import POLICIES, Comparison, Export, Publication, check_name, publish, write_adapter
+from aigc_tf.serving.quantization import store
+from aigc_tf.serving.weights_cost import Judge, measure_served
 
 
 def export_classifier(
@@ -33,6 +35,8 @@ def export_classifier(
     dtype: str = "float32",
     target: str = ExportConfig.target,
     batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
+    weights: str = ExportConfig.weights,
+    judge: Judge | None = None,
     samples: Sequence[tuple[str, ...]] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -47,6 +51,8 @@ def export_classifier(
         dtype: What the exported model computes in: float32 or bfloat16.
         target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
         batch_sizes: Rows of the requests that the server warms up with.
+        weights: One of `config.STORED_WEIGHTS`.
+        judge: Judges smaller weights on data.
         samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
@@ -56,7 +62,9 @@ def export_classifier(
     """
     check_name(name)
     with tf.device("CPU:0"):  # see serving.other_process
-        served = merge_classifier(model, dtype=POLICIES[dtype])
+        full = merge_classifier(model, dtype=POLICIES[dtype])
+        served = full if weights == "float32" else clone_classifier(full, dtype=POLICIES[dtype])
+    stored = None if weights == "float32" else store(served, weights)
     hashes = {"weights_sha256": weights_sha256(weights_by_path(served)), "tokenizer_sha256": tokenizer.sha256()}
 
     def save_assets(folder: Path) -> None:
@@ -64,20 +72,29 @@ def export_classifier(
         labels = json.dumps(list(spec.label_names), ensure_ascii=False, indent=2) + "\n"
         (folder / "label_names.json").write_text(labels, encoding="utf-8")
 
+    def compare(full_folder: Path, folder: Path) -> dict[str, Any]:
+        call = timed_call(samples or [tuple(["A text."] * (1 + spec.is_pair))])
+        measured = measure_served([full_folder, folder], call, count=lambda outputs: len(next(iter(outputs.values()))))
+        cost = {"unit": "examples", "float32": measured[0], weights: measured[1]}
+        return cost if judge is None else {**cost, "judged": judge(full, served)}
+
     publication = Publication(
-        settings={"task": "classify", **dataclasses.asdict(spec), "dtype": dtype, **hashes},
+        settings={"task": "classify", **dataclasses.asdict(spec), "dtype": dtype, "weights": weights, **hashes},
         architecture=describe_classifier(served),
         num_parameters=int(served.count_params()),
         target=target,
         batch_sizes=batch_sizes,
-        build_module=lambda: ClassifierModule(served, tokenizer, spec),
+        build_module=lambda: ClassifierModule(served, tokenizer, spec, stored=stored),
         save_assets=save_assets,
         measure=lambda folder, module: _measure(folder, model, served, tokenizer, spec, samples=samples, dtype=dtype),
         write_formats=lambda folder: [
-            *_write_formats(served, tokenizer, spec, folder),
+            *_write_formats(full, tokenizer, spec, folder),
             *write_adapter(model, folder),
         ],
         conclude=_conclude,
+        comparison=Comparison(build_module=lambda: ClassifierModule(full, tokenizer, spec), measure=compare)
+        if stored
+        else None,
     )
     return publish(publication, directory=directory, name=name, source=source)
 

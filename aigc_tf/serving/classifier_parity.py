@@ -20,6 +20,7 @@ from aigc_tf.serving.classifier_signatures import EXAMPLE_SIGNATURES, ServingSpe
 from aigc_tf.serving.other_process import Call, bytes_array, call_elsewhere
 from aigc_tf.serving.predictor import to_bytes
 
+_TIMED_ROWS = 8
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
 """Largest difference of a logit or probability, by the dtype both processes compute in."""
 
@@ -90,6 +91,13 @@ def check_parity(
         first_request_seconds=round(answers.seconds[0], 4),
         second_request_seconds=round(answers.seconds[1], 4),
     )
+
+
+def timed_call(texts: Sequence[tuple[str | bytes, ...]]) -> Call:
+    """Returns a call of 8 texts, to measure speed by."""
+    rows = [texts[row % len(texts)] for row in range(_TIMED_ROWS)]
+    columns = dict(zip(("text", "text_b"), map(bytes_array, zip(*rows, strict=True)), strict=False))
+    return Call(function="serving_default", inputs=columns)
 
 
 def logits_difference(first: keras.Model, second: keras.Model, batch: Mapping[str, np.ndarray]) -> float:

@@ -20,6 +20,7 @@ from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.models.classifier import model_inputs
 from aigc_tf.serving.graph_functions import traced_once
 from aigc_tf.serving.predictor import TextFunction, to_bytes
+from aigc_tf.serving.quantization import ServedWeights, Stored
 
 _GROUP_LENGTHS = (16, 32, 64, 128, 256)
 """Rows of a batch whose lengths lie between the same two of these are computed together."""
@@ -147,11 +148,14 @@ class ClassifierModule(tf.Module):
         model: What `build_classifier` returned, in the dtype to compute in.
         tokenizer: The tokenizer of the prepared data.
         spec: Meaning of input and output.
+        stored: What `quantization.store` returned of the model; None to save its weights as they are.
     """
 
-    def __init__(self, model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec):
+    def __init__(
+        self, model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec, *, stored: list[Stored] | None = None
+    ):
         super().__init__(name="classifier")
-        self.weights = [weight.value for weight in model.weights]  # tracked: what the functions below read
+        self.weights = ServedWeights(model, stored)  # tracked: what the functions below read
         self.tokenizer = tokenizer
         packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
 
@@ -161,7 +165,7 @@ class ClassifierModule(tf.Module):
             return model_inputs(model, batch)
 
         length = packed_length(model, spec)
-        forward = _forward_function(model, length)
+        forward = _forward_function(model, self.weights, length)
         self.serve_text = _of_texts(lambda *columns: answer(forward(pack(columns, length)), spec), spec)
         self.serve_examples = _of_examples(lambda *columns: scores(forward(pack(columns, length)), spec), spec)
         self.serve_token_ids = _of_ids(lambda batch: answer(forward(batch), spec), model, spec)
@@ -186,11 +190,13 @@ def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
     return spec.max_length if isinstance(model.backbone, keras_nlp.models.FNetBackbone) else None
 
 
-def _forward_function(model: keras.Model, length: int | None) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+def _forward_function(
+    model: keras.Model, weights: ServedWeights, length: int | None
+) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
     """Returns what makes `(B, C)` logits of a batch."""
     inputs = {name: tf.TensorSpec([None, length], tf.int32, name=name) for name in model.input}
     # One function, of which a SavedModel holds one copy whatever calls it.
-    network = traced_once(lambda batch: model(batch, training=False), [inputs])
+    network = traced_once(weights.restoring(lambda batch: model(batch, training=False)), [inputs])
     return network if length else functools.partial(_by_length, network, num_outputs=model.output.shape[-1])
 
 

@@ -130,17 +130,18 @@ def render_deployment(
     )
 
 
-def required_memory(versions: Sequence[Version], *, rows: int) -> int:
+def required_memory(versions: Sequence[Version], *, rows: int, batches: int = 1) -> int:
     """Returns how many bytes of memory a server of these versions is given.
 
     The server itself takes 512 MiB. A version takes 256 MiB for its graph and for activations, 1.5 times its folder for
-    weights, and, of a generator, keys and values of the rows in work, twice, since a step copies them. The largest
-    version counts twice: a new one is loaded before the old one goes. Rounded up to 256 MiB. Measured is less:
-    docs/render_deployment.md.
+    weights, 4 bytes a parameter for each batch in work where it restores smaller weights, and, of a generator, keys and
+    values of the rows in work, twice, since a step copies them. The largest version counts twice: a new one is loaded
+    before the old one goes. Rounded up to 256 MiB. Measured is less: docs/render_deployment.md.
 
     Args:
         versions: All that are served.
         rows: Of all batches that run at the same time.
+        batches: As many as run at the same time.
     """
 
     def of_one(version: Version) -> int:
@@ -148,7 +149,9 @@ def required_memory(versions: Sequence[Version], *, rows: int) -> int:
         cache = 2 * 4 * rows  # keys and values in float32
         for size in ("num_layers", "hidden_dim", "num_positions"):
             cache *= sizes.get(size, 0)
-        return _VERSION_MIB * _MIB + int(_FOLDER_FACTOR * version.num_bytes) + 2 * cache
+        restores = version.manifest.get("weights", "float32") not in ("float32", version.manifest.get("dtype"))
+        restored = 4 * batches * version.manifest["num_parameters"] if restores else 0
+        return _VERSION_MIB * _MIB + int(_FOLDER_FACTOR * version.num_bytes) + restored + 2 * cache
 
     each = [of_one(version) for version in versions]
     total = _SERVER_MIB * _MIB + sum(each) + max(each)
@@ -224,7 +227,7 @@ def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, 
         "batch_sizes": batch_sizes,
         "max_batch_size": largest,
         "num_batch_threads": threads,
-        "memory_mib": required_memory(versions, rows=largest * threads) // _MIB,
+        "memory_mib": required_memory(versions, rows=largest * threads, batches=threads) // _MIB,
         "drain_seconds": timeout,
         "server_version": server_version([manifest.get("target", DEFAULT_TARGET) for manifest in manifests]),
         "server_flags": server_flags(timeout_seconds=timeout),

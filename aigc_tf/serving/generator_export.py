@@ -19,10 +19,12 @@ from aigc_tf.models.generator_formats import save_hugging_face, save_keras_prese
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.continuations import clean, pad_rows
 from aigc_tf.serving.continuer import Continuer, end_of_text
-from aigc_tf.serving.generator_parity import check_parity
+from aigc_tf.serving.generator_parity import check_parity, timed_call
 from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing import POLICIES, Export, Publication, check_name, publish, write_adapter
+from aigc_tf.serving.publishing import POLICIES, Comparison, Export, Publication, check_name, publish, write_adapter
+from aigc_tf.serving.quantization import Stored, store
+from aigc_tf.serving.weights_cost import Judge, measure_served
 
 _FORMATS = {"keras_nlp": save_keras_preset, "hugging_face": save_hugging_face}
 _COMPARED_TOKENS = 64
@@ -41,6 +43,8 @@ def export_generator(
     long_prompt: str = "cut",
     target: str = ExportConfig.target,
     batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
+    weights: str = ExportConfig.weights,
+    judge: Judge | None = None,
     prompts: Sequence[str] = (),
     source: Mapping[str, Any] | None = None,
 ) -> Export:
@@ -57,6 +61,8 @@ def export_generator(
         long_prompt: One of `config.LONG_PROMPTS`.
         target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
         batch_sizes: Rows of the requests that the server warms up with.
+        weights: One of `config.STORED_WEIGHTS`.
+        judge: Judges smaller weights on data.
         prompts: Of the data, to try the exported model on, besides hostile ones.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
@@ -73,7 +79,9 @@ def export_generator(
         )
     Continuer(model, tokenizer, max_length=max_length, stop=generation.stop)  # refuses what cannot be served
     with tf.device("CPU:0"):  # see serving.other_process
-        served = merge_generator(model, dtype=POLICIES[dtype])
+        full = merge_generator(model, dtype=POLICIES[dtype])
+        served = full if weights == "float32" else clone_generator(full, dtype=POLICIES[dtype])
+    stored = None if weights == "float32" else store(served, weights)
     texts: list[str | bytes] = [clean(prompt) for prompt in prompts]
     texts += HOSTILE_TEXTS
 
@@ -82,6 +90,17 @@ def export_generator(
             parity = check_parity(folder, module, prompts=texts, max_length=max_length, dtype=dtype)
             difference = _difference_to_training(model, served, tokenizer, texts, max_length=max_length)
         return {**dataclasses.asdict(parity), **difference}
+
+    def build_module(network: keras.Model, stored: list[Stored] | None) -> GeneratorModule:
+        return GeneratorModule(
+            network, tokenizer, max_length=max_length, generation=generation, long_prompt=long_prompt, stored=stored
+        )
+
+    def compare(full_folder: Path, folder: Path) -> dict[str, Any]:
+        call = timed_call(tokenizer, prompts=texts, max_length=max_length)
+        measured = measure_served([full_folder, folder], call, count=lambda outputs: int(outputs["num_tokens"].sum()))
+        cost = {"unit": "tokens", "float32": measured[0], weights: measured[1]}
+        return cost if judge is None else {**cost, "judged": judge(full, served)}
 
     publication = Publication(
         settings={
@@ -93,6 +112,7 @@ def export_generator(
             "vocabulary_size": tokenizer.vocabulary_size,
             "end_of_text_id": end_of_text(tokenizer),
             "dtype": dtype,
+            "weights": weights,
             "weights_sha256": weights_sha256(weights_by_path(served)),
             "tokenizer_sha256": tokenizer.sha256(),
         },
@@ -100,16 +120,15 @@ def export_generator(
         num_parameters=int(served.count_params()),
         target=target,
         batch_sizes=batch_sizes,
-        build_module=lambda: GeneratorModule(
-            served, tokenizer, max_length=max_length, generation=generation, long_prompt=long_prompt
-        ),
+        build_module=lambda: build_module(served, stored),
         save_assets=tokenizer.save,
         measure=measure,
         write_formats=lambda folder: [
-            *_write_formats(served, tokenizer, folder, max_length=max_length),
+            *_write_formats(full, tokenizer, folder, max_length=max_length),
             *write_adapter(model, folder),
         ],
         conclude=_conclude,
+        comparison=Comparison(build_module=lambda: build_module(full, None), measure=compare) if stored else None,
     )
     return publish(publication, directory=directory, name=name, source=source)
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import RunError
+from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.serving.continuations import pad_rows
 from aigc_tf.serving.continuer import SETTINGS
 from aigc_tf.serving.generator_signatures import GeneratorModule
@@ -96,7 +97,7 @@ def check_parity(
         RunError: If the process fails or continues a prompt otherwise, which is named then; or if in float32 neighbours
             change what a prompt gets.
     """
-    requests = _Requests(module, prompts, max_length=max_length)
+    requests = _Requests(module.tokenizer, prompts, max_length=max_length)
     rows = np.arange(len(prompts))
     batches = [rows[first : first + _BATCH] for first in range(0, len(prompts), _BATCH)]
     alone = rows[:: -(-len(rows) // _MAX_ALONE)]
@@ -137,12 +138,18 @@ def check_parity(
     )
 
 
+def timed_call(tokenizer: Tokenizer, prompts: Sequence[str | bytes], *, max_length: int) -> Call:
+    """Returns a call of 8 prompts and up to 64 drawn tokens each, to measure speed by."""
+    requests = _Requests(tokenizer, prompts, max_length=max_length)
+    return requests.call(np.resize(np.arange(len(prompts)), _BATCH), _DRAWN, new_tokens=_MANY_TOKENS)
+
+
 class _Requests:
     """Makes calls of prompts by their numbers."""
 
-    def __init__(self, module: GeneratorModule, prompts: Sequence[str | bytes], *, max_length: int):
+    def __init__(self, tokenizer: Tokenizer, prompts: Sequence[str | bytes], *, max_length: int):
         self._texts = bytes_array(prompts)
-        ids = module.tokenizer.encode([text.decode("utf-8", "replace") for text in self._texts])
+        ids = tokenizer.encode([text.decode("utf-8", "replace") for text in self._texts])
         self._ids = [row[:max_length] for row in ids]
         self._max_length = max_length
 

@@ -14,6 +14,7 @@ from aigc_tf.data.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
 from aigc_tf.serving.continuer import NUM_ROW_STOPS, SETTINGS, Continuer, request_settings
 from aigc_tf.serving.graph_functions import traced_once
+from aigc_tf.serving.quantization import ServedWeights, Stored
 from aigc_tf.serving.scoring import Scorer
 
 
@@ -55,6 +56,7 @@ class GeneratorModule(tf.Module):
     Args:
         model: One of ours, in the dtype to compute in.
         tokenizer: The tokenizer of the prepared data.
+        stored: What `quantization.store` returned of the model; None to save its weights as they are.
         max_length: Positions of prompt and continuation together.
         generation: Settings of `defaults`; its stop strings are those of every signature.
         long_prompt: One of `config.LONG_PROMPTS`.
@@ -70,19 +72,20 @@ class GeneratorModule(tf.Module):
         max_length: int,
         generation: GenerationConfig,
         long_prompt: str = "cut",
+        stored: list[Stored] | None = None,
     ):
         super().__init__(name="generator")
         continuer = Continuer(model, tokenizer, max_length=max_length, stop=generation.stop, long_prompt=long_prompt)
-        self.weights = [weight.value for weight in model.weights]  # tracked: what the functions below read
+        self.weights = ServedWeights(model, stored)  # tracked: what the functions below read
         self.tokenizer = tokenizer
-        generate = _shared(continuer)
+        generate = _shared(continuer, self.weights)
         self.generate_text = _text_function(continuer, generate, generation)
         self.generate_by_defaults = _defaults_function(continuer, generate, generation)
         self.generate_ids = _ids_function(generate, generation, max_length)
-        self.generate_until = _until_function(continuer, generation)
+        self.generate_until = _until_function(continuer, self.weights, generation)
         scorer = Scorer(model, tokenizer, max_length=max_length, long_prompt=long_prompt)
-        self.score = _pair_function(scorer.score, "continuation")
-        self.choose = _pair_function(scorer.choose, "choices")
+        self.score = _pair_function(self.weights.restoring(scorer.score), "continuation")
+        self.choose = _pair_function(self.weights.restoring(scorer.choose), "choices")
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions of the SavedModel under their names."""
@@ -104,11 +107,11 @@ def _setting_specs() -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in SETTINGS.items()}
 
 
-def _shared(continuer: Continuer) -> Any:
+def _shared(continuer: Continuer, weights: ServedWeights) -> Any:
     """Returns the loop as one function, of which a SavedModel holds one copy whatever calls it."""
     ids, lengths = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)
     settings = Settings(**_setting_specs())
-    return traced_once(continuer.generate, [ids, lengths, settings])
+    return traced_once(weights.restoring(continuer.generate), [ids, lengths, settings])
 
 
 def _signature(body: Body, specs: Mapping[str, tf.TensorSpec]) -> Any:
@@ -154,10 +157,11 @@ def _ids_function(generate: Any, generation: GenerationConfig, max_length: int) 
     return _signature(generate_ids, {**prompt, **_setting_specs()})
 
 
-def _until_function(continuer: Continuer, generation: GenerationConfig) -> Any:
+def _until_function(continuer: Continuer, weights: ServedWeights, generation: GenerationConfig) -> Any:
     def generate_until(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         prompts = continuer.tokenize(inputs["prompt"])
-        return continuer.generate_until(*prompts, request_settings(inputs, generation), inputs["stop"])
+        generate = weights.restoring(continuer.generate_until)
+        return generate(*prompts, request_settings(inputs, generation), inputs["stop"])
 
     stop = tf.TensorSpec([None, NUM_ROW_STOPS], tf.string, name="stop")
     return _signature(generate_until, {"prompt": _PROMPT, "stop": stop, **_setting_specs()})

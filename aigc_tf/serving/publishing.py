@@ -30,12 +30,23 @@ from aigc_tf.models.adapters import adapter_of, save_adapter
 from aigc_tf.serving.op_gate import check_servable, graph_ops
 from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
 from aigc_tf.serving.warmup import try_warmup, write_warmup
+from aigc_tf.serving.weights_cost import cost_table
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
 _FORMAT = 6
 """Raise it when the same model would export to another graph or manifest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a model with smaller weights is compared with the same one with float32 weights."""
+
+    build_module: Callable[[], Any]
+    """Gives the tf.Module with float32 weights, as `Publication.build_module`."""
+    measure: Callable[[Path, Path], dict[str, Any]]
+    """What it costs, for JSON: folders of the SavedModels with float32 weights and with smaller ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,8 @@ class Publication:
     """Fills a folder with other formats and returns the names of their folders."""
     conclude: Callable[[dict[str, Any]], str]
     """Says in half a sentence what `measure` found: `in a new process it ...`."""
+    comparison: Comparison | None = None
+    """Where weights are stored smaller than float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +97,11 @@ class Export:
         if not self.created:
             return f"{self.path} is this very model already; nothing was written."
         return f"Exported {self.path}: {self.conclusion}."
+
+    def cost_table(self) -> str:
+        """Returns lines on what smaller weights cost; empty where weights are float32."""
+        cost = self.manifest.get("weights_cost")
+        return cost_table(cost, weights=self.manifest["weights"]) if cost else ""
 
 
 def publish(
@@ -161,6 +179,8 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
         facts["parity"] = publication.measure(folder, module)
         write_warmup(folder, name, facts["signatures"], publication.batch_sizes)
         facts["warmup"] = dataclasses.asdict(try_warmup(folder, facts["signatures"]))
+        if publication.comparison is not None:
+            facts["weights_cost"] = _compare(publication.comparison, publication.save_assets, folder)
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
             facts["formats"] = publication.write_formats(formats)
@@ -173,6 +193,12 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
         manifest=facts,
         conclusion=publication.conclude(facts["parity"]),
     )
+
+
+def _compare(comparison: Comparison, save_assets: Callable[[Path], None], folder: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="aigc_tf-float32-") as scratch:
+        _write_saved_model(comparison.build_module(), save_assets, Path(scratch))
+        return comparison.measure(Path(scratch), folder)
 
 
 def _write_saved_model(module: Any, save_assets: Callable[[Path], None], folder: Path) -> dict[str, Any]:

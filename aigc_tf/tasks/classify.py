@@ -26,9 +26,11 @@ from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.predictor import predict_texts
 from aigc_tf.serving.publishing import Export
+from aigc_tf.serving.weights_cost import Judge
 from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
+from aigc_tf.tasks.weights_cost import compare_weights
 from aigc_tf.training import losses
-from aigc_tf.training.strategy import Devices
+from aigc_tf.training.strategy import Devices, build_devices
 from aigc_tf.training.task import EvaluationSplit, Task
 
 _EXPORT_SAMPLES = 32
@@ -205,9 +207,33 @@ def export_classification(
         dtype=config.export.dtype,
         target=config.export.target,
         batch_sizes=config.export.batch_sizes,
+        weights=config.export.weights,
+        judge=None if prepared is None or config.export.weights == "float32" else _judge(config, prepared),
         samples=samples,
         source=source,
     )
+
+
+def _judge(config: ExperimentConfig, prepared: PreparedDataset) -> Judge | None:
+    """Returns what judges smaller weights on the validation data, None where there are none."""
+    task = classify(config, prepared, build_devices("none"))
+    if "validation" not in task.evaluations:
+        return None
+    split, metric = task.evaluations["validation"], task.best_metric[0]
+
+    def judge(full: keras.Model, small: keras.Model) -> dict[str, Any]:
+        compared = compare_weights(
+            (full, small),
+            split,
+            logits_of=lambda model, batch: tf.cast(
+                model(classifier.model_inputs(model, batch), training=False), tf.float32
+            ),
+            observe=lambda logits, batch: {"logits": logits, "labels": batch["labels"]},
+            score=lambda rows: split.score(rows)[metric],
+        )
+        return {"split": "validation", "metric": metric, **compared}
+
+    return judge
 
 
 def answer_classification(

@@ -26,7 +26,9 @@ from aigc_tf.models.packed import check_packed
 from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.publishing import Export
 from aigc_tf.serving.text_generator import TextGenerator
+from aigc_tf.serving.weights_cost import Judge
 from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
+from aigc_tf.tasks.weights_cost import compare_weights
 from aigc_tf.training import losses
 from aigc_tf.training.strategy import Devices
 from aigc_tf.training.task import EvaluationSplit, Task
@@ -210,9 +212,38 @@ def export_generation(
         long_prompt=config.export.long_prompt,
         target=config.export.target,
         batch_sizes=config.export.batch_sizes,
+        weights=config.export.weights,
+        judge=None if prepared is None else _judge(config, prepared, tokenizer),
         prompts=prompts,
         source=source,
     )
+
+
+def _judge(config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer) -> Judge | None:
+    """Returns what judges smaller weights by bits per byte of validation data, None where there are none."""
+    split = _evaluations(config, prepared, tokenizer).get("validation")
+    if split is None:
+        return None
+    num_bytes = tf.constant([len(piece) for piece in tokenizer.piece_bytes()], tf.float32)
+
+    def observe(logits: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        weights = batch["weights"]
+        return {
+            "losses": tf.reduce_sum(losses.token_losses(batch["labels"], logits) * weights, axis=1),
+            "bytes": tf.reduce_sum(tf.gather(num_bytes, batch["labels"]) * weights, axis=1),
+        }
+
+    def judge(full: keras.Model, small: keras.Model) -> dict[str, Any]:
+        compared = compare_weights(
+            (full, small),
+            split,
+            logits_of=lambda model, batch: model(generator.model_inputs(model, batch), training=False),
+            observe=observe,
+            score=lambda rows: float(np.sum(rows["losses"]) / np.log(2) / np.sum(rows["bytes"])),
+        )
+        return {"split": "validation", "metric": "bits_per_byte", **compared}
+
+    return judge
 
 
 DOOR = TaskDoor(

@@ -3,6 +3,7 @@
 The exports are folders with a manifest and a file of a given size: rendering reads nothing else of them.
 """
 
+import dataclasses
 import fcntl
 import http.server
 import json
@@ -431,6 +432,12 @@ def test_memory_is_by_the_rule_of_the_page():
     # 512 + 2 * 3310 = 7132, up to 7168; with the classifier's 406 more 7538, up to 7680
     assert required_memory([generator], rows=16) == 7168 * MIB
     assert required_memory([generator, classifier], rows=16) == 7680 * MIB
+    # restored by each of two batches: 256 + 150 + 2 * 400 = 1206; 512 + 2 * 1206 = 2924, up to 3072
+    small = {"weights": "int8", "dtype": "float32", "num_parameters": 100 * MIB}
+    restoring = Version(label="stable", number=1, num_bytes=100 * MIB, manifest={**classifier.manifest, **small})
+    assert required_memory([restoring], rows=16, batches=2) == 3072 * MIB
+    unchanged = dataclasses.replace(restoring, manifest=small | {"weights": "bfloat16", "dtype": "bfloat16"})
+    assert required_memory([unchanged], rows=16, batches=2) == 1536 * MIB
 
 
 def test_the_newest_target_decides_the_server():

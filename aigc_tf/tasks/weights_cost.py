@@ -1,0 +1,60 @@
+"""How much worse a model with smaller weights is on data that it was not trained on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.training.task import EvaluationSplit
+
+_ROWS = 512
+
+Batch = dict[str, tf.Tensor]
+
+
+def compare_weights(
+    models: tuple[keras.Model, keras.Model],
+    split: EvaluationSplit,
+    *,
+    logits_of: Callable[[keras.Model, Batch], tf.Tensor],
+    observe: Callable[[tf.Tensor, Batch], dict[str, tf.Tensor]],
+    score: Callable[[dict[str, np.ndarray]], float],
+) -> dict[str, Any]:
+    """Judges two models on the same rows of a split: up to 512 in batches from all over it.
+
+    Args:
+        models: With float32 weights, and with smaller ones.
+        split: Where the rows are from.
+        logits_of: The logits, `(B, ..., C)` float32.
+        observe: Logits and their batch -> what `score` needs of each row.
+        score: What was observed of all rows -> the metric.
+    Returns:
+        `rows`, `values` of the two models, and `logits_difference`, the largest.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def observe_both(batch: Batch) -> tuple[list[dict[str, tf.Tensor]], tf.Tensor]:
+        logits = [logits_of(model, batch) for model in models]
+        is_real = tf.reshape(batch["weights"] > 0, tf.concat([tf.shape(batch["weights"]), [1]], 0))
+        difference = tf.where(is_real, tf.abs(logits[0] - logits[1]), 0.0)
+        return [observe(one, batch) for one in logits], tf.reduce_max(difference)
+
+    size = split.source.global_batch_size
+    steps = np.unique(np.linspace(0, split.num_batches - 1, min(split.num_batches, -(-_ROWS // size))).astype(int))
+    observed: list[list[dict[str, np.ndarray]]] = [[], []]
+    differences = []
+    for step in steps.tolist():
+        batch = split.source.rows(step, shard=0, num_shards=1)
+        is_row = np.asarray(batch["weights"]).reshape(size, -1).any(axis=1)
+        rows, difference = observe_both({name: tf.constant(value) for name, value in batch.items()})
+        differences.append(float(difference))
+        for kept, one in zip(observed, rows, strict=True):
+            kept.append({name: value.numpy()[is_row] for name, value in one.items()})
+    whole = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in observed]
+    return {
+        "rows": len(next(iter(whole[0].values()))),
+        "values": [score(rows) for rows in whole],
+        "logits_difference": max(differences),
+    }
