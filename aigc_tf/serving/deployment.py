@@ -29,6 +29,8 @@ DEFAULT_TARGET = "2.20"
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
 """Of a manifest that names none."""
 
+_MODELS_FILE = "server/models.config"
+"""By which a folder is known as rendered."""
 _TEMPLATES = Path(__file__).parent / "deployment_templates"
 _NAME = re.compile(r"[\w.-]+")
 _MIB = 2**20
@@ -102,15 +104,22 @@ def render_deployment(
         stable: Versions behind the label stable: `3` or, of one of several models, `NAME:3`. Without: the newest.
         canary: The same for the label canary. Without: there is no such label.
         batching: File to take as server/batching.config, such as one that was measured; empty: rendered.
-        overwrite: Whether to replace the folder.
+        overwrite: Whether to replace the folder, if it is one that was rendered, or empty.
     Returns:
         One line for the user.
     Raises:
-        InputError: If a model, a version or the batching file does not fit, or the folder is there already.
+        InputError: If a model, a version or the batching file does not fit, or the folder is there already,
+            or holds something else.
         RunError: If the folder cannot be written.
     """
     if storage.is_remote(output):
         raise InputError(f"--output {output} is on an object store; give a folder on a disk.")
+    if os.path.basename(output.rstrip("/")) in ("", ".", ".."):
+        raise InputError(
+            f"--output {output} gives the deployment no name; write the folder's name, as in deploy/reviews."
+        )
+    if overwrite:
+        _check_rendered(output)
     models = _read_models(folders, _chosen_versions(folders, stable=stable, canary=canary), output=output)
     batching_text = _read_text(batching) if batching else ""
     values = _values(models, batching_text, batching_name=batching, title=os.path.basename(os.path.abspath(output)))
@@ -128,6 +137,15 @@ def render_deployment(
     return (
         f"{output} is for TensorFlow Serving {values['server_version']}: {served}. Its README.md says how to start it."
     )
+
+
+def _check_rendered(output: str) -> None:
+    """Refuses to replace what is not a deployment: a mistyped --output would remove somebody's work."""
+    if os.path.isdir(output) and os.listdir(output) and not os.path.isfile(os.path.join(output, _MODELS_FILE)):
+        raise InputError(
+            f"--output {output} holds other files than a deployment (no {_MODELS_FILE}), which --overwrite would "
+            "remove; give another folder."
+        )
 
 
 def required_memory(versions: Sequence[Version], *, rows: int, batches: int = 1) -> int:

@@ -545,6 +545,8 @@ def test_the_script_renders_what_its_flags_say_and_tells_what_is_mistyped(tmp_pa
         (["good", "other"], {"stable": ["1"]}, "--stable=1 does not say of which model; write --stable=good:1."),
         (["good"], {"stable": ["bad:1"]}, "--stable=bad:1: there is no model 'bad' among good."),
         (["good"], {"output": "gs://bucket/out"}, "--output gs://bucket/out is on an object store"),
+        (["good"], {"output": "."}, "--output . gives the deployment no name"),
+        (["good"], {"output": "../", "overwrite": True}, "--output ../ gives the deployment no name"),
         (["good"], {"output": "good"}, "good is there already; nothing was overwritten."),
         (["good"], {"batching": "good"}, "--batching good cannot be read"),
         (["none"], {}, "There is no file none/1/manifest.json."),
@@ -582,13 +584,27 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, monk
 def test_a_folder_that_is_there_is_replaced_as_a_whole_with_overwrite_only(tmp_path):
     write_export(tmp_path, "m", 1)
     (tmp_path / "out").mkdir()
+    model, output = [str(tmp_path / "m")], str(tmp_path / "out")
+    render_deployment(model, output=output, overwrite=True)
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="Give --overwrite to replace it"):
-        render_deployment([str(tmp_path / "m")], output=str(tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    render_deployment([str(tmp_path / "m")], output=str(tmp_path / "out"), overwrite=True)
+        render_deployment(model, output=output)
+    assert (tmp_path / "out" / "mine.txt").exists()
+    render_deployment(model, output=output, overwrite=True)
     assert not (tmp_path / "out" / "mine.txt").exists()
     assert (tmp_path / "out" / "server" / "models.config").exists()
+
+
+@pytest.mark.parametrize("output", ["work", "m"])
+def test_a_folder_that_is_no_deployment_is_not_replaced_with_overwrite_either(tmp_path, monkeypatch, output):
+    write_export(tmp_path, "m", 1)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"holds other files than a deployment \(no server/models.config\)"):
+        render_deployment(["m"], output=output, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

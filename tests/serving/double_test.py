@@ -30,6 +30,7 @@ from tensorflow_serving.apis import (
 )
 
 from aigc_tf.config import InputError, RunError
+from aigc_tf.serving.double import __main__ as door
 from aigc_tf.serving.double.__main__ import _build
 from aigc_tf.serving.double.batching import Batching
 from aigc_tf.serving.double.flags import parse_flags
@@ -632,6 +633,12 @@ def test_a_config_that_the_server_refuses_is_one_sentence(base, tmp_path):
 def test_a_port_that_is_none_is_one_sentence(flag):
     with pytest.raises(InputError, match="a port is 1 to 65535, or 0 for none"):
         _build(parse_flags(["--model_base_path=/nowhere", flag], description=""))
+
+
+def test_the_help_shows_a_command_that_can_be_copied(capsys):
+    with pytest.raises(SystemExit):
+        parse_flags(["--help"], description=door.__doc__)
+    assert "--model_name=bert_sentiment \\\n        --model_base_path=" in capsys.readouterr().out
 
 
 def test_it_runs_from_the_command_line_with_the_flags_of_the_server(base, tmp_path):

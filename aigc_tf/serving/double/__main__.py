@@ -1,4 +1,4 @@
-"""A double of tensorflow_model_server, for trying and testing clients where there is no server.
+r"""A double of tensorflow_model_server, for trying and testing clients where there is no server.
 
     python -m aigc_tf.serving.double --rest_api_port=8501 --model_name=bert_sentiment \
         --model_base_path="$PWD/saved_models/bert_sentiment"
