@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -173,14 +174,19 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
         "versions": {"python": platform.python_version(), **_package_versions()},
     }
     with _published(base, version) as folder:
+        _say("Writing the SavedModel ...")
         module = publication.build_module()
         facts |= _write_saved_model(module, publication.save_assets, folder)
         facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=publication.target)]
+        _say("Trying it in another process ...")
         facts["parity"] = publication.measure(folder, module)
+        _say("Warming it up ...")
         write_warmup(folder, name, facts["signatures"], publication.batch_sizes)
         facts["warmup"] = dataclasses.asdict(try_warmup(folder, facts["signatures"]))
         if publication.comparison is not None:
+            _say("Measuring what smaller weights cost ...")
             facts["weights_cost"] = _compare(publication.comparison, publication.save_assets, folder)
+        _say("Writing the other formats ...")
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
             facts["formats"] = publication.write_formats(formats)
@@ -193,6 +199,11 @@ def _publish(publication: Publication, base: str, name: str, source: Mapping[str
         manifest=facts,
         conclusion=publication.conclude(facts["parity"]),
     )
+
+
+def _say(sentence: str) -> None:
+    """Tells who waits what is done; all of it takes a minute or two."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _compare(comparison: Comparison, save_assets: Callable[[Path], None], folder: Path) -> dict[str, Any]:

@@ -71,6 +71,16 @@ def test_the_same_model_again_writes_nothing_and_another_takes_the_next_number(t
     assert (tmp_path / "toy-formats" / "2" / "plain" / "number.txt").read_text() == "2.0"
 
 
+def test_who_waits_is_told_what_is_done(tmp_path, capsys):
+    run(tmp_path)
+    assert capsys.readouterr().err.splitlines() == [
+        "Writing the SavedModel ...",
+        "Trying it in another process ...",
+        "Warming it up ...",
+        "Writing the other formats ...",
+    ]
+
+
 def test_a_request_that_fails_while_the_model_warms_up_fails_the_export(tmp_path):
     class Picky(Adder):
         def signatures(self):
