@@ -8,11 +8,11 @@ from aigc_tf.config import GenerationConfig
 from aigc_tf.models.classifier import clone_classifier
 from aigc_tf.models.generator import clone_generator
 from aigc_tf.models.weights import read_safetensors
+from aigc_tf.serving.classifier_export import export_classifier
 from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
-from aigc_tf.serving.generator_export import export_generator
 from aigc_tf.serving.generator_signatures import GeneratorModule
 from aigc_tf.serving.quantization import quantize, restore, store
-from aigc_tf.serving.saved_model_graph import called_functions, read_graph
+from aigc_tf.serving.saved_model_graph import called_functions
 from tests import tiny_classifier, tiny_generator
 
 SPEC = ServingSpec(
@@ -99,59 +99,66 @@ def test_a_generator_answers_as_the_model_that_holds_what_is_restored(dtype, kin
     np.testing.assert_allclose(small["log_probability"], plain["log_probability"], atol=1e-4)
 
 
-def casts(graph, names):
-    """Casts from int8 or bfloat16 in functions and in those that they call."""
-    bodies = {place.function: function for place, function in graph.functions}
+def casts(bodies, names):
+    """Casts from int8 in functions and in those that they call."""
     waiting, seen = list(names), set()
     while waiting:
         name = waiting.pop()
         if name in bodies and name not in seen:
             seen.add(name)
-            waiting += [called for node in bodies[name].node_def for called in called_functions(node)]
-    small = (tf.int8.as_datatype_enum, tf.bfloat16.as_datatype_enum)
-    nodes = [node for name in seen for node in bodies[name].node_def if node.op == "Cast"]
-    return [node.name for node in nodes if node.attr["SrcT"].type in small]
+            waiting += [called for node in bodies[name] for called in called_functions(node)]
+    nodes = [node for name in seen for node in bodies[name] if node.op == "Cast"]
+    return [node.name for node in nodes if node.attr["SrcT"].type == tf.int8.as_datatype_enum]
+
+
+def test_a_generator_restores_its_weights_outside_of_the_loop():
+    tokenizer = tiny_generator.build_tokenizer_of_texts()
+    model = tiny_generator.build_model(tokenizer)
+    options = {"max_length": tiny_generator.MAX_LENGTH, "generation": GENERATION}
+    module = GeneratorModule(model, tokenizer, stored=store(model, "int8"), **options)
+    library = module.generate_ids.get_concrete_function().graph.as_graph_def().library
+    bodies = {function.signature.name: function.node_def for function in library.function}
+    nodes = [node for body in bodies.values() for node in body]
+    loops = [node.attr["body"].func.name for node in nodes if node.op in ("While", "StatelessWhile")]
+    assert loops
+    assert len(casts(bodies, bodies)) == 2 + 4 * 2  # two tables, four kernels of each of two blocks
+    assert not casts(bodies, loops)
 
 
 @pytest.mark.slow
-def test_an_exported_generator_restores_its_weights_outside_of_the_loop_and_says_what_they_cost(tmp_path):
-    tokenizer = tiny_generator.build_tokenizer_of_texts()
-    model = tiny_generator.build_model(tokenizer)
+def test_an_export_says_what_its_weights_cost_and_leaves_other_formats_whole(tmp_path):
+    model = tiny_classifier.build_model()
     weights = [np.asarray(weight) for weight in model.weights]
     judged = []
 
     def judge(full, small):
         judged.append((full, small))
-        return {"rows": 1, "split": "validation", "metric": "loss", "values": [1, 2], "logits_difference": 0}
+        return {"rows": 1, "split": "validation", "metric": "loss", "values": [1, 2], "logits_difference": 0.25}
 
-    done = export_generator(
-        model,
-        tokenizer,
-        max_length=tiny_generator.MAX_LENGTH,
-        generation=GENERATION,
-        directory=tmp_path,
-        name="toy",
-        weights="int8",
-        judge=judge,
-        prompts=tiny_generator.PROMPTS[:2],
-    )
-    graph = read_graph(done.path)
-    loops = [node.attr["body"].func.name for _, node in graph.nodes if node.op in ("While", "StatelessWhile")]
-    assert loops
-    assert casts(graph, [place.function for place, _ in graph.functions])
-    assert not casts(graph, loops)
+    tokenizer = tiny_classifier.load_tokenizer(tmp_path)
+    options = {"directory": tmp_path, "name": "toy", "weights": "int8", "judge": judge, "samples": [("abc",)]}
+    done = export_classifier(model, tokenizer, SPEC, **options)
+    assert done.manifest["weights"] == "int8"
+    assert done.manifest["parity"]["max_difference"]["logits"] <= 1e-5
     cost = done.manifest["weights_cost"]
     assert cost["int8"]["megabytes"] < 0.6 * cost["float32"]["megabytes"]
-    assert cost["unit"] == "tokens"
-    assert cost["judged"]["values"] == [1, 2]
-    assert done.cost_table().splitlines()[0].split() == ["float32", "int8"]
+    assert (cost["unit"], cost["judged"]["values"]) == ("examples", [1, 2])
     assert all(cost[name][key] > 0 for name in ("int8", "float32") for key in ("per_second", "resident_megabytes"))
+    lines = done.cost_table().splitlines()
+    assert lines[0].split() == ["float32", "int8"]
+    assert lines[-2].split()[-2:] == ["1.0000", "2.0000"]
+    assert lines[-1].split()[-1] == "0.25"
     [(full, small)] = judged
     for before, of_full, of_small in zip(weights, full.weights, small.weights, strict=True):
         np.testing.assert_array_equal(of_full, before)
         assert np.max(np.abs(np.asarray(of_small) - before)) <= 0.01 * np.max(np.abs(before))
     elsewhere = read_safetensors(tmp_path / "toy-formats/1/hugging_face/model.safetensors")
-    np.testing.assert_array_equal(elsewhere["transformer.wte.weight"], weights[0])
+    tables = {name: value for name, value in elsewhere.items() if name.endswith("word_embeddings.weight")}
+    [table] = tables.values()
+    np.testing.assert_array_equal(table, weights[0])
+    again = export_classifier(model, tokenizer, SPEC, **options)
+    assert not again.created
+    assert again.cost_table() == done.cost_table()
 
 
 def test_a_classifier_looks_up_rows_of_the_small_tables(tmp_path):
