@@ -329,6 +329,7 @@ def test_what_the_server_would_refuse_is_not_published(tmp_path):
         architecture={},
         num_parameters=0,
         target="2.20",
+        batch_sizes=(1,),
         build_module=Compiled,
         save_assets=lambda folder: None,
         measure=lambda folder, module: pytest.fail("the gate comes first"),
