@@ -89,7 +89,8 @@ def test_what_xla_must_compile_is_refused_only_if_a_signature_runs_it(tmp_path):
 def test_functions_of_branches_and_loops_are_looked_into(tmp_path):
     def serve(x):
         drawn = tf.cond(x[0] > 0, lambda: tf.random.uniform(tf.shape(x)), lambda: x)
-        drawn = tf.switch_case(tf.size(x), [lambda: drawn, lambda: tf.random.gamma([], drawn), lambda: -drawn])
+        gamma = functools.partial(tf.raw_ops.RandomGamma, shape=tf.zeros([0], tf.int32))  # no seed, whoever set one
+        drawn = tf.switch_case(tf.size(x), [lambda: drawn, lambda: gamma(alpha=drawn), lambda: -drawn])
         [_, y] = tf.while_loop(
             lambda i, y: i < 3, lambda i, y: (i + 1, y + tf.random.normal(tf.shape(y), seed=7)), (0, drawn)
         )
