@@ -230,9 +230,12 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
     if table := done.cost_table():
         print(f"\nWhat its weights cost:\n{table}")
     folder = os.path.dirname(done.path)
-    print(f'\nAsk it:    python scripts/{door.ask_script.replace(" ", f" --model={folder} ")}="..."')
-    print(f"Serve it:  tensorflow_model_server --rest_api_port=8501 --model_name={config.name} \\")
-    print(f"               --model_base_path={os.path.abspath(folder)}")
+    flag = door.ask_script.partition(" ")[2]
+    print(f'\nAsk it:         python scripts/{door.ask_script.replace(" ", f" --model={folder} ")}="..."')
+    print(f"Serve it:       tensorflow_model_server --rest_api_port=8501 --model_name={config.name} \\")
+    print(f"                    --model_base_path={os.path.abspath(folder)}")
+    print(f'Ask the server: python scripts/ask.py --server=http://localhost:8501 --model={config.name} {flag}="..."')
+    print(f"Deploy it:      python scripts/render_deployment.py --model={folder} --output=deploy/{config.name}")
 
 
 def _is_finished(newest: checkpoints.Checkpoint, config: ExperimentConfig) -> bool:
