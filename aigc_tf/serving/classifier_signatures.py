@@ -6,7 +6,6 @@ Shape letters: B rows, T positions, C outputs.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 

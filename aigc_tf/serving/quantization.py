@@ -8,6 +8,7 @@ Source: Jacob et al. 2018, section 2.1, with the zero point 0.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,7 +69,7 @@ def store(model: keras.Model, kind: str) -> list[Stored]:
         else:
             small = (value,)
         restored = restore(small)
-        if restored.dtype == np.float32 and restored.ndim > 1:  # see _computed_with
+        if restored.dtype == np.float32 and restored.ndim > 1:  # see _restored_dtype
             restored = restored.astype(dtype).astype(np.float32)
         weight.assign(restored)
         stored.append(small)
@@ -98,57 +99,84 @@ class ServedWeights(tf.Module):
         super().__init__(name="weights")
         self.values = None if stored else [weight.value for weight in model.weights]
         self.stored = [[tf.Variable(part, trainable=False) for part in small] for small in stored or []]
-        # Hidden from SavedModels: the Keras model must not be saved.
-        self._restored = lambda: _restored(model, self.stored)
+        # In functions, lest SavedModels see the Keras model.
+        dtype = tf.as_dtype(model.dtype_policy.compute_dtype)
+        self.restored: Callable[[], list[tf.Tensor]] = lambda: [
+            _restored(small, dtype) for _, small in _restored_whole(model, self.stored)
+        ]
+        """In a graph: the values of all weights but those that are looked up; none where nothing is small."""
+        self.computing_with = functools.partial(_computing_with, model, self.stored)
+        """`computing_with(values)`: has the model compute with what `restored` gave, in a graph traced in the block."""
+        self.specs: Callable[[], list[tf.TensorSpec]] = lambda: [
+            tf.TensorSpec(small[0].shape, _restored_dtype(small, dtype))
+            for _, small in _restored_whole(model, self.stored)
+        ]
+        """Shapes and types of what `restored` gives."""
 
     def restoring(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function for graphs that does what `body` does, with the model computing with the stored weights.
 
-        They are restored once in each call of `body`, outside of its loops. No graph function that is traced apart
-        may be called in it.
+        They are restored once in each call, outside of loops of `body`. No graph function that is traced apart may be
+        called in it.
         """
-        if not self.stored:
-            return body
 
         def restoring_body(*arguments: Any) -> Any:
-            with self._restored():
+            with self.computing_with(self.restored()):
                 return body(*arguments)
 
         return restoring_body
 
 
-@contextlib.contextmanager
-def _restored(model: keras.Model, stored: list[list[tf.Variable]]) -> Iterator[None]:
-    parts = {id(weight): small for weight, small in zip(model.weights, stored, strict=True)}
-    dtype = tf.as_dtype(model.dtype_policy.compute_dtype)
-    with contextlib.ExitStack() as stack:
-        scope = stack.enter_context(keras.StatelessScope())
-        for weight in model.weights:
-            # Not by the scope's own argument, which makes float32 of everything.
-            scope.add_update((weight, _computed_with(parts[id(weight)], dtype)))
-        for layer in model._flatten_layers():
-            if isinstance(layer, keras.layers.Embedding) and not layer.mask_zero:
-                stack.enter_context(_looked_up(layer, parts[id(layer._embeddings)], dtype))
-        yield
+def _restored_whole(model: keras.Model, stored: list[Any]) -> list[tuple[keras.Variable, Any]]:
+    """Returns the weights, with what is stored of each, but for tables whose rows are looked up."""
+    if not stored:
+        return []
+    looked_up = {id(layer._embeddings) for layer in _lookups(model)}
+    return [pair for pair in zip(model.weights, stored, strict=True) if id(pair[0]) not in looked_up]
 
 
-def _computed_with(small: list[tf.Variable], dtype: tf.DType) -> tf.Tensor:
-    """Returns a weight in the dtype of the products if it has several axes, else in float32."""
+def _restored(small: list[tf.Variable], dtype: tf.DType) -> tf.Tensor:
     value = tf.convert_to_tensor(small[0])
     if len(small) == 2:
         value = tf.cast(value, tf.float32) * small[1]
-    if not value.dtype.is_floating:
-        return value
-    return tf.cast(value, dtype if value.shape.rank > 1 else tf.float32)
+    return tf.cast(value, _restored_dtype(small, dtype))
+
+
+def _restored_dtype(small: list[tf.Variable], dtype: tf.DType) -> tf.DType:
+    """Returns the dtype of the products for a weight of several axes, float32 for others; what is no float stays."""
+    if len(small) == 1 and not small[0].dtype.is_floating:
+        return small[0].dtype
+    return dtype if small[0].shape.rank > 1 else tf.float32
 
 
 @contextlib.contextmanager
-def _looked_up(layer: Any, small: list[tf.Variable], dtype: tf.DType) -> Iterator[None]:
-    """Restores the rows that an embedding layer looks up, and not its whole table."""
-    whole = layer.call
+def _computing_with(model: keras.Model, stored: list[list[tf.Variable]], values: list[tf.Tensor]) -> Iterator[None]:
+    if not stored:
+        yield
+        return
+    parts = {id(weight): small for weight, small in zip(model.weights, stored, strict=True)}
+    with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
+        for (weight, _), value in zip(_restored_whole(model, stored), values, strict=True):
+            scope.add_update((weight, value))  # the scope's own argument would make float32 of it
+        for layer in _lookups(model):
+            stack.enter_context(_looking_up(layer, parts[id(layer._embeddings)], scope))
+        yield
+
+
+def _lookups(model: keras.Model) -> list[Any]:
+    """Returns the layers whose table is restored row by row."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+    return [layer for layer in layers if not layer.mask_zero]
+
+
+@contextlib.contextmanager
+def _looking_up(layer: Any, small: list[tf.Variable], scope: keras.StatelessScope) -> Iterator[None]:
+    """Has an embedding layer restore the rows that it looks up, and not its whole table."""
+    whole, dtype = layer.call, tf.as_dtype(layer.compute_dtype)
 
     def look_up(inputs: tf.Tensor, *arguments: Any, **named: Any) -> tf.Tensor:
         if arguments or any(named.values()):  # reverse: the table is a kernel
+            scope.add_update((layer._embeddings, _restored(small, dtype)))
             return whole(inputs, *arguments, **named)
         rows = [tf.gather(part, inputs) for part in small]
         value = tf.cast(rows[0], tf.float32) * rows[1] if len(rows) == 2 else rows[0]

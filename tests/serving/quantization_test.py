@@ -111,18 +111,33 @@ def casts(bodies, names):
     return [node.name for node in nodes if node.attr["SrcT"].type == tf.int8.as_datatype_enum]
 
 
+def functions_and_loops(function):
+    """The nodes of each function that a graph function calls, and the names of the bodies of loops."""
+    graph = function.get_concrete_function().graph.as_graph_def()
+    bodies = {"": graph.node} | {function.signature.name: function.node_def for function in graph.library.function}
+    nodes = [node for body in bodies.values() for node in body]
+    loops = [node.attr["body"].func.name for node in nodes if node.op in ("While", "StatelessWhile")]
+    assert loops
+    return bodies, loops
+
+
 def test_a_generator_restores_its_weights_outside_of_the_loop():
     tokenizer = tiny_generator.build_tokenizer_of_texts()
     model = tiny_generator.build_model(tokenizer)
     options = {"max_length": tiny_generator.MAX_LENGTH, "generation": GENERATION}
     module = GeneratorModule(model, tokenizer, stored=store(model, "int8"), **options)
-    library = module.generate_ids.get_concrete_function().graph.as_graph_def().library
-    bodies = {function.signature.name: function.node_def for function in library.function}
-    nodes = [node for body in bodies.values() for node in body]
-    loops = [node.attr["body"].func.name for node in nodes if node.op in ("While", "StatelessWhile")]
-    assert loops
+    bodies, loops = functions_and_loops(module.generate_ids)
     assert len(casts(bodies, bodies)) == 2 + 4 * 2  # two tables, four kernels of each of two blocks
     assert not casts(bodies, loops)
+
+
+def test_a_classifier_looks_up_rows_of_its_small_tables_and_restores_all_else_outside_of_the_loop(tmp_path):
+    model = tiny_classifier.build_model()
+    module = ClassifierModule(model, tiny_classifier.load_tokenizer(tmp_path), SPEC, stored=store(model, "int8"))
+    bodies, loops = functions_and_loops(module.serve_text)
+    looked_up = [node for body in bodies.values() for node in body if node.op == "ResourceGather"]
+    small = [node for node in looked_up if node.attr["dtype"].type == tf.int8.as_datatype_enum]
+    assert len(casts(bodies, loops)) == len(small) == 2  # of tokens and segments
 
 
 @pytest.mark.slow
@@ -159,12 +174,3 @@ def test_an_export_says_what_its_weights_cost_and_leaves_other_formats_whole(tmp
     again = export_classifier(model, tokenizer, SPEC, **options)
     assert not again.created
     assert again.cost_table() == done.cost_table()
-
-
-def test_a_classifier_looks_up_rows_of_the_small_tables(tmp_path):
-    model = tiny_classifier.build_model()
-    module = ClassifierModule(model, tiny_classifier.load_tokenizer(tmp_path), SPEC, stored=store(model, "int8"))
-    graph = module.serve_text.get_concrete_function().graph.as_graph_def()
-    nodes = [node for function in graph.library.function for node in function.node_def]
-    looked_up = [node for node in nodes if node.op == "ResourceGather"]
-    assert sum(node.attr["dtype"].type == tf.int8.as_datatype_enum for node in looked_up) == 2  # tokens and segments
