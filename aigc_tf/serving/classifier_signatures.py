@@ -194,9 +194,21 @@ def _forward_function(
 ) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
     """Returns what makes `(B, C)` logits of a batch."""
     inputs = {name: tf.TensorSpec([None, length], tf.int32, name=name) for name in model.input}
+
+    def compute(batch: dict[str, tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:
+        with weights.computing_with(values):
+            return model(batch, training=False)
+
     # One function, of which a SavedModel holds one copy whatever calls it.
-    network = traced_once(weights.restoring(lambda batch: model(batch, training=False)), [inputs])
-    return network if length else functools.partial(_by_length, network, num_outputs=model.output.shape[-1])
+    network = traced_once(compute, [inputs, weights.specs()])
+
+    def forward(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        values = weights.restored()
+        if length:
+            return network(batch, values)
+        return _by_length(lambda some: network(some, values), batch, num_outputs=model.output.shape[-1])
+
+    return forward
 
 
 def _by_length(network: Callable[..., tf.Tensor], batch: dict[str, tf.Tensor], *, num_outputs: int) -> tf.Tensor:
