@@ -1,6 +1,6 @@
 """The warm-up file of a SavedModel: requests that TensorFlow Serving answers to itself before it lets anybody in.
 
-What a first request pays for (graphs that are optimised, kernels made for a batch size) is paid while the model loads.
+TensorFlow optimises the graph of a signature when it is first asked; so that is paid while the model loads.
 The file is `assets.extra/tf_serving_warmup_requests`, a TFRecord of PredictionLog; the server replays it by default,
 and one request that fails fails the load (tensorflow_serving/servables/tensorflow/saved_model_warmup.cc).
 """
