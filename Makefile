@@ -45,7 +45,7 @@ $(installed): setup.py constraints.txt $(PINS)
 	@touch $@
 
 samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (149 MB, once)
-	@$(python) -m aigc_tf.data.samples
+	@$(python) -m aigc_tf.data.sources.samples
 
 ifdef SHORT
 demo_runs := runs/demo-short

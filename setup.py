@@ -70,7 +70,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["aigc_tf", "aigc_tf.*"]),
-    package_data={"aigc_tf.serving": ["deployment_templates/**", "server_ops.json"]},
+    package_data={
+        "aigc_tf.serving.deployment": ["deployment_templates/**"],
+        "aigc_tf.serving.gate": ["server_ops.json"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

@@ -30,12 +30,13 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import AdapterConfig, ModelConfig, TrainingConfig
-from aigc_tf.data.samples import fetch_sample
-from aigc_tf.models import classifier, generator
-from aigc_tf.models.adapters import add_adapter, save_adapter
-from aigc_tf.training import losses
-from aigc_tf.training.optimizers import build_optimizer
-from aigc_tf.training.strategy import resolve_precision
+from aigc_tf.data.sources.samples import fetch_sample
+from aigc_tf.models.adapters.adapters import add_adapter, save_adapter
+from aigc_tf.models.classifiers import classifier
+from aigc_tf.models.generators import generator
+from aigc_tf.training.devices.strategy import resolve_precision
+from aigc_tf.training.optimizers.optimizers import build_optimizer
+from aigc_tf.training.step import losses
 
 WAYS = {
     "all weights": AdapterConfig(),

@@ -23,9 +23,9 @@ import transformers
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from aigc_tf.data.order import TrainingOrder, evaluation_batches
-from aigc_tf.data.prepared import open_prepared
-from aigc_tf.data.samples import fetch_sample
+from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
+from aigc_tf.data.prepared.prepared import open_prepared
+from aigc_tf.data.sources.samples import fetch_sample
 
 CLS, SEP, MAX_LENGTH = 101, 102, 128
 

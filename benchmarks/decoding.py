@@ -25,7 +25,7 @@ import tensorflow as tf
 from aigc_tf.config import ModelConfig
 from aigc_tf.generation.decoding import Growth, advance, collect, first_length, generate, start
 from aigc_tf.generation.sampling import Settings, make_settings
-from aigc_tf.models.generator import build_generator, cache_positions, decoder_step, empty_cache
+from aigc_tf.models.generators.generator import build_generator, cache_positions, decoder_step, empty_cache
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},

@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from serve import inputs_of, read_texts
 
+from aigc_tf.commands.runs import config_of_run, load_model, read_facts
 from aigc_tf.config import GenerationConfig
-from aigc_tf.data.tokenizers import load_tokenizer
-from aigc_tf.runs import config_of_run, load_model, read_facts
-from aigc_tf.serving.other_process import StandIn, bytes_array
-from aigc_tf.serving.text_generator import TextGenerator
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.serving.local.text_generator import TextGenerator
+from aigc_tf.serving.process.other_process import StandIn, bytes_array
 from aigc_tf.serving.versions import latest_version
 
 

@@ -25,11 +25,11 @@ import transformers
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from aigc_tf.config_files import load_config
-from aigc_tf.data.prepared import open_prepared
-from aigc_tf.data.tokenizers import load_tokenizer
-from aigc_tf.data.windows import WindowOrder, WindowSource, num_targets, window_batches
-from aigc_tf.training.optimizers import learning_rate
+from aigc_tf.config.files import load_config
+from aigc_tf.data.batching.windows import WindowOrder, WindowSource, num_targets, window_batches
+from aigc_tf.data.prepared.prepared import open_prepared
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.training.optimizers.optimizers import learning_rate
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "gpt_shakespeare.py"
 

@@ -26,11 +26,11 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
+from aigc_tf.commands.runs import config_of_run, open_prepared_of, read_facts
 from aigc_tf.config import GenerationConfig
-from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
-from aigc_tf.runs import config_of_run, open_prepared_of, read_facts
-from aigc_tf.serving.continuations import settings_of
-from aigc_tf.serving.other_process import Call, bytes_array, call_elsewhere
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.serving.local.continuations import settings_of
+from aigc_tf.serving.process.other_process import Call, bytes_array, call_elsewhere
 from aigc_tf.serving.versions import latest_version, read_manifest
 
 Rows = list[list[int]]

@@ -26,13 +26,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf import runs
+from aigc_tf.commands import runs
+from aigc_tf.commands.watching import RunWatcher
 from aigc_tf.config import ExperimentConfig, TrainingConfig
-from aigc_tf.config_files import load_config
+from aigc_tf.config.files import load_config
 from aigc_tf.tasks import facts_of
-from aigc_tf.training import loop, run_state, strategy
+from aigc_tf.training import loop, run_state
+from aigc_tf.training.devices import strategy
 from aigc_tf.training.task import Task
-from aigc_tf.watching import RunWatcher
 
 
 class BareStep:

@@ -19,12 +19,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.prepared import open_prepared
-from aigc_tf.data.tokenizers import load_tokenizer
-from aigc_tf.models.classifier import model_inputs
-from aigc_tf.runs import config_of_run, load_model
-from aigc_tf.serving import classifier_signatures
-from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec
+from aigc_tf.commands.runs import config_of_run, load_model
+from aigc_tf.data.prepared.prepared import open_prepared
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.models.classifiers.classifier import model_inputs
+from aigc_tf.serving.modules import classifier_signatures
+from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec
 
 
 def main() -> None:

@@ -31,13 +31,13 @@ import tensorflow as tf
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.data.order import StepBatch, TrainingOrder
-from aigc_tf.data.packed_batches import PackedDocumentSource
-from aigc_tf.data.packing import PackedOrder, cut_pieces
-from aigc_tf.data.prepared import PreparedDataset, open_prepared
-from aigc_tf.data.tokenizers import load_tokenizer
-from aigc_tf.models.generator import build_generator, model_inputs
-from aigc_tf.training.losses import token_losses
+from aigc_tf.data.batching.order import StepBatch, TrainingOrder
+from aigc_tf.data.batching.packed_batches import PackedDocumentSource
+from aigc_tf.data.batching.packed_order import PackedOrder, cut_pieces
+from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.models.generators.generator import build_generator, model_inputs
+from aigc_tf.training.step.losses import token_losses
 
 CONFIG = ModelConfig(dropout=0.0, num_layers=4, hidden_dim=256, num_heads=4, intermediate_dim=1024)
 WARM_UP_STEPS = 6

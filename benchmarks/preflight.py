@@ -80,12 +80,13 @@ def build_task(case: Case):
     import tensorflow as tf
 
     from aigc_tf.config import ModelConfig, TrainingConfig
-    from aigc_tf.data.batches import BatchSource
-    from aigc_tf.data.order import StepBatch
-    from aigc_tf.models import classifier, generator
+    from aigc_tf.data.batching.batches import BatchSource
+    from aigc_tf.data.batching.order import StepBatch
+    from aigc_tf.models.classifiers import classifier
+    from aigc_tf.models.generators import generator
     from aigc_tf.tasks.door import policy_of
-    from aigc_tf.training import losses
-    from aigc_tf.training.strategy import build_devices
+    from aigc_tf.training.devices.strategy import build_devices
+    from aigc_tf.training.step import losses
     from aigc_tf.training.task import Task
 
     config = TrainingConfig(
@@ -206,7 +207,7 @@ def measure(case: Case) -> dict[str, float]:
 
 def predict(case: Case) -> dict[str, float]:
     """Returns what the preflight tells of the case, and how long that took."""
-    from aigc_tf.training.preflight import plan_run
+    from aigc_tf.training.planning.preflight import plan_run
 
     started = time.perf_counter()
     memory = plan_run(*build_task(case)).memory

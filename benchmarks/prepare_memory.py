@@ -61,7 +61,7 @@ def prepare_in_this_process(folder: Path) -> dict[str, float]:
     import tensorflow as tf
 
     from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
-    from aigc_tf.data.preparation import prepare
+    from aigc_tf.data.preparing.preparation import prepare
 
     tf.constant(0).numpy()  # makes the runtime, which is not ours to count
     config = ExperimentConfig(

@@ -19,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from aigc_tf.data.prepared import open_prepared
-from aigc_tf.data.tokenizers import load_tokenizer
+from aigc_tf.data.prepared.prepared import open_prepared
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 
 
 def main() -> None:

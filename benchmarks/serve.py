@@ -48,10 +48,11 @@ import numpy as np
 import requests
 import tensorflow as tf
 
-from aigc_tf.config import GenerationConfig, RunError
-from aigc_tf.serving.client import connect
-from aigc_tf.serving.continuer import SETTINGS
-from aigc_tf.serving.loading import load_exported
+from aigc_tf.config import GenerationConfig
+from aigc_tf.errors import RunError
+from aigc_tf.serving.clients.client import connect
+from aigc_tf.serving.local.loading import load_exported
+from aigc_tf.serving.modules.continuer import SETTINGS
 from aigc_tf.serving.versions import latest_version
 
 Ask = Callable[[str, int], int]

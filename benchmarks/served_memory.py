@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_tf.serving.deployment import Version, required_memory
-from aigc_tf.serving.other_process import StandIn, bytes_array
+from aigc_tf.serving.deployment.deployment import Version, required_memory
+from aigc_tf.serving.process.other_process import StandIn, bytes_array
 
 MIB = 2**20
 ROWS = (1, 8, 32)

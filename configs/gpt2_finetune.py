@@ -12,14 +12,7 @@ folder in the place of the preset (config.json, model.safetensors, vocab.json, m
 Weights: Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 """
 
-from aigc_tf.config import (
-    DataConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    GenerationConfig,
-    ModelConfig,
-    TrainingConfig,
-)
+from aigc_tf.config import DataConfig, EvaluationConfig, ExperimentConfig, GenerationConfig, ModelConfig, TrainingConfig
 
 
 def get_config() -> ExperimentConfig:

@@ -6,7 +6,8 @@ Example:
   python scripts/check_servable.py saved_models/bert_sentiment --target=2.20
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import check_servable
 
 if __name__ == "__main__":
-    cli.run(cli.check_servable, flags=("folder", "target"), description=__doc__)
+    run(check_servable, flags=("folder", "target"), description=__doc__)

@@ -4,7 +4,8 @@ Example:
   python scripts/evaluate.py --workdir=runs/bert_sentiment --checkpoint=last
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import evaluate
 
 if __name__ == "__main__":
-    cli.run(cli.evaluate, flags=("workdir", "checkpoint", "config", "dry_run"), description=__doc__)
+    run(evaluate, flags=("workdir", "checkpoint", "config", "dry_run"), description=__doc__)

@@ -4,7 +4,8 @@ Example:
   python scripts/export.py --workdir=runs/bert_sentiment
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import export
 
 if __name__ == "__main__":
-    cli.run(cli.export, flags=("workdir", "checkpoint", "config", "dry_run"), description=__doc__)
+    run(export, flags=("workdir", "checkpoint", "config", "dry_run"), description=__doc__)

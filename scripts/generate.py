@@ -4,7 +4,8 @@ Example:
   python scripts/generate.py --model=runs/demo/gpt_shakespeare --prompt="To be, or not" --temperature=0.8
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import generate
 
 SETTINGS = (
     "max_new_tokens",
@@ -20,4 +21,4 @@ SETTINGS = (
 FLAGS = ("model", "prompt", *SETTINGS, "input", "output", "overwrite", "checkpoint")
 
 if __name__ == "__main__":
-    cli.run(cli.generate, flags=FLAGS, description=__doc__)
+    run(generate, flags=FLAGS, description=__doc__)

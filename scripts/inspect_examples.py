@@ -4,7 +4,8 @@ Example:
   python scripts/inspect_examples.py --workdir=runs/bert_sentiment --step=120
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import inspect_examples
 
 if __name__ == "__main__":
-    cli.run(cli.inspect_examples, flags=("workdir", "step", "config"), description=__doc__)
+    run(inspect_examples, flags=("workdir", "step", "config"), description=__doc__)

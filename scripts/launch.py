@@ -6,7 +6,8 @@ Example:
       --workdir=runs/bert_sentiment
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import launch
 
 if __name__ == "__main__":
-    cli.run(cli.launch, flags=("num_workers", "command"), description=__doc__)
+    run(launch, flags=("num_workers", "command"), description=__doc__)

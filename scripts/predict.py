@@ -4,9 +4,10 @@ Example:
   python scripts/predict.py --model=saved_models/bert_sentiment --text="A joy from start to finish." --text="Dull."
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import predict
 
 FLAGS = ("model", "text", "text_b", "input", "output", "overwrite", "checkpoint")
 
 if __name__ == "__main__":
-    cli.run(cli.predict, flags=FLAGS, description=__doc__)
+    run(predict, flags=FLAGS, description=__doc__)

@@ -4,7 +4,8 @@ Example:
   python scripts/prepare.py --config=configs/bert_sentiment.py
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import prepare
 
 if __name__ == "__main__":
-    cli.run(cli.prepare, flags=("config", "overwrite", "dry_run"), description=__doc__)
+    run(prepare, flags=("config", "overwrite", "dry_run"), description=__doc__)

@@ -4,9 +4,10 @@ Example:
   python scripts/render_deployment.py --model=saved_models/bert_sentiment --output=deploy/reviews
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import render_deployment
 
 FLAGS = ("exports", "stable", "canary", "batching", "deployment", "overwrite")
 
 if __name__ == "__main__":
-    cli.run(cli.render_deployment, flags=FLAGS, description=__doc__)
+    run(render_deployment, flags=FLAGS, description=__doc__)

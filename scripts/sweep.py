@@ -5,7 +5,8 @@ Example:
       --search="training.learning_rate=log:1e-5..2e-4" --search="training.schedule=linear|cosine"
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import sweep
 
 if __name__ == "__main__":
-    cli.run(cli.sweep, flags=("config", "workdir", "search", "trials", "dry_run"), description=__doc__)
+    run(sweep, flags=("config", "workdir", "search", "trials", "dry_run"), description=__doc__)

@@ -4,7 +4,8 @@ Example:
   python scripts/train.py --config=configs/bert_sentiment.py --workdir=runs/bert_sentiment
 """
 
-from aigc_tf import cli
+from aigc_tf.cli.running import run
+from aigc_tf.cli.scripts import train
 
 if __name__ == "__main__":
-    cli.run(cli.train, flags=("config", "workdir", "dry_run", "device"), description=__doc__)
+    run(train, flags=("config", "workdir", "dry_run", "device"), description=__doc__)

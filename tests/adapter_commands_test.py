@@ -7,12 +7,13 @@ import keras_nlp
 import numpy as np
 import pytest
 
-from aigc_tf import commands
-from aigc_tf.config import AdapterConfig, InputError
-from aigc_tf.config_checks import validate
+from aigc_tf.commands import train as commands
+from aigc_tf.commands.runs import config_of_run, load_model
+from aigc_tf.config import AdapterConfig
+from aigc_tf.config.checks import validate
+from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
-from aigc_tf.models.adapters import is_adapter_path
-from aigc_tf.runs import config_of_run, load_model
+from aigc_tf.models.adapters.adapters import is_adapter_path
 from aigc_tf.training import checkpoints
 from tests import commands_test, generator_commands_test
 

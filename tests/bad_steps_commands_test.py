@@ -4,11 +4,11 @@ import csv
 import json
 
 import pytest
-
-from aigc_tf import commands
-from aigc_tf.config import InputError, RunError
-from aigc_tf.evaluation.report import read_report
 from tests.commands_test import tiny_config
+
+from aigc_tf.commands import train as commands
+from aigc_tf.errors import InputError, RunError
+from aigc_tf.evaluation.report import read_report
 
 BAD_TEXT = "the planted one,\nin two lines 電影"  # its hash puts it in the training split
 

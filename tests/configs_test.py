@@ -6,13 +6,13 @@ from pathlib import Path
 import keras_nlp
 import pytest
 
-from aigc_tf import commands
-from aigc_tf.config_checks import validate
-from aigc_tf.data.prepared import open_prepared
-from aigc_tf.data.samples import fetch_sample, resolve_sample
+from aigc_tf.commands import train as commands
+from aigc_tf.config.checks import validate
+from aigc_tf.data.prepared.prepared import open_prepared
+from aigc_tf.data.sources.samples import fetch_sample, resolve_sample
 from aigc_tf.evaluation.report import read_report
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = ["a", "film", "good", "bad", "very", "not", "##s"]
 
 

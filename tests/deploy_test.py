@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aigc_tf import flag_parsing
-from aigc_tf.config_checks import validate
+from aigc_tf.cli import flags as flag_parsing
+from aigc_tf.config.checks import validate
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

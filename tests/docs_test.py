@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from aigc_tf import cli, flag_parsing
-from aigc_tf.config import ExperimentConfig, check_field, flatten
-from aigc_tf.config_checks import validate
-from aigc_tf.config_files import load_config
+from aigc_tf.cli import flags as flag_parsing
+from aigc_tf.cli import running
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.config.checks import validate
+from aigc_tf.config.fields import check_field, flatten
+from aigc_tf.config.files import load_config
 from aigc_tf.serving.double.flags import parse_flags
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "saved_models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
 # Programs besides our scripts and make, and the reason why the tests cannot run what they do.
@@ -95,7 +97,7 @@ def _check_script(arguments, workplace, monkeypatch):
         return
     script, *flags = arguments
     asked = {}
-    monkeypatch.setattr(cli, "run", lambda command, **rest: asked.update(rest, command=command))
+    monkeypatch.setattr(running, "run", lambda command, **rest: asked.update(rest, command=command))
     runpy.run_path(str(ROOT / script), run_name="__main__")
     assert asked["command"].__name__ == Path(script).stem
     monkeypatch.chdir(workplace)
@@ -171,7 +173,7 @@ def test_every_flag_of_a_script_stands_on_its_page(monkeypatch):
         name = "distributed" if script.stem == "launch" else script.stem
         page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         asked = {}
-        monkeypatch.setattr(cli, "run", lambda command, asked=asked, **rest: asked.update(rest))
+        monkeypatch.setattr(running, "run", lambda command, asked=asked, **rest: asked.update(rest))
         runpy.run_path(str(script), run_name="__main__")
         for flag in asked["flags"]:
             shown = flag in ("dry_run", "command", "folder") or f"--{flag_parsing.typed(flag)}" in page

@@ -17,7 +17,9 @@ SERVER = """
 import json, os, sys
 sys.path.insert(0, os.getcwd())
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-from aigc_tf import cli, commands  # not initialised yet: that happens in each child
+from aigc_tf.cli import running
+from aigc_tf.cli import scripts as cli
+from aigc_tf.commands import train  # not initialised yet: that happens in each child
 
 def train(arguments, environment, log):
     os.setsid()
@@ -27,7 +29,7 @@ def train(arguments, environment, log):
     sys.stdin = open(os.devnull)
     sys.argv = ["scripts/train.py", *arguments]
     try:
-        cli.run(cli.train, flags=("config", "workdir", "dry_run", "device"), description="Trains.")
+        running.run(cli.train, flags=("config", "workdir", "dry_run", "device"), description="Trains.")
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()

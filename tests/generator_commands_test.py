@@ -14,24 +14,25 @@ import keras_nlp
 import numpy as np
 import pytest
 
-from aigc_tf import asking, commands
+from aigc_tf.commands import asking
+from aigc_tf.commands import train as commands
 from aigc_tf.config import (
     DataConfig,
     EvaluationConfig,
     ExperimentConfig,
     ExportConfig,
     GenerationConfig,
-    InputError,
     ModelConfig,
     TokenizerConfig,
     TrainingConfig,
 )
-from aigc_tf.config_checks import validate
+from aigc_tf.config.checks import validate
+from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.training import checkpoints
-from aigc_tf.training.telemetry import read_metrics
+from aigc_tf.training.recording.telemetry import read_metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LINES = (
     "The cat sat on the mat.",
     "A dog ran to the red house.",

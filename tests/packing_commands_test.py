@@ -6,25 +6,26 @@ import random
 
 import numpy as np
 import pytest
+from tests.commands_test import tiny_config, write_reviews
 
-from aigc_tf import asking, commands
+from aigc_tf.commands import asking
+from aigc_tf.commands import train as commands
 from aigc_tf.config import (
     DataConfig,
     EvaluationConfig,
     ExperimentConfig,
     GenerationConfig,
-    InputError,
     ModelConfig,
     TokenizerConfig,
     TrainingConfig,
 )
-from aigc_tf.config_checks import validate
-from aigc_tf.data.preparation import prepare_sha256
-from aigc_tf.data.prepared import open_prepared
+from aigc_tf.config.checks import validate
+from aigc_tf.data.prepared.prepared import open_prepared
+from aigc_tf.data.preparing.preparation import prepare_sha256
+from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.training import checkpoints
-from aigc_tf.training.telemetry import read_metrics
-from tests.commands_test import tiny_config, write_reviews
+from aigc_tf.training.recording.telemetry import read_metrics
 
 QUESTIONS = {"How many legs has a cat?\n": "Four.", "Wie heißt du? 😀\n": "Anna, und du?", "And a bird?\n": "Two legs."}
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from aigc_tf import storage
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from aigc_tf.config import ModelConfig, TokenizerConfig
-from aigc_tf.data.tokenizers import build_tokenizer
-from aigc_tf.models.classifier import build_classifier, model_inputs
+from aigc_tf.data.tokenizers.tokenizers import build_tokenizer
+from aigc_tf.models.classifiers.classifier import build_classifier, model_inputs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]

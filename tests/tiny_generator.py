@@ -3,8 +3,8 @@
 import numpy as np
 
 from aigc_tf.config import GenerationConfig, ModelConfig, TokenizerConfig
-from aigc_tf.data.tokenizers import build_tokenizer
-from aigc_tf.models.generator import build_generator
+from aigc_tf.data.tokenizers.tokenizers import build_tokenizer
+from aigc_tf.models.generators.generator import build_generator
 
 CONFIG = ModelConfig(num_layers=2, hidden_dim=32, num_heads=2, intermediate_dim=64, dropout=0.0)
 MAX_LENGTH = 48
@@ -32,7 +32,7 @@ def build_model(tokenizer, *, max_length=MAX_LENGTH, dtype="float32", seed=0, sp
 
 def build_module(model, tokenizer, *, long_prompt="cut", **changes):
     """The functions of an export, with `settings(**changes)` as the defaults."""
-    from aigc_tf.serving.generator_signatures import GeneratorModule
+    from aigc_tf.serving.modules.generator_signatures import GeneratorModule
 
     return GeneratorModule(
         model, tokenizer, max_length=MAX_LENGTH, generation=settings(**changes), long_prompt=long_prompt
@@ -47,7 +47,7 @@ def request(prompts, **changes):
     """The inputs of the text signature; single values stand for all rows, a seed for seed + row."""
     import tensorflow as tf
 
-    from aigc_tf.serving.continuer import SETTINGS
+    from aigc_tf.serving.modules.continuer import SETTINGS
 
     values = {
         "max_new_tokens": 12,

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
-from aigc_tf.data.batches import ExampleSource, Packing, model_lengths
-from aigc_tf.data.order import TrainingOrder, evaluation_batches
-from aigc_tf.training import losses
+from aigc_tf.data.batching.batches import ExampleSource, Packing, model_lengths
+from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
+from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
 
 PACKING = Packing(start_ids=(1,), between_ids=(2,), end_ids=(2,), padding_id=0, max_length=16, truncation="head")

@@ -19,7 +19,8 @@ from matplotlib.ft2font import FT2Font
 from scipy import special, stats
 from sklearn.metrics import matthews_corrcoef
 
-from aigc_tf.config import PROBLEM_TYPES, InputError, RunError, suggest
+from aigc_tf.config import PROBLEM_TYPES
+from aigc_tf.errors import InputError, RunError, suggest
 
 # Metrics that can name the best checkpoint: +1 where higher is better, -1 where lower is. The first one is `auto`.
 _DIRECTIONS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aigc_tf.config import InputError, suggest
+from aigc_tf.errors import InputError, suggest
 
 _DIRECTIONS = {"loss": -1, "perplexity": -1, "bits_per_byte": -1, "accuracy": 1}
 

@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aigc_tf import storage
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 
 REPORT_NAME = "report.json"
 _TYPES: dict[str, type | tuple[type, ...]] = {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 
 # Weights are whole numbers up to 2**32 held as float64, whose sums are exact up to 2**53: for 2**21 tokens.
 _ONE = 2.0**32

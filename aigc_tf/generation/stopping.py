@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 
 _MAX_BYTES = 1024  # of all stop strings; the table is made in memory of that times V numbers
 _ANY, _NONE = -1, -2  # a byte that does not count, in a stop string; no byte, in a text

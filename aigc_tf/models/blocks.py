@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import keras
 
-from aigc_tf.config import InputError
-from aigc_tf.models.networks import Decoder, PresetModel
+from aigc_tf.errors import InputError
+from aigc_tf.models.gpt2.networks import Decoder, PresetModel
 
 
 def repeated_blocks(model: keras.Model) -> list[keras.layers.Layer]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 from aigc_tf.models.weights import match_paths
 
 

@@ -11,8 +11,8 @@ import keras
 import keras_nlp
 import tensorflow as tf
 
-from aigc_tf.config import InputError
-from aigc_tf.models.networks import Decoder
+from aigc_tf.errors import InputError
+from aigc_tf.models.gpt2.networks import Decoder
 
 
 def check_packed(model: keras.Model) -> None:

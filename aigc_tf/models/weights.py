@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 
 
 def weights_by_path(model: keras.Model) -> dict[str, np.ndarray]:

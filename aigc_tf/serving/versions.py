@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_tf import storage
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 
 MANIFEST_FILE = "manifest.json"
 

@@ -9,28 +9,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import ExperimentConfig, InputError
-from aigc_tf.data.batches import ExampleSource, Packing, build_packing, model_lengths
-from aigc_tf.data.order import TrainingOrder, choose_bucket_lengths, evaluation_batches
-from aigc_tf.data.packed_batches import PackedExampleSource
-from aigc_tf.data.packing import PackedOrder
-from aigc_tf.data.prepared import PreparedDataset
-from aigc_tf.data.samples import resolve_sample
-from aigc_tf.data.tokenizers import load_tokenizer
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.batching.batches import ExampleSource, Packing, build_packing, model_lengths
+from aigc_tf.data.batching.order import TrainingOrder, choose_bucket_lengths, evaluation_batches
+from aigc_tf.data.batching.packed_batches import PackedExampleSource
+from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.data.prepared.prepared import PreparedDataset
+from aigc_tf.data.sources.samples import resolve_sample
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.errors import InputError
 from aigc_tf.evaluation import classification
-from aigc_tf.models import classifier
-from aigc_tf.models.adapters import add_adapter
+from aigc_tf.models.adapters.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
+from aigc_tf.models.classifiers import classifier
 from aigc_tf.models.packed import check_packed, packed_logits
-from aigc_tf.serving.classifier_export import export_classifier
-from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
-from aigc_tf.serving.predictor import predict_texts
-from aigc_tf.serving.publishing import Export
-from aigc_tf.serving.weights_cost import Judge
+from aigc_tf.serving.local.predictor import predict_texts
+from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
+from aigc_tf.serving.publishing.classifier_export import export_classifier
+from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.weights_cost import Judge
 from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
 from aigc_tf.tasks.weights_cost import compare_weights
-from aigc_tf.training import losses
-from aigc_tf.training.strategy import Devices, build_devices
+from aigc_tf.training.devices.strategy import Devices, build_devices
+from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
 
 _EXPORT_SAMPLES = 32

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from aigc_tf.config import ExperimentConfig, InputError
-from aigc_tf.data.prepared import PreparedDataset
-from aigc_tf.data.tokenizers import load_tokenizer
-from aigc_tf.serving.publishing import Export
-from aigc_tf.training.strategy import Devices
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.prepared import PreparedDataset
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.errors import InputError
+from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.task import Task
 
 

@@ -9,28 +9,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import ExperimentConfig, InputError
-from aigc_tf.data.batches import BatchSource
-from aigc_tf.data.order import StepBatch
-from aigc_tf.data.packed_batches import PackedDocumentSource
-from aigc_tf.data.packing import PackedOrder
-from aigc_tf.data.prepared import PreparedDataset
-from aigc_tf.data.samples import resolve_sample
-from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
-from aigc_tf.data.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.batching.batches import BatchSource
+from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.packed_batches import PackedDocumentSource
+from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.data.batching.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
+from aigc_tf.data.prepared.prepared import PreparedDataset
+from aigc_tf.data.sources.samples import resolve_sample
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.errors import InputError
 from aigc_tf.evaluation import language_model
-from aigc_tf.models import generator
-from aigc_tf.models.adapters import add_adapter
+from aigc_tf.models.adapters.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
+from aigc_tf.models.generators import generator
 from aigc_tf.models.packed import check_packed
-from aigc_tf.serving.generator_export import export_generator
-from aigc_tf.serving.publishing import Export
-from aigc_tf.serving.text_generator import TextGenerator
-from aigc_tf.serving.weights_cost import Judge
+from aigc_tf.serving.local.text_generator import TextGenerator
+from aigc_tf.serving.publishing.generator_export import export_generator
+from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.weights_cost import Judge
 from aigc_tf.tasks.door import DataFacts, TaskDoor, check_sizes, check_tokenizer, policy_of
 from aigc_tf.tasks.weights_cost import compare_weights
-from aigc_tf.training import losses
-from aigc_tf.training.strategy import Devices
+from aigc_tf.training.devices.strategy import Devices
+from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
 
 _EXPORT_SAMPLES = 8

@@ -33,7 +33,7 @@ import safetensors.numpy
 import tensorflow as tf
 
 from aigc_tf import storage
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 
 _WEIGHTS, _AVERAGES, _OPTIMIZER = "weights.safetensors", "averages.safetensors", "optimizer.safetensors"
 _STATE = "state.json"

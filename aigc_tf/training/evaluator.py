@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import Preempted
+from aigc_tf.errors import Preempted
+from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.feed import distribute
-from aigc_tf.training.step import build_evaluate_step
-from aigc_tf.training.strategy import Devices
+from aigc_tf.training.step.step import build_evaluate_step
 from aigc_tf.training.task import Task
 
 

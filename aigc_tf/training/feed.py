@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from aigc_tf.data.batches import BatchSource
-from aigc_tf.training.strategy import Devices
+from aigc_tf.data.batching.batches import BatchSource
+from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.task import Task
 
 

@@ -12,14 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import Preempted, RunError, TrainingConfig
-from aigc_tf.training import checkpoints, optimizers, profiling, skipping
-from aigc_tf.training.averages import averaged
+from aigc_tf.config import TrainingConfig
+from aigc_tf.errors import Preempted, RunError
+from aigc_tf.training import checkpoints, skipping
+from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.feed import Feed, distribute
+from aigc_tf.training.optimizers import optimizers
+from aigc_tf.training.recording import profiling
 from aigc_tf.training.run_state import TrainState, forget_lost_best, repair_folder, restore
-from aigc_tf.training.step import LossHistory, build_inspect_step, build_run_steps
-from aigc_tf.training.strategy import Devices
+from aigc_tf.training.step.averages import averaged
+from aigc_tf.training.step.step import LossHistory, build_inspect_step, build_run_steps
 from aigc_tf.training.task import Task
 
 _BAD_STEPS_IN_A_ROW = 10

@@ -5,11 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 
-from aigc_tf.config import InputError, TrainingConfig
+from aigc_tf.config import TrainingConfig
+from aigc_tf.errors import InputError
 from aigc_tf.models import freezing
-from aigc_tf.training import checkpoints, optimizers
-from aigc_tf.training.averages import build_averages
-from aigc_tf.training.strategy import Devices
+from aigc_tf.training import checkpoints
+from aigc_tf.training.devices.strategy import Devices
+from aigc_tf.training.optimizers import optimizers
+from aigc_tf.training.step.averages import build_averages
 from aigc_tf.training.task import Task
 
 

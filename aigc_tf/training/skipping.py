@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from aigc_tf import storage
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 
 LOG_NAME = "skipped.jsonl"
 FOLDER_NAME = "bad_steps"

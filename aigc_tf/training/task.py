@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from aigc_tf.data.batches import BatchSource
-from aigc_tf.data.order import TrainingOrder
-from aigc_tf.data.packing import PackedOrder
-from aigc_tf.data.windows import WindowOrder
-from aigc_tf.training.step import Losses, Observe
+from aigc_tf.data.batching.batches import BatchSource
+from aigc_tf.data.batching.order import TrainingOrder
+from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.data.batching.windows import WindowOrder
+from aigc_tf.training.step.step import Losses, Observe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

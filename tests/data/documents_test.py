@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from aigc_tf.config import DataConfig, ExperimentConfig, InputError, TokenizerConfig
-from aigc_tf.config_checks import validate
-from aigc_tf.data import token_batches
-from aigc_tf.data.preparation import check_matches, prepare
-from aigc_tf.data.prepared import verify_prepared
-from aigc_tf.data.splits import hash_bucket
+from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
+from aigc_tf.config.checks import validate
+from aigc_tf.data.prepared.prepared import verify_prepared
+from aigc_tf.data.preparing import token_batches
+from aigc_tf.data.preparing.preparation import check_matches, prepare
+from aigc_tf.data.sources.splits import hash_bucket
+from aigc_tf.errors import InputError
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
 
@@ -255,7 +256,7 @@ def test_a_large_document_takes_few_times_its_size_of_memory(tmp_path):
 
 
 def config_json(config):
-    from aigc_tf.config import to_json
+    from aigc_tf.config.fields import to_json
 
     return to_json(config)
 
@@ -307,7 +308,7 @@ def test_data_prepared_before_a_field_existed_count_as_made_with_its_default(tmp
 def test_a_killed_preparation_leaves_nothing_half_done(tmp_path):
     source = write_files(tmp_path, **{f"f{i}": "good bad day\n" * 20_000 for i in range(40)})
     config = split_files(tmp_path, source, drop_duplicates=True)
-    code = "import sys; from aigc_tf import config; from aigc_tf.data.preparation import prepare;"
+    code = "import sys; from aigc_tf import config; from aigc_tf.data.preparing.preparation import prepare;"
     code += "prepare(config.from_json(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, config_json(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

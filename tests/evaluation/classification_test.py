@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 from aigc_tf.evaluation.classification import (
     best_metric,
     classification_metrics,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 from aigc_tf.evaluation.language_model import best_metric, language_model_metrics
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from aigc_tf import storage
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 from aigc_tf.evaluation.report import (
     REPORT_KEYS,
     peak_memory_bytes,

@@ -12,7 +12,7 @@ from aigc_tf.generation.beam import beam_search
 from aigc_tf.generation.decoding import generate
 from aigc_tf.generation.sampling import Settings, make_settings
 from aigc_tf.generation.stopping import build_stop_table
-from aigc_tf.serving.op_gate import check_servable, graph_ops
+from aigc_tf.serving.gate.op_gate import check_servable, graph_ops
 from tests.toy_language_model import ToyModel, padded
 
 VOCABULARY, CAPACITY, END = 300, 20, 2

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import InputError
-from aigc_tf.data.order import random_keys
+from aigc_tf.data.batching.order import random_keys
+from aigc_tf.errors import InputError
 from aigc_tf.generation import sampling
 from aigc_tf.generation.sampling import draw, make_settings, sample, token_weights, uniform
 

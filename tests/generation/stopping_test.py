@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 from aigc_tf.generation.stopping import build_pieces, build_stop_table, cut_at_stop, row_stops
 
 PIECES = [

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import AdapterConfig, ModelConfig
-from aigc_tf.models.adapters import add_adapter
-from aigc_tf.models.classifier import merge_classifier
-from aigc_tf.models.generator import build_generator, merge_generator
+from aigc_tf.models.adapters.adapters import add_adapter
+from aigc_tf.models.classifiers.classifier import merge_classifier
+from aigc_tf.models.generators.generator import build_generator, merge_generator
 from tests import tiny_classifier
 from tests.laws.decoding_test import LENGTHS, continue_greedily, prompts
 

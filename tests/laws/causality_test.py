@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.models.generator import build_generator, model_inputs
+from aigc_tf.models.generators.generator import build_generator, model_inputs
 
 CONFIG = ModelConfig(num_layers=2, hidden_dim=48, num_heads=3, intermediate_dim=96)
 V, LENGTH = 60, 33

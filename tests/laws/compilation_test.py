@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.models.generator import build_generator
+from aigc_tf.models.generators.generator import build_generator
 from aigc_tf.training import checkpoints, loop, run_state
-from aigc_tf.training.step import forward_key, seed_generators, stateless_seeds
-from aigc_tf.training.strategy import build_devices
+from aigc_tf.training.devices.strategy import build_devices
+from aigc_tf.training.step.step import forward_key, seed_generators, stateless_seeds
 from tests import tiny_task
 
 BOUND = 1e-5

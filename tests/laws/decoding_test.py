@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.models.generator import build_generator, decoder_step, empty_cache
+from aigc_tf.models.generators.generator import build_generator, decoder_step, empty_cache
 
 BOUND = 1e-4
 CONFIG = ModelConfig(num_layers=3, hidden_dim=48, num_heads=3, intermediate_dim=96)

@@ -5,12 +5,12 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.data.samples import fetch_sample
-from aigc_tf.models.classifier import build_classifier
-from aigc_tf.serving.classifier_export import export_classifier
-from aigc_tf.serving.classifier_parity import BOUNDS, pack_texts
-from aigc_tf.serving.classifier_signatures import ServingSpec, answer
-from aigc_tf.serving.predictor import Predictor
+from aigc_tf.data.sources.samples import fetch_sample
+from aigc_tf.models.classifiers.classifier import build_classifier
+from aigc_tf.serving.local.predictor import Predictor
+from aigc_tf.serving.modules.classifier_signatures import ServingSpec, answer
+from aigc_tf.serving.publishing.classifier_export import export_classifier
+from aigc_tf.serving.publishing.classifier_parity import BOUNDS, pack_texts
 from tests import tiny_classifier
 
 BOUND = 1e-5

@@ -8,12 +8,12 @@ import random
 import signal
 
 import pytest
-
-from aigc_tf import commands
-from aigc_tf.config import to_json
-from aigc_tf.evaluation.report import read_report
-from aigc_tf.training.telemetry import read_metrics
 from tests.commands_test import tiny_config, write_reviews
+
+from aigc_tf.commands import train as commands
+from aigc_tf.config.fields import to_json
+from aigc_tf.evaluation.report import read_report
+from aigc_tf.training.recording.telemetry import read_metrics
 from tests.fork_server import ForkServer, finish, start, wait_for
 
 NUM_STEPS = 300

@@ -7,14 +7,14 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import AdapterConfig
-from aigc_tf.data.batches import model_lengths, pack_rows
-from aigc_tf.data.packed_batches import PackedDocumentSource, PackedExampleSource
-from aigc_tf.data.packing import PackedOrder
-from aigc_tf.models import generator
-from aigc_tf.models.adapters import add_adapter
+from aigc_tf.data.batching.batches import model_lengths, pack_rows
+from aigc_tf.data.batching.packed_batches import PackedDocumentSource, PackedExampleSource
+from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.models.adapters.adapters import add_adapter
+from aigc_tf.models.generators import generator
 from aigc_tf.models.packed import packed_logits
-from aigc_tf.training import losses
-from aigc_tf.training.step import forward_key, seed_generators, stateless_seeds
+from aigc_tf.training.step import losses
+from aigc_tf.training.step.step import forward_key, seed_generators, stateless_seeds
 from tests import tiny_classifier, tiny_generator, tiny_task
 
 BOUND = 1e-5

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batches import pack_rows
+from aigc_tf.data.batching.batches import pack_rows
 from tests import tiny_task
 
 BOUND = 1e-5

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.models.blocks import repeated_blocks
-from aigc_tf.models.networks import Decoder
-from aigc_tf.training.recomputation import recomputed
-from aigc_tf.training.step import forward_key, seed_generators, stateless_seeds
+from aigc_tf.models.gpt2.networks import Decoder
+from aigc_tf.training.step.recomputation import recomputed
+from aigc_tf.training.step.step import forward_key, seed_generators, stateless_seeds
 from tests import tiny_task
 
 BOUND = 1e-6

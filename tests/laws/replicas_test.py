@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from aigc_tf.config import OPTIMIZERS, TrainingConfig
 from aigc_tf.training import checkpoints, loop, run_state
-from aigc_tf.training.optimizers import build_optimizer
-from aigc_tf.training.strategy import build_devices
+from aigc_tf.training.devices.strategy import build_devices
+from aigc_tf.training.optimizers.optimizers import build_optimizer
 from tests import tiny_task
 from tests.fork_server import free_ports
 
@@ -132,7 +132,7 @@ def test_two_worker_processes_train_like_one(tmp_path, measure):
 
 
 def test_replicas_draw_different_dropout_masks():
-    from aigc_tf.training.step import forward_key, seed_generators, stateless_seeds
+    from aigc_tf.training.step.step import forward_key, seed_generators, stateless_seeds
 
     model = keras.Sequential([keras.Input([64]), keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)])
     generators = seed_generators(model)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aigc_tf.training import checkpoints, loop, run_state
-from aigc_tf.training.strategy import build_devices
+from aigc_tf.training.devices.strategy import build_devices
 from tests import tiny_task
 
 

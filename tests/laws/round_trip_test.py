@@ -12,11 +12,12 @@ import sys
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import RunError, TokenizerConfig
-from aigc_tf.data.byte_pair_files import hugging_face_tokenizer
-from aigc_tf.data.samples import fetch_sample
-from aigc_tf.data.tokenizers import build_tokenizer, load_tokenizer
-from aigc_tf.serving.op_gate import check_servable, graph_ops
+from aigc_tf.config import TokenizerConfig
+from aigc_tf.data.sources.samples import fetch_sample
+from aigc_tf.data.tokenizers.byte_pair_files import hugging_face_tokenizer
+from aigc_tf.data.tokenizers.tokenizers import build_tokenizer, load_tokenizer
+from aigc_tf.errors import RunError
+from aigc_tf.serving.gate.op_gate import check_servable, graph_ops
 from tests.laws.token_ids_test import ALIKE, BROKEN, UNLIKE, UNLIKE_IN_LOWER_CASE
 
 SPELLED = [

@@ -16,16 +16,16 @@ import pytest
 import tensorflow as tf
 import tokenizers as hugging_face
 
-from aigc_tf.config import RunError
-from aigc_tf.data.samples import fetch_sample
-from aigc_tf.data.tokenizers import Tokenizer, load_tokenizer
-from aigc_tf.data.vocabularies import (
+from aigc_tf.data.sources.samples import fetch_sample
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.tokenizers.vocabularies import (
     SPECIAL_TOKENS,
     Vocabulary,
     hugging_face_tokenizer,
     read_hugging_face_folder,
 )
-from aigc_tf.data.wordpiece import WordPiece
+from aigc_tf.data.tokenizers.wordpiece import WordPiece
+from aigc_tf.errors import RunError
 
 BOUND_ON_VADER = 2
 """Of 23,703 texts; measured: 0."""

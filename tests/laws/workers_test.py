@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
-
-from aigc_tf import commands
-from aigc_tf.config import to_json
-from aigc_tf.evaluation.report import read_report
-from aigc_tf.runs import open_prepared_of, stored_config
-from aigc_tf.tasks import TASKS
-from aigc_tf.training.strategy import build_devices
-from aigc_tf.training.telemetry import read_metrics
 from tests.commands_test import tiny_config, write_reviews
+
+from aigc_tf.commands import train as commands
+from aigc_tf.commands.runs import open_prepared_of, stored_config
+from aigc_tf.config.fields import to_json
+from aigc_tf.evaluation.report import read_report
+from aigc_tf.tasks import TASKS
+from aigc_tf.training.devices.strategy import build_devices
+from aigc_tf.training.recording.telemetry import read_metrics
 from tests.fork_server import ForkServer, finish, start
 
 ROOT = Path(__file__).parents[2]

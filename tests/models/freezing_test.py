@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import InputError, ModelConfig, TrainingConfig
+from aigc_tf.config import ModelConfig, TrainingConfig
+from aigc_tf.errors import InputError
 from aigc_tf.models.freezing import freeze
-from aigc_tf.models.generator import build_generator
-from aigc_tf.training.optimizers import build_optimizer
+from aigc_tf.models.generators.generator import build_generator
+from aigc_tf.training.optimizers.optimizers import build_optimizer
 from tests import tiny_classifier
 
 SIZES = ModelConfig(num_layers=2, hidden_dim=32, num_heads=2, intermediate_dim=64)

@@ -3,8 +3,8 @@
 import keras_nlp
 import pytest
 
-from aigc_tf.config import InputError
-from aigc_tf.models.generator import build_generator
+from aigc_tf.errors import InputError
+from aigc_tf.models.generators.generator import build_generator
 from aigc_tf.models.packed import check_packed
 from tests import tiny_classifier, tiny_generator
 

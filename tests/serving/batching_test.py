@@ -8,9 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
+from aigc_tf.serving.deployment.server_configs import read_batching
 from aigc_tf.serving.double.batching import Batcher, Batching, batching_of
-from aigc_tf.serving.server_configs import read_batching
 from aigc_tf.serving.stand_in.status import StatusError
 
 

@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 from aigc_tf.serving.double import __main__ as door
 from aigc_tf.serving.double.__main__ import _build
 from aigc_tf.serving.double.batching import Batching

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import requests
 
-from aigc_tf import asking_server
-from aigc_tf.config import InputError
-from aigc_tf.serving.client import VersionStatus, connect
+from aigc_tf.commands import asking_server
+from aigc_tf.errors import InputError
+from aigc_tf.serving.clients.client import VersionStatus, connect
 
 TEXTS = ["a b c", "", "zebra", "é 中文 🙂 \0\r\n", "q " * 5000, "[CLS] [SEP]", "x" * 300, "the end"]
 PROMPTS = ["The quick", "", "é 中文 🙂", "Pack my box with five dozen"]

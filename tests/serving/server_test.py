@@ -17,10 +17,10 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from aigc_tf import asking_server
-from aigc_tf.serving.classifier_signatures import ClassifierModule, ServingSpec, text_function
-from aigc_tf.serving.deployment import render_deployment
-from aigc_tf.serving.generator_signatures import GeneratorModule
+from aigc_tf.commands import asking_server
+from aigc_tf.serving.deployment.deployment import render_deployment
+from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
+from aigc_tf.serving.modules.generator_signatures import GeneratorModule
 from tests import tiny_classifier, tiny_generator
 from tests.serving.server_cases import (
     CASES,

@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import RunError
-from aigc_tf.serving import other_process
-from aigc_tf.serving.other_process import HOSTILE_TEXTS, Call, StandIn, bytes_array, call_elsewhere, installed_runtime
+from aigc_tf.errors import RunError
+from aigc_tf.serving.process import other_process
+from aigc_tf.serving.process.other_process import (
+    HOSTILE_TEXTS,
+    Call,
+    StandIn,
+    bytes_array,
+    call_elsewhere,
+    installed_runtime,
+)
 from tests.echo_model import TYPES, Echo, save
 
 ROOT = Path(__file__).parents[2]

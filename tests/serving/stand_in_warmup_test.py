@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from aigc_tf.config import RunError
+from aigc_tf.errors import RunError
 from aigc_tf.serving.double.served_models import single_model
 from aigc_tf.serving.double.server import Double
-from aigc_tf.serving.other_process import StandIn
+from aigc_tf.serving.process.other_process import StandIn
 from aigc_tf.serving.stand_in.status import StatusError
 from aigc_tf.serving.stand_in.tensors import ARRAY_CODES, NUMBERS, STRING
 from aigc_tf.serving.stand_in.warmup import FILE, read_tensor, warm_up

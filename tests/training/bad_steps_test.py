@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import InputError, Preempted, RunError
+from aigc_tf.errors import InputError, Preempted, RunError
 from aigc_tf.training import checkpoints, loop, run_state, skipping
-from aigc_tf.training.step import LossHistory, extend_history, spike_limit
-from aigc_tf.training.strategy import build_devices
+from aigc_tf.training.devices.strategy import build_devices
+from aigc_tf.training.step.step import LossHistory, extend_history, spike_limit
 from tests import tiny_task
 
 BAD = 21

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from aigc_tf.config import InputError, Preempted, RunError
+from aigc_tf.errors import InputError, Preempted, RunError
 from aigc_tf.training import checkpoints, loop, run_state
-from aigc_tf.training.strategy import build_devices, resolve_jit, resolve_precision
+from aigc_tf.training.devices.strategy import build_devices, resolve_jit, resolve_precision
 from tests import tiny_task
 
 

@@ -14,12 +14,12 @@ import sys
 import threading
 from pathlib import Path
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
+from aigc_tf.serving.deployment.server_configs import read_batching
 from aigc_tf.serving.double.batching import Batching, batching_of
 from aigc_tf.serving.double.flags import parse_flags
 from aigc_tf.serving.double.served_models import read_config, single_model
 from aigc_tf.serving.double.server import HOST, Double
-from aigc_tf.serving.server_configs import read_batching
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aigc_tf.config import InputError
+from aigc_tf.errors import InputError
 from aigc_tf.serving.stand_in.status import StatusError, invalid
 
 Arrays = Mapping[str, np.ndarray]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from aigc_tf.config import RunError
+from aigc_tf.errors import RunError
 from aigc_tf.serving.double.batching import Batcher
-from aigc_tf.serving.other_process import CallError, StandIn
+from aigc_tf.serving.process.other_process import CallError, StandIn
 from aigc_tf.serving.stand_in.status import StatusError
 
 _RETRY_SECONDS = 1.0

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from aigc_tf.config import InputError, RunError
+from aigc_tf.errors import InputError, RunError
 from aigc_tf.serving.double.batching import Batcher
 from aigc_tf.serving.double.loaded_version import LoadedVersion, find_versions
 from aigc_tf.serving.stand_in.status import StatusError, invalid

@@ -10,7 +10,7 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from aigc_tf.config import RunError
+from aigc_tf.errors import RunError
 from aigc_tf.serving.double.batching import Batcher, Batching
 from aigc_tf.serving.double.grpc_api import start_grpc_server
 from aigc_tf.serving.double.rest import RestServer

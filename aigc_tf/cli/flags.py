@@ -1,0 +1,306 @@
+"""The flags of the scripts: what they are, how they are read, what `--help` prints, and a sentence for each typo.
+
+Flags are absl's and dotted overrides of config fields are ml_collections'. Each script parses flags of its own, so
+that neither `--help` nor a typo's suggestions are lost among those that other modules define; absl's own
+(`--verbosity` and the like) work as ever.
+"""
+
+import dataclasses
+import os
+import re
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+from aigc_tf import storage
+from aigc_tf.config import SERVERS, ExperimentConfig, ExportConfig, GenerationConfig
+from aigc_tf.config.fields import check_field, flatten
+from aigc_tf.config.files import load_config
+from aigc_tf.errors import InputError, suggest
+
+Options = types.SimpleNamespace
+"""The values of a script's flags by name; `config` is an ExperimentConfig or None, `config_path` its file."""
+
+_TYPED = {"exports": "model", "served": "model", "deployment": "output"}
+"""What a user types for a flag that means something else, or may be repeated, in another script."""
+
+HELP: dict[str, str] = {
+    "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
+    "workdir": "Folder of the run, such as runs/s1; local or gs://.",
+    "dry_run": "Print the resolved config and what would be done, and do nothing.",
+    "device": "With --dry_run: say whether the run fits this device, such as H100, A100-80GB, L4 or TPU-v5e.",
+    "overwrite": "Replace what is there.",
+    "checkpoint": "Which weights of the run: those judged best on the validation data, or the last; raw: not averaged.",
+    "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
+    "text": "Text to answer; give it once for each text.",
+    "text_b": "Second text of a pair; once for each --text.",
+    "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the column text (pairs: and text_b).",
+    "output": "JSONL file of the answers; the terminal if left out.",
+    "prompt": "Text to continue; give it once for each. Without it and --input, prompts are lines of standard input. "
+    "A line's end is typed as $'one\\ntwo' in a shell.",
+    "max_new_tokens": "Longest continuation in tokens.",
+    "temperature": "Divides the logits; 0: always the likeliest token.",
+    "top_k": "Draw from that many likeliest tokens; 0: from all.",
+    "top_p": "Draw from the fewest likeliest tokens that have this share of the probability.",
+    "min_p": "Draw from tokens with at least this share of the likeliest one's probability.",
+    "repetition_penalty": "Above 1: tokens that are there already become less likely.",
+    "stop": "Text before which a continuation ends; give it once for each.",
+    "num_beams": "More than 1: beam search, which draws nothing.",
+    "seed": "Of the draws; prompt i draws by seed + i.",
+    "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
+    "trials": "Trials of the whole sweep.",
+    "step": "The bad step, counted from 1; 0: the last one.",
+    "server": "Address of the server: http://host:8501 (or https) for REST, grpc://host:8500 for gRPC.",
+    "served": "Name of the model on the server.",
+    "version": "Version to ask; the newest that is loaded if neither version nor label is given.",
+    "label": "Label to ask, such as stable.",
+    "timeout": "Seconds that a request may take, all tries together.",
+    "exports": "Folder of an exported model, such as saved_models/bert_sentiment; once for each to serve.",
+    "deployment": "Folder to write, such as deploy/reviews; the deployment is called by its last name.",
+    "stable": "Version behind the label stable, or NAME:VERSION of one of several models; the newest if left out.",
+    "canary": "The same for the label canary; no such label if left out.",
+    "batching": "Batching file of TensorFlow Serving to take instead of a rendered one.",
+    "num_workers": "Processes to start, at least 1.",
+    "command": "What each of them runs.",
+    "folder": "Folder of a SavedModel, or of numbered versions, of which the newest is taken.",
+    "target": "Version of TensorFlow Serving that has to load it.",
+    "debug": "Show the traceback of an error.",
+}
+CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
+
+_VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output", "batching")}
+_VALUE_NAMES |= {
+    name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")
+}
+_VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
+_VALUE_NAMES |= {
+    "workdir": "FOLDER",
+    "model": "FOLDER",
+    "server": "URL",
+    "served": "NAME",
+    "version": "N",
+    "label": "NAME",
+    "timeout": "SECONDS",
+    "exports": "FOLDER",
+    "deployment": "FOLDER",
+    "stable": "VERSION",
+    "canary": "VERSION",
+    "device": "NAME",
+    "text_b": "TEXT",
+    "prompt": "TEXT",
+    "stop": "TEXT",
+    "search": "FIELD=VALUES",
+    "checkpoint": "|".join(CHECKPOINTS),
+    "target": "|".join(SERVERS),
+}
+_BOOLEANS = ("dry_run", "overwrite", "debug")
+_REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
+_COUNTS = {"trials": 20, "step": 0, "num_workers": None, "version": None}
+_SECONDS = {"timeout": 60.0}
+_SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
+_CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig().target, SERVERS)}
+_NO_FLAGS = ("config", "command", "folder")  # the config's own flags, and what stands without a name
+_HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
+_CONFIG_FLAG = re.compile(r"--?config(=|$)")
+_OVERRIDE_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)")
+
+
+def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Options:
+    """Reads a script's flags.
+
+    Args:
+        argv: The program's name and its arguments.
+        names: The flags the script has, keys of `HELP`.
+        description: The script's docstring, for `--help`.
+
+    Raises:
+        InputError: One sentence on what does not fit.
+        SystemExit: With status 0, after `--help` was printed.
+    """
+    values = _define(names)
+    given, command = list(argv[1:]), []
+    if "command" in names and "--" in given:
+        start = given.index("--")
+        given, command = given[:start], given[start + 1 :]
+    try:
+        arguments = values.read_flags_from_files(given, force_gnu=True)
+        if _HELP_FLAGS & set(arguments):
+            print(help_text(names, description))
+            raise SystemExit(0)
+        # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
+        rest = values([argv[0], *arguments], known_only=True)[1:]
+        options = Options(**{name: values[typed(name)].value for name in names if name not in _NO_FLAGS})
+        options.command = command
+        options.config, options.config_path = None, ""
+        if "config" in names:
+            rest = _parse_config(rest, options)
+        leftover = flags.FLAGS([argv[0], *rest])[1:]
+        if "folder" in names:
+            options.folder, leftover = next(iter(leftover), ""), leftover[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(_unknown_flag(error.flagname, names)) from error
+    except (flags.Error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error.__context__, InputError):  # absl keeps only the text of what a parser raised
+            raise error.__context__ from None
+        raise InputError(f"{str(error).rstrip('.')}.") from error
+    if leftover:
+        raise InputError(_leftover(leftover[0], takes_command="command" in names))
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]  # app.run would make it INFO
+    return options
+
+
+def typed(name: str) -> str:
+    """Returns what a user types for a key of `HELP`."""
+    return _TYPED.get(name, name)
+
+
+def help_text(names: Sequence[str], description: str) -> str:
+    """Returns the description, then the flags with their meaning, and how to set fields of the config."""
+    lines = [description.strip(), "", "Flags:"]
+    for name in names:
+        flag = f"--[no]{name}" if name in _BOOLEANS else f"--{typed(name)}={_VALUE_NAMES.get(name, name.upper())}"
+        flag = {"command": "-- COMMAND", "folder": "FOLDER"}.get(name, flag)
+        lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
+    if "config" in names:
+        sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
+        about = (
+            "Any field of the config can be set beside it, such as --config.training.learning_rate=1e-3 or "
+            f"--config.data.sources=a.csv,b.csv. Sections: {', '.join(sections)}. "
+            "--dry_run prints every field with its value; aigc_tf/config/experiment.py says what each means."
+        )
+        lines += ["", *textwrap.wrap(about, 119)]
+    return "\n".join(lines)
+
+
+def _define(names: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    for name in names:
+        if name in _BOOLEANS:
+            flags.DEFINE_bool(name, False, HELP[name], flag_values=values)
+        elif name in _REPEATED:
+            flags.DEFINE_multi_string(typed(name), None, HELP[name], flag_values=values)
+        elif name in _SETTINGS:
+            flags.DEFINE(_NUMBERS[type(_SETTINGS[name])], name, None, HELP[name], flag_values=values)
+        elif name in _COUNTS:
+            flags.DEFINE(_NUMBERS[int], name, _COUNTS[name], HELP[name], flag_values=values)
+        elif name in _SECONDS:
+            flags.DEFINE(_NUMBERS[float], name, _SECONDS[name], HELP[name], flag_values=values)
+        elif name in _CHOICES:
+            flags.DEFINE_enum(name, *_CHOICES[name], HELP[name], flag_values=values)
+        elif name not in _NO_FLAGS:
+            flags.DEFINE_string(typed(name), None, HELP[name], flag_values=values)
+    return values
+
+
+def _parse_config(arguments: list[str], options: Options) -> list[str]:
+    """Loads the config, sets single fields of it, and returns the arguments that are neither.
+
+    Fields given without a config are set in that of the run folder, if the script reads one.
+    """
+    overrides = [match[1] for match in map(_OVERRIDE_FLAG.match, arguments) if match]
+    for field in overrides:
+        check_field(field)
+    chosen = [index for index, argument in enumerate(arguments) if _CONFIG_FLAG.match(argument)]
+    if len(chosen) > 1:
+        raise InputError("--config is given twice; a run has one config.")
+    if chosen:  # it comes first, as ml_collections wants it: a field's flag is known once there is a config
+        end = chosen[0] + (1 if "=" in arguments[chosen[0]] else 2)
+        arguments = arguments[chosen[0] : end] + arguments[: chosen[0]] + arguments[end:]
+    elif overrides and hasattr(options, "checkpoint") and options.workdir:
+        path = storage.join(os.path.expanduser(options.workdir), "config.json")
+        if not storage.exists(path):
+            raise InputError(f"{options.workdir} is no run: it has no config.json.")
+        arguments = [f"--config={path}", *arguments]
+    elif overrides:
+        raise InputError(f"--config.{overrides[0]} sets a field of a config, so --config is needed too.")
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    config_flags.DEFINE_config_file("config", None, HELP["config"], flag_values=values, sys_argv=arguments)
+    values["config"].parser = _ConfigFile()
+    rest = values(["", *arguments], known_only=True)[1:]
+    if values["config"].present:
+        options.config = values["config"].value
+        options.config_path = config_flags.get_config_filename(values["config"])
+    return rest
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Loads config files as ml_collections' own parser does, but says what is wrong with one."""
+
+    def parse(self, path: str) -> ExperimentConfig:
+        return load_config(path)
+
+
+class _Number(flags.ArgumentParser):
+    """A value of one type, with an error that says what fits."""
+
+    def __init__(self, convert: flags.ArgumentParser, fits: str):
+        self._convert, self._fits = convert, fits
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return self._convert.parse(argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self._fits} fits here") from error
+
+    def flag_type(self) -> str:
+        return self._convert.flag_type()
+
+
+class _Tuple(tuple_parser.TupleParser):
+    """A tuple given as `a,b`, as `('a', 'b')`, or by one flag for each item; nothing after the `=` is no item."""
+
+    def __init__(self, convert: Callable[[Any], Any], fits: str):
+        self._convert, self._fits = convert, fits
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        try:
+            if isinstance(argument, str):
+                is_literal = argument.strip()[:1] in tuple("([")
+                argument = super().parse(argument) if is_literal else tuple(argument.split(",") if argument else ())
+            return tuple(self._convert(item) for item in argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self._fits} fits here") from error
+
+
+_NUMBERS = {
+    int: _Number(flags.IntegerParser(), "a whole number such as 1000"),
+    float: _Number(flags.FloatParser(), "a number such as 5e-5"),
+}
+for _type, _parser in {
+    **_NUMBERS,
+    bool: _Number(flags.BooleanParser(), "true or false"),
+    tuple[str, ...]: _Tuple(str, "a list such as a,b or ('a','b')"),
+    tuple[float, ...]: _Tuple(float, "a list of numbers such as 0.5,1"),
+    tuple[int, ...]: _Tuple(int, "a list of whole numbers such as 20,24"),
+}.items():
+    config_flags.register_flag_parser_for_type(_type, _parser)
+
+
+def _unknown_flag(name: str, names: Sequence[str]) -> str:
+    """Returns the sentence on an unknown flag, which may be a config field's name."""
+    fields = [path for path in flatten(ExperimentConfig()) if path.rpartition(".")[2] == name]
+    if fields and "config" in names:
+        return f"There is no flag --{name}. Did you mean --config.{fields[0]}?"
+    hint = suggest(name, [typed(known) for known in names]).replace("'", "")
+    return f"There is no flag --{name}.{re.sub(r'mean ', 'mean --', hint)}"
+
+
+def _leftover(argument: str, *, takes_command: bool) -> str:
+    if takes_command:
+        return f"The argument {argument!r} belongs to no flag; the command to run comes after -- alone."
+    hint = ""
+    if argument in ("true", "false", "True", "False"):
+        hint = f" Join a switch and its value: --name={argument.lower()}."
+    elif argument.endswith(".py"):
+        hint = f" Did you mean --config={argument}?"
+    return f"The argument {argument!r} belongs to no flag; values are given as --name=value.{hint}"

@@ -1,0 +1,85 @@
+"""Runs a script: its flags, its command, and every error as one line.
+
+Exit status: 0 done, 1 the run failed, 2 something the user handed over does not fit, 130 interrupted (Ctrl-C), 143
+asked to end (SIGTERM).
+"""
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from absl import app
+
+from aigc_tf.cli.flags import Options, parse
+from aigc_tf.errors import InputError, Preempted, RunError
+
+
+def run(command: Callable[[Options], None], *, flags: Sequence[str], description: str | None) -> NoReturn:
+    """Runs a script: reads its flags, calls its command, exits.
+
+    Args:
+        command: One of the functions below.
+        flags: The flags it reads, keys of `flag_parsing.HELP`; `--help` and `--debug` come with every script.
+        description: The script's docstring, which `--help` prints.
+
+    Raises:
+        SystemExit: Always.
+    """
+    with _one_line_errors(is_debugged()):
+        app.run(command, flags_parser=lambda argv: parse(argv, names=[*flags, "debug"], description=description or ""))
+    raise SystemExit(0)
+
+
+def is_debugged() -> bool:
+    return any(argument in ("--debug", "-debug", "--debug=true") for argument in sys.argv)
+
+
+@contextlib.contextmanager
+def _one_line_errors(is_debugged: bool) -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again when it flushes at its end
+        raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        _fail("Interrupted. What was complete is kept; the same command may be run again.", status=130)
+    except Preempted:
+        _fail(
+            "Asked to end: what is done is in the last checkpoint, and the same command goes on from there.", status=143
+        )
+    except Exception as error:  # the one place that must let nothing pass
+        if is_debugged:
+            traceback.print_exc()
+        message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        if isinstance(error, InputError):
+            _fail(message, status=2)
+        if isinstance(error, RunError):
+            _fail(message, status=1)
+        kind = type(error).__name__
+        if kind in ("ResourceExhaustedError", "MemoryError"):
+            _fail(
+                f"Out of memory. Lower training.global_batch_size, evaluation.batch_size or data.max_length, or take a "
+                f"smaller model ({_shorten(message, 200)}).",
+                status=1,
+            )
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"Cannot write: {error.strerror}. Make room and run the same command again.", status=1)
+        hint = "" if is_debugged else " Run again with --debug to see where."
+        shown = _shorten(message)
+        _fail(f"{kind}: {shown}{'' if shown.endswith('.') else '.'}{hint}", status=1)
+
+
+def _fail(message: str, *, status: int) -> NoReturn:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def _shorten(message: str, width: int = 500) -> str:
+    return message if len(message) <= width else f"{message[:width]} ..."

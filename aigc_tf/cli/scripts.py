@@ -1,0 +1,339 @@
+"""What each script does before its command: reads its flags, and refuses what does not fit.
+
+TensorFlow takes seconds to import, so that waits until flags, config and sources are known to be right.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import glob
+import importlib
+import os
+import shlex
+import sys
+from typing import Any
+
+from aigc_tf import storage
+from aigc_tf.cli.flags import HELP, Options, typed
+from aigc_tf.cli.tensorflow_start import heavy_room, quiet
+from aigc_tf.commands.launching import launch as launch_workers
+from aigc_tf.commands.search_space import check_space, parse_search
+from aigc_tf.config import ExperimentConfig, GenerationConfig
+from aigc_tf.config.checks import validate, validate_generation
+from aigc_tf.config.fields import table
+from aigc_tf.config.files import load_config
+from aigc_tf.data.sources.sources import check_labelled, find_sources
+from aigc_tf.errors import InputError
+
+
+def prepare(options: Options) -> None:
+    """Makes the prepared data set of an experiment."""
+    config = _checked_config(options)
+    sources = find_sources(config.data)
+    if config.task == "classify":
+        check_labelled(sources)
+    if options.dry_run:
+        print(table(config))
+        print("\nfiles")
+        print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
+        return
+    heavy_room("data.preparing.preparation").prepare(config, overwrite=options.overwrite)
+    print(f"Train on it:   python scripts/train.py {_typed_without('overwrite', 'debug')} --workdir=runs/{config.name}")
+
+
+def train(options: Options) -> None:
+    """Trains an experiment into its run folder, or goes on with it."""
+    config = _checked_config(options)
+    workdir = _required_path(options, "workdir")
+    _check_prepared(config)
+    if options.device and not options.dry_run:
+        raise InputError("--device says what a run is asked to fit, so it goes with --dry_run; give both or neither.")
+    heavy_room("commands.train").train(config, workdir, dry_run=options.dry_run, device=options.device)
+
+
+def sweep(options: Options) -> None:
+    """Trains an experiment again and again with other values of some fields, and says which are best."""
+    config = _checked_config(options)
+    workdir = _required_path(options, "workdir")
+    space = parse_search(options.search or [])
+    check_space(config, space)
+    if options.trials < 1:
+        raise InputError(f"--trials is {options.trials}; it must be at least 1.")
+    if storage.is_remote(workdir):
+        raise InputError(f"--workdir {workdir} is on an object store; a sweep keeps its study on a disk.")
+    if os.environ.get("TF_CONFIG"):
+        raise InputError("TF_CONFIG is set, but a sweep trains on one host; unset it.")
+    _check_prepared(config)
+    if options.dry_run:
+        print(table(config))
+        print("\n".join(["", "search", *(f"  {dimension}" for dimension in space), f"  {options.trials} trials"]))
+        return
+    train_script = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "train.py")
+    # Not a heavy room: TensorFlow would hold a TPU that the trials need.
+    room = importlib.import_module("aigc_tf.commands.sweep")
+    room.sweep(config, workdir, space=space, num_trials=options.trials, train_script=train_script)
+
+
+def _check_prepared(config: ExperimentConfig) -> None:
+    prepared = storage.join(_path(config.data.prepared_dir), config.name)
+    if not storage.exists(storage.join(prepared, "dataset.json")):
+        typed = _typed_without("workdir", "search", "trials", "device", "dry_run", "debug")
+        raise InputError(f"There is no prepared data set {prepared}; make it with: python scripts/prepare.py {typed}")
+
+
+def evaluate(options: Options) -> None:
+    """Judges a run's weights on its validation and test data."""
+    workdir, config = _run_folder(options)
+    if options.dry_run:
+        print(table(config or load_config(storage.join(workdir, "config.json"))))
+        return
+    heavy_room("commands.evaluate").evaluate(workdir, config=config, checkpoint=options.checkpoint)
+
+
+def inspect_examples(options: Options) -> None:
+    """Shows the examples of a bad step of a run as text."""
+    workdir, config = _run_folder(options)
+    if options.step < 0:
+        raise InputError(f"--step is {options.step}; steps are counted from 1, and 0 is the last bad one.")
+    heavy_room("commands.inspect_examples").inspect_examples(workdir, config=config, step=options.step)
+
+
+def export(options: Options) -> None:
+    """Publishes a run's weights as a SavedModel."""
+    workdir, config = _run_folder(options)
+    if options.dry_run:
+        print(table(config or load_config(storage.join(workdir, "config.json"))))
+        return
+    heavy_room("commands.export").export(workdir, config=config, checkpoint=options.checkpoint)
+
+
+def predict(options: Options) -> None:
+    """Answers texts with a run or an exported model."""
+    model = _required_path(options, "model")
+    source, target = _optional_path(options, "input"), _optional_path(options, "output")
+    if bool(options.text) == bool(source):
+        raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
+    if options.text_b and len(options.text_b) != len(options.text or []):
+        given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
+        raise InputError(f"Give one --text_b for each --text; {given}.")
+    if source and not os.path.exists(source):
+        raise InputError(f"There is no file {source}.{_nearest(source)}")
+    if not storage.exists(model):
+        raise InputError(f"There is no model {model}.{_nearest(model)}")
+    _check_output(target, overwrite=options.overwrite)
+    asking = heavy_room("commands.asking")
+    with quiet():
+        asking.predict(
+            model,
+            texts=options.text or [],
+            texts_b=options.text_b,
+            input_path=source,
+            output_path=target,
+            checkpoint=options.checkpoint,
+        )
+
+
+def generate(options: Options) -> None:
+    """Continues texts with a run or an exported model."""
+    model = _required_path(options, "model")
+    source, target = _optional_path(options, "input"), _optional_path(options, "output")
+    if options.prompt and source:
+        raise InputError("Give the prompts with --prompt (once for each), or a file with --input, and not both.")
+    if target and not (options.prompt or source):
+        raise InputError("--output needs prompts: give them with --prompt (once for each), or a file with --input.")
+    if source and not os.path.exists(source):
+        raise InputError(f"There is no file {source}.{_nearest(source)}")
+    if not storage.exists(model):
+        raise InputError(f"There is no model {model}.{_nearest(model)}")
+    _check_output(target, overwrite=options.overwrite)
+    heavy_room("commands.asking").generate(
+        model,
+        prompts=options.prompt or [],
+        settings=_generation_settings(options),
+        input_path=source,
+        output_path=target,
+        checkpoint=options.checkpoint,
+    )
+
+
+def _generation_settings(options: Options) -> dict[str, Any]:
+    """Returns the fields of GenerationConfig that flags set, checked."""
+    given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(GenerationConfig)}
+    settings: dict[str, Any] = {
+        name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
+    }
+    validate_generation(GenerationConfig(**settings), prefix="--")
+    return settings
+
+
+def ask(options: Options) -> None:
+    """Asks a running server."""
+    for name in ("server", "served"):
+        if not getattr(options, name):
+            raise InputError(f"--{typed(name)} is missing: {HELP[name]}")
+    source, target = _optional_path(options, "input"), _optional_path(options, "output")
+    num_given = sum(map(bool, (options.text, options.prompt, source)))
+    if num_given > 1 or (not num_given and (sys.stdin is None or sys.stdin.isatty())):
+        raise InputError("Give --text for a classifier, --prompt for a generator, or a file with --input: one of them.")
+    if options.text_b and len(options.text_b) != len(options.text or []):
+        given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
+        raise InputError(f"Give one --text_b for each --text; {given}.")
+    if source and not os.path.exists(source):
+        raise InputError(f"There is no file {source}.{_nearest(source)}")
+    _check_output(target, overwrite=options.overwrite)
+    settings = _generation_settings(options)
+    # Only gRPC needs TensorFlow: REST answers before that would be loaded.
+    needs_tensorflow = options.server.startswith("grpc")
+    room = (
+        heavy_room("commands.asking_server")
+        if needs_tensorflow
+        else importlib.import_module("aigc_tf.commands.asking_server")
+    )
+    with quiet() if needs_tensorflow else contextlib.nullcontext():
+        room.ask(
+            options.server,
+            options.served,
+            version=options.version,
+            label=options.label or "",
+            timeout=options.timeout,
+            texts=options.text or [],
+            texts_b=options.text_b or [],
+            prompts=options.prompt or [],
+            settings=settings,
+            input_path=source,
+            output_path=target,
+        )
+
+
+def render_deployment(options: Options) -> None:
+    """Writes the files that serving exported models needs."""
+    output = _path(options.deployment)
+    if not output:
+        raise InputError(f"--output is missing: {HELP['deployment']}")
+    _check_no_file("--output", output)
+    folders = [_path(folder) for folder in options.exports or []]
+    for folder in folders:
+        if not storage.exists(folder):
+            raise InputError(f"There is no model {folder}.{_nearest(folder)}")
+    batching = _optional_path(options, "batching")
+    if batching and not os.path.isfile(batching):
+        raise InputError(f"There is no file {batching}.{_nearest(batching)}")
+    room = importlib.import_module(
+        "aigc_tf.serving.deployment.deployment"
+    )  # not a heavy room, but its libraries are for it alone
+    done = room.render_deployment(
+        folders,
+        output=output,
+        stable=options.stable or [],
+        canary=options.canary or [],
+        batching=batching,
+        overwrite=options.overwrite,
+    )
+    print(done)
+
+
+def check_servable(options: Options) -> None:
+    """Says whether a stock TensorFlow Serving serves a SavedModel."""
+    folder = _path(options.folder)
+    if not folder:
+        raise InputError("The folder is missing: python scripts/check_servable.py saved_models/NAME")
+    _check_no_file("The argument", folder)
+    if not storage.exists(folder):
+        raise InputError(f"There is no folder {folder}.{_nearest(folder)}")
+    # Not a heavy room: nothing is run, so TensorFlow is not needed.
+    importlib.import_module("aigc_tf.serving.gate.op_gate").report(folder, target=options.target)
+
+
+def launch(options: Options) -> None:
+    """Runs a command as several workers on this host and ends with the status of the first that fails."""
+    if options.num_workers is None or options.num_workers < 1:
+        given = "missing" if options.num_workers is None else options.num_workers
+        raise InputError(f"--num_workers is {given}; give the number of processes to start, at least 1.")
+    if not options.command:
+        raise InputError(
+            "There is no command to run; it comes after --: "
+            "python scripts/launch.py --num_workers=2 -- python scripts/train.py --config=... --workdir=..."
+        )
+    raise SystemExit(launch_workers(options.command, options.num_workers))
+
+
+def _typed_without(*names: str) -> str:
+    """Returns the arguments of this command but for some flags, as a shell takes them: for the next command."""
+    kept, is_value = [], False
+    for argument in sys.argv[1:]:
+        name, is_joined, _ = argument.lstrip("-").partition("=")
+        if not is_value and not (argument.startswith("-") and name in names):
+            kept.append(argument)
+        is_value = not is_value and name in ("workdir", "search", "trials") and not is_joined and name in names
+    return shlex.join(kept)
+
+
+def _checked_config(options: Options) -> ExperimentConfig:
+    if options.config is None:
+        raise InputError(f"--config is missing: the Python file of an experiment.{_known_configs()}")
+    validate(options.config)
+    config: ExperimentConfig = options.config
+    _check_no_file("data.prepared_dir", config.data.prepared_dir)
+    _check_no_file("export.directory", config.export.directory)
+    return config
+
+
+def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
+    """Returns a run's folder, and the config if one is given beside it."""
+    workdir = _required_path(options, "workdir")
+    if not storage.exists(storage.join(workdir, "config.json")):
+        raise InputError(f"{workdir} is no run: it has no config.json.{_nearest(workdir)}")
+    if options.config is not None:
+        validate(options.config)
+    return workdir, options.config
+
+
+def _required_path(options: Options, name: str) -> str:
+    path = _path(getattr(options, name))
+    if not path:
+        raise InputError(f"--{name} is missing: {HELP[name]}")
+    _check_no_file(f"--{name}", path)
+    return path
+
+
+def _optional_path(options: Options, name: str) -> str:
+    """Returns the path that a flag gives, empty without the flag."""
+    if getattr(options, name) == "":
+        raise InputError(f"--{name} is empty; give a file, or leave it out.")
+    return _path(getattr(options, name))
+
+
+def _check_output(path: str, *, overwrite: bool) -> None:
+    if os.path.isdir(path):
+        raise InputError(f"--output {path} is a folder; give a file.")
+    if os.path.isfile(path) and not overwrite:  # what is no plain file, such as /dev/null, is written to as it is
+        raise InputError(f"{path} is there already; nothing was overwritten. Give --overwrite to replace it.")
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise InputError(f"--output {path} cannot be written: there is no folder {folder}.")
+
+
+def _check_no_file(what: str, path: str) -> None:
+    if os.path.isfile(path):
+        raise InputError(f"{what} is {path!r}, which is a file; give a folder.")
+
+
+def _path(path: str | None) -> str:
+    return os.path.expanduser(path or "")  # a shell leaves the ~ of --workdir=~/runs alone
+
+
+def _nearest(path: str) -> str:
+    """Returns the name nearest to a path that is not there, else some of the names that are."""
+    if storage.is_remote(path):
+        return ""
+    parent, name = os.path.split(path.rstrip("/"))
+    names = [entry for entry in storage.list_folder(parent or ".") if entry != name and not entry.startswith(".")]
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f" Did you mean {os.path.join(parent, near[0])!r}?"
+    return f" The folder {parent or '.'} has: {', '.join(names[:10])}." if names else ""
+
+
+def _known_configs() -> str:
+    there = sorted(glob.glob("configs/*.py"))
+    return f" There are: {', '.join(there)}." if there else ""

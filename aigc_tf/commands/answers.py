@@ -1,0 +1,150 @@
+"""Texts in and answers out: what is asked, and the terminal or file that answers go to, which is whole or not there."""
+
+import contextlib
+import io
+import json
+import os
+import stat
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aigc_tf.config import DataConfig
+from aigc_tf.data.sources import sources
+from aigc_tf.errors import InputError, RunError
+
+_Row = TypeVar("_Row")
+
+
+@contextlib.contextmanager
+def open_output(path: str) -> Iterator[Callable[[str], Any]]:
+    """Yields the function that writes a line: to the terminal, or to a file that gets its name when it is complete.
+
+    Where the user interrupts, the lines so far stay in a file beside it, which is named. What is no plain file, such as
+    a pipe or /dev/null, is written to as it is.
+
+    Args:
+        path: Of the file; empty: the terminal. A link is followed.
+    Raises:
+        InputError: If it cannot be opened.
+        RunError: If it cannot be written.
+    """
+    if not path:
+        yield sys.stdout.write
+        return
+    final = os.path.realpath(path)
+    is_plain = not os.path.exists(final) or stat.S_ISREG(os.stat(final).st_mode)
+    written = f"{final}.partial-{uuid.uuid4().hex[:8]}" if is_plain else final
+    with _refused(path, "--output {} cannot be written", InputError):
+        file = open(written, "w", encoding="utf-8")  # noqa: SIM115 - closed below, where that may fail
+
+    def write(line: str) -> None:
+        with _refused(path, "Cannot write {}", RunError):
+            file.write(line)
+
+    is_kept = not is_plain
+    try:
+        yield write
+        with _refused(path, "Cannot write {}", RunError):
+            file.close()
+            if is_plain:
+                os.replace(written, final)
+        is_kept = True
+    except KeyboardInterrupt:
+        file.close()
+        if is_plain and os.path.getsize(written):
+            is_kept = True
+            print(f"\nThe answers so far are in {written}.", file=sys.stderr)
+        raise
+    finally:
+        if not is_kept:
+            with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
+                file.close()
+            os.unlink(written)
+
+
+@contextlib.contextmanager
+def _refused(path: str, sentence: str, kind: type[Exception]) -> Iterator[None]:
+    """Says in one sentence that the operating system refuses to write; a reader that has enough is no refusal."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise kind(f"{sentence.format(path)}: {error.strerror or error}.") from error
+
+
+def count(number: int, what: str) -> str:
+    """Returns `1 token`, `2 tokens`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def with_progress(rows: Iterable[_Row], *, total: int | None, what: str) -> Iterator[_Row]:
+    """Yields the rows, and shows on a terminal how many there were; with a total also the time left."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from rows
+        return
+    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(rows, total=total)
+
+
+def pair_up(texts: list[str], texts_b: list[str]) -> list[tuple[str, str]]:
+    if texts_b and len(texts_b) != len(texts):
+        raise InputError(
+            f"There are {len(texts)} --text and {len(texts_b)} --text_b; give one --text_b for each --text."
+        )
+    return list(zip(texts, texts_b or [""] * len(texts), strict=True))
+
+
+def read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Reads texts to answer: the lines of a plain text, or the text columns of a table with a header."""
+    text_column, text_b_column = columns
+    data = DataConfig(
+        sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
+    )
+    files = sources.find_sources(data)
+    if text_b_column and any(file.format == "text" for file in files):
+        raise InputError(
+            f"{path} has single texts, but the model takes pairs; give a table with the columns {text_column!r} "
+            f"and {text_b_column!r}."
+        )
+    for record in sources.read_records(files, data, []):
+        yield record.text, record.text_b
+
+
+def piped_prompts() -> list[str]:
+    """Returns the lines of standard input, a backslash and n in them as a line's end."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    prompts = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
+    if not prompts:
+        raise InputError("There is no prompt, and nothing on standard input; give --prompt or --input.")
+    return prompts
+
+
+def json_line(row: dict[str, Any], model: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise RunError(
+            f"The weights of {model} give no finite answer to {row['text'][:40]!r}; ask another checkpoint or run."
+        ) from error
+
+
+def print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
+    speed = f"{num_tokens / seconds:,.0f} tokens per second" if seconds and num_tokens else "nothing to time"
+    print(
+        f"{count(num_prompts, 'continuation')} of {count(num_tokens, 'token')} in {seconds:.2f} s, {speed}.",
+        file=sys.stderr,
+    )
+
+
+def print_continuation(prompt: str, text: str, *, is_single: bool) -> None:
+    """Shows a prompt with what follows it; a line stands between several."""
+    print(f"{prompt}{text}" + ("" if is_single else f"\n{'-' * 20}"), flush=True)

@@ -1,0 +1,200 @@
+"""A run folder: what a run keeps besides checkpoints and metrics, and how later commands read it.
+
+config.json         the resolved config, with what `auto` became; written last, it says that this is a run
+architecture.json   the model's architecture, so that nothing later needs the model's source
+data.json           what the model has to know of its data (`DataFacts`)
+tokenizer/          the tokenizer of the prepared data
+started.json        when the run started first
+"""
+
+import dataclasses
+import os
+import time
+
+import keras
+
+from aigc_tf import storage
+from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
+from aigc_tf.config.fields import flatten, from_json, to_json
+from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
+from aigc_tf.errors import InputError, suggest
+from aigc_tf.models.building import ARCHITECTURE_FILE
+from aigc_tf.models.weights import load_weights_by_path
+from aigc_tf.tasks import TASKS, DataFacts, TaskDoor
+from aigc_tf.training import checkpoints
+from aigc_tf.training.devices import strategy
+from aigc_tf.training.devices.strategy import Devices
+
+CONFIG = "config.json"
+_DATA, _TOKENIZER, _STARTED = "data.json", "tokenizer", "started.json"
+_BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # each padded length is a compilation under XLA
+
+
+def door_of(config: ExperimentConfig) -> TaskDoor:
+    """Returns the functions of the config's task."""
+    if config.task not in TASKS:
+        raise InputError(f"task is {config.task!r}, which is no task.{suggest(config.task, TASKS)}")
+    return TASKS[config.task]
+
+
+def describe_run(workdir: str, config: ExperimentConfig, facts: DataFacts, model: keras.Model) -> None:
+    """Writes what later commands need of a run besides its weights; config.json, which says it is a run, last."""
+    storage.write_json(storage.join(workdir, ARCHITECTURE_FILE), door_of(config).describe(model))
+    storage.copy_folder(facts.tokenizer_folder, storage.join(workdir, _TOKENIZER))
+    written = dataclasses.asdict(facts) | {"tokenizer_folder": _TOKENIZER}
+    storage.write_json(storage.join(workdir, _DATA), written)
+    storage.write_bytes(storage.join(workdir, CONFIG), to_json(config).encode())
+
+
+def first_start(workdir: str, *, goes_on: bool) -> float | None:
+    """Returns when a run started first, in seconds since 1970, and keeps it in the run folder.
+
+    Args:
+        workdir: The run folder.
+        goes_on: Whether there is a checkpoint; without one this start is the first.
+    Returns:
+        None for a run that was begun by a version that did not keep it.
+    """
+    path = storage.join(workdir, _STARTED)
+    if not goes_on:
+        started = time.time()
+        storage.write_json(path, {"seconds_since_1970": started})
+        return started
+    try:
+        return float(storage.read_json(path)["seconds_since_1970"]) if storage.exists(path) else None
+    except (InputError, KeyError, TypeError, ValueError):
+        return None  # it is damaged, and nothing but the goodput hangs on it
+
+
+def read_facts(workdir: str) -> DataFacts:
+    """Reads what a run keeps of its data.
+
+    Raises:
+        InputError: If data.json is missing or another program's.
+    """
+    content = storage.read_json(storage.join(workdir, _DATA))
+    tokenizer = storage.as_local_folder(storage.join(workdir, _TOKENIZER))
+    try:
+        return DataFacts(**content | {"label_names": tuple(content["label_names"]), "tokenizer_folder": str(tokenizer)})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{storage.join(workdir, _DATA)} is not what scripts/train.py writes ({error}).") from error
+
+
+def stored_config(workdir: str) -> ExperimentConfig | None:
+    """Reads config.json of a run folder; None where there is none.
+
+    Raises:
+        InputError: If it is broken.
+    """
+    path = storage.join(workdir, CONFIG)
+    if not storage.exists(path):
+        return None
+    try:
+        return from_json(storage.read_bytes(path).decode())
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def config_of_run(workdir: str, config: ExperimentConfig | None) -> ExperimentConfig:
+    """Returns the config a run was trained with; of one given beside it, only operational fields count.
+
+    Raises:
+        InputError: If there is no run, or the given config is another experiment's.
+    """
+    stored = stored_config(workdir)
+    if stored is None:
+        raise InputError(f"{workdir} is no run: it has no {CONFIG}. Train one: python scripts/train.py --workdir=...")
+    if config is None:
+        return stored
+    training = dataclasses.replace(
+        config.training,
+        jit=stored.training.jit,
+        strategy=stored.training.strategy,
+        precision=stored.training.precision if config.training.precision == "auto" else config.training.precision,
+        num_steps=max(config.training.num_steps, stored.training.num_steps),
+    )
+    data = dataclasses.replace(config.data, num_buckets=config.data.num_buckets or stored.data.num_buckets)
+    config = dataclasses.replace(config, training=training, data=data)
+    _check_same_run(config, stored)
+    return config
+
+
+def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: Devices) -> ExperimentConfig:
+    """Returns the config with every `auto` settled.
+
+    Precision and number of buckets stay as at the run's first start; where it runs and whether XLA compiles, which are
+    operational, go by this machine.
+
+    Raises:
+        InputError: If the run began with another config; the fields are named. If what `auto` chose then does not fit
+            this machine.
+    """
+    training, data = config.training, config.data
+    if stored:
+        if training.precision == "auto":
+            _check_precision(stored.training.precision)
+            training = dataclasses.replace(training, precision=stored.training.precision)
+        if not data.num_buckets:
+            data = dataclasses.replace(data, num_buckets=stored.data.num_buckets)
+    jit = strategy.resolve_jit(training.jit)
+    precision = strategy.resolve_precision(training.precision)
+    training = dataclasses.replace(training, jit=jit, precision=precision, strategy=devices.name)
+    compiled = jit == "on" or devices.static_shapes
+    data = dataclasses.replace(
+        data, num_buckets=data.num_buckets or (_BUCKETS_COMPILED if compiled else _BUCKETS_PLAIN)
+    )
+    resolved = dataclasses.replace(config, data=data, training=training)
+    if stored:
+        _check_same_run(resolved, stored)
+    return resolved
+
+
+def _check_precision(chosen: str) -> None:
+    """Refuses to go on in a precision that `auto` chose on another machine and would not choose on this one.
+
+    Raises:
+        InputError: If it is bfloat16 and this machine multiplies none.
+    """
+    if chosen == "bfloat16" and strategy.resolve_precision("auto") != "bfloat16":
+        raise InputError(
+            "This run computes in bfloat16, which training.precision 'auto' chose where it began, but the hardware "
+            "here has no bfloat16; go on where it does, or give --config.training.precision=bfloat16 to compute so "
+            "here all the same, slower and rounded otherwise."
+        )
+
+
+def _check_same_run(config: ExperimentConfig, stored: ExperimentConfig) -> None:
+    before, now = flatten(stored), flatten(config)
+    changed = [name for name in now if now[name] != before[name] and name not in OPERATIONAL_FIELDS]
+    if now["training.num_steps"] > before["training.num_steps"]:
+        changed.remove("training.num_steps")
+    if changed:
+        differences = "; ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changed)
+        raise InputError(
+            f"This run began with another config: {differences}. "
+            "Take another --workdir for another experiment, or the old value to go on with this one."
+        )
+
+
+def load_model(workdir: str, config: ExperimentConfig, *, checkpoint: str, dtype: str) -> tuple[keras.Model, int]:
+    """Builds a run's model with its weights; returns it and the step the weights are of.
+
+    Args:
+        workdir: The run folder.
+        config: Its config, of `config_of_run`.
+        checkpoint: `best` or `last`, with the weights that `evaluation.weights` says; `best_raw` or `last_raw`.
+        dtype: A Keras dtype policy, whatever it was trained in.
+    Raises:
+        InputError: If the run has no checkpoint.
+    """
+    loaded = checkpoints.load_named(workdir, checkpoint.removesuffix("_raw"))
+    weights = loaded.weights_of("raw" if checkpoint.endswith("_raw") else config.evaluation.weights)
+    description = storage.read_json(storage.join(workdir, ARCHITECTURE_FILE))
+    model = door_of(config).rebuild(description, dtype=dtype)
+    load_weights_by_path(model, weights, source=f"the checkpoint of {workdir}")
+    return model, loaded.step
+
+
+def open_prepared_of(config: ExperimentConfig) -> PreparedDataset:
+    """Opens the prepared data of an experiment."""
+    return open_prepared(os.path.join(os.path.expanduser(config.data.prepared_dir), config.name))

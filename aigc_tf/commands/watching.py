@@ -1,0 +1,221 @@
+"""What is recorded and shown while a run trains: metrics.jsonl, TensorBoard, the progress bar, the profiler."""
+
+import contextlib
+import math
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf import storage
+from aigc_tf.commands.runs import door_of
+from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
+from aigc_tf.config.fields import flatten, to_json
+from aigc_tf.errors import Preempted, RunError
+from aigc_tf.evaluation import classification
+from aigc_tf.evaluation.report import peak_memory_bytes
+from aigc_tf.tasks import DataFacts
+from aigc_tf.training import checkpoints
+from aigc_tf.training.devices.hardware import MachinePeak, machine_peak
+from aigc_tf.training.devices.strategy import Devices
+from aigc_tf.training.planning.flops import StepFlops
+from aigc_tf.training.planning.preflight import replica_batch, resident_bytes
+from aigc_tf.training.recording import hparams
+from aigc_tf.training.recording.profiling import ProfileWindow
+from aigc_tf.training.recording.progress import ProgressBar
+from aigc_tf.training.recording.step_log import StepLog
+from aigc_tf.training.recording.telemetry import LOGS_NAME, Telemetry
+from aigc_tf.training.run_state import TrainState
+from aigc_tf.training.step.traced_step import TracedStep
+from aigc_tf.training.task import Task
+
+
+class RunWatcher:
+    """Tells telemetry, the profiler and the progress bar what happens in the loop. A context manager.
+
+    Args:
+        config: Of the run, resolved.
+        workdir: The run folder.
+        task: What is trained.
+        state: The run in memory, at the step where it starts or goes on.
+        devices: Where it trains; on all workers but the chief nothing is recorded.
+        facts: Of the data.
+        started: When the run's first start was, in seconds since 1970. None: that is not known.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        workdir: str,
+        *,
+        task: Task,
+        state: TrainState,
+        devices: Devices,
+        facts: DataFacts,
+        started: float | None,
+    ):
+        training = config.training
+        self._door, self._config, self._facts = door_of(config), config, facts
+        self._task, self._state, self._devices = task, state, devices
+        self._workdir, self._started = workdir, started
+        self._flops: StepFlops | None = None
+        self._peak: MachinePeak | None = None
+        self._progress = ProgressBar(
+            num_steps=training.num_steps, first_step=state.step, rate=self._door.rate, enabled=devices.is_chief
+        )
+        self._profile = ProfileWindow(storage.join(workdir, LOGS_NAME), training.profile_steps)
+        self._shown = contextlib.ExitStack()
+        self._telemetry, self._example_ids = self._open(state.step)
+
+    def _open(self, resume_step: int) -> tuple[Telemetry, StepLog | None]:
+        """Opens the records of the run, cut back to a step."""
+        training, is_chief = self._config.training, self._devices.is_chief
+        telemetry = Telemetry(self._workdir, resume_step=resume_step, log_every=training.log_every, enabled=is_chief)
+        telemetry.config(to_json(self._config))
+        settings = {name: value for name, value in flatten(self._config).items() if name not in OPERATIONAL_FIELDS}
+        telemetry.session_start(hparams.settings_of(settings), started=self._started or time.time())
+        if not training.log_example_ids or not is_chief:
+            return telemetry, None
+        return telemetry, StepLog(storage.join(self._workdir, "example_ids.jsonl"), resume_step=resume_step)
+
+    def __enter__(self) -> "RunWatcher":
+        self._shown.enter_context(self._progress)
+        self._shown.enter_context(self._profile)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.ExitStack() as records:
+            records.callback(self._telemetry.__exit__, kind, error, trace)
+            if self._example_ids is not None:
+                records.callback(self._example_ids.__exit__, kind, error, trace)
+            records.callback(self._end_session, error)
+            self._shown.close()
+
+    def _end_session(self, error: BaseException | None) -> None:
+        if isinstance(error, Preempted):
+            return  # the run is not over: the same command goes on
+        # The error that ended the run is the one to report, not that this could not be written either.
+        with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():
+            self._telemetry.session_end(succeeded=error is None)
+
+    def on_start(self, step: int) -> None:
+        if step:
+            self._progress.note(f"going on after step {step}")
+        self._peak = machine_peak(self._devices, self._config.training.precision)
+        self._telemetry.text(step, "time/peak_flops", self._peak.origin)
+        try:
+            self._flops = count_step_flops(self._task, self._state, self._devices)
+        except ValueError as reason:
+            self._progress.note(f"without FLOPs utilisation: {reason}")
+        self._profile.after_step(step)
+
+    def on_steps(self, records: list[dict[str, float]]) -> None:
+        measured = self._speeds(records) | memory_in_use()
+        self._telemetry.record([record | measured for record in records])
+        self._progress(records[-1])
+        step = int(records[-1]["step"])
+        self._profile.after_step(step)
+        every = self._config.training.histograms_every
+        if every and not step % every:
+            self._draw_weights(step)
+
+    def _speeds(self, records: list[dict[str, float]]) -> dict[str, float]:
+        """Returns how well a call into the graph used the devices; nothing where it computed nothing."""
+        rows = self._task.train.global_batch_size
+        seconds = len(records) * rows / records[-1].get("time/examples_per_second", math.inf)
+        if not seconds:
+            return {}
+        waited = sum(record["time/input_seconds"] for record in records)
+        speeds = {"time/input_stall_share": waited / seconds}
+        if self._flops is not None and self._peak is not None:
+            lengths = [round(record["train/tokens"] / record["train/useful_share"] / rows) for record in records]
+            flops = sum(map(self._flops, lengths)) * self._devices.num_replicas
+            speeds["time/flops_utilisation"] = flops / seconds / self._peak.flops_per_second
+        return speeds
+
+    def _draw_weights(self, step: int) -> None:
+        for path, values in checkpoints.to_host(self._state.model.trainable_variables).items():
+            self._telemetry.histogram(step, f"weights/{path}", values)
+
+    def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
+        scalars = {f"{split}/{name}": value for name, value in classification.scalar_metrics(metrics).items()}
+        self._telemetry.scalars(step, scalars | {f"time/{split}_seconds": seconds})
+        for name, image in self._door.draw(metrics, self._facts).items():
+            self._telemetry.image(step, f"{split}/{name}", image)
+        metric, _ = self._task.best_metric
+        value = metrics[metric]
+        shown = "undefined" if value is None else f"{value:.4f}"
+        self._progress.note(f"step {step}: {split} {metric} {shown}, judged in {seconds:.1f} s")
+
+    def on_samples(self, step: int, texts: list[tuple[str, str]]) -> None:
+        for number, (prompt, text) in enumerate(texts, start=1):
+            # Indented, markdown shows a text as it is; what was given is told from what was generated.
+            shown = "\n".join(f"    {line}" for line in f"{prompt}⟩{text}".split("\n"))
+            self._telemetry.text(step, f"samples/{number}", shown)
+            self._progress.note(f"sample {number} after step {step}:\n{shown}")
+
+    def before_checkpoint(self, step: int) -> None:
+        self._telemetry.flush()
+        if self._example_ids is not None:
+            self._example_ids.flush()
+
+    def on_checkpoint(self, step: int, blocked_seconds: float) -> None:
+        kept = goodput(self._state.progress.train_seconds, self._started)
+        known = {} if kept is None else {"time/goodput": kept}
+        self._telemetry.scalars(step, {"time/checkpoint_blocked_seconds": blocked_seconds} | known)
+
+    def on_written(self, step: int, seconds: float) -> None:
+        self._telemetry.scalars(step, {"time/checkpoint_seconds": seconds})
+
+    def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
+        if self._example_ids is not None:
+            for step, ids in enumerate(example_ids.tolist(), start=first_step):
+                self._example_ids.add(step, {"example_ids": ids})
+
+    def on_skipped(self, step: int, message: str) -> None:
+        self._progress.note(message)
+
+    def on_rollback(self, step: int) -> None:
+        self._telemetry.close()
+        if self._example_ids is not None:
+            self._example_ids.close()
+        self._telemetry, self._example_ids = self._open(step)
+        self._progress.note(f"went back to what the run was after step {step}")
+
+
+def goodput(train_seconds: float, started: float | None) -> float | None:
+    """Returns the share of the time since a run's first start that went into training steps that count.
+
+    Steps that a restart did again count once, since a checkpoint keeps the seconds of the steps it has. What is left
+    went into starting, compiling outside of calls, evaluations, checkpoints, steps done again, and time in which the
+    run was down.
+
+    Args:
+        train_seconds: Seconds inside training calls of the steps that the run's weights have seen.
+        started: When the run's first start was, in seconds since 1970. None: not known, and so is the share.
+    """
+    return None if started is None else train_seconds / max(time.time() - started, train_seconds, 1e-9)
+
+
+def count_step_flops(task: Task, state: TrainState, devices: Devices) -> StepFlops:
+    """Traces the step of one replica, up to its gradients, and returns its count by padded length."""
+    step = TracedStep(state.model, task.losses, replica_batch(task, devices))
+    return StepFlops(step, task.order.bucket_lengths)
+
+
+def memory_in_use() -> dict[str, float]:
+    """Returns what this process holds now and held at most, by tag; on GPUs the fullest one's memory too."""
+    held = resident_bytes()
+    # The system keeps the two counts apart, and the greatest may lag a little behind.
+    found: dict[str, float] = {"time/host_peak_memory_bytes": max(peak_memory_bytes(), held)}
+    if held:
+        found["time/host_memory_bytes"] = held
+    devices = [tf.config.experimental.get_memory_info(gpu.name) for gpu in tf.config.list_logical_devices("GPU")]
+    if devices:
+        found["time/device_memory_bytes"] = float(np.max([info["current"] for info in devices]))
+        found["time/device_peak_memory_bytes"] = float(np.max([info["peak"] for info in devices]))
+    return found

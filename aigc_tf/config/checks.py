@@ -1,0 +1,403 @@
+"""Whether a config fits: types, ranges, combinations. Standard library only, as config.py."""
+
+import dataclasses
+import difflib
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from aigc_tf.config.experiment import (
+    ADAPTER_KINDS,
+    BAD_STEP_POLICIES,
+    FORMATS,
+    JIT_MODES,
+    LONG_PROMPTS,
+    OPTIMIZERS,
+    PRECISIONS,
+    PROBLEM_TYPES,
+    SCHEDULES,
+    SERVERS,
+    SPLITS,
+    STORED_WEIGHTS,
+    STRATEGIES,
+    TASK_NAMES,
+    TOKENIZER_KINDS,
+    TRUNCATIONS,
+    WEIGHT_KINDS,
+    DataConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    TrainingConfig,
+)
+from aigc_tf.config.fields import flatten, unknown_field
+from aigc_tf.errors import InputError, suggest
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Checks types, ranges and combinations.
+
+    Raises:
+        InputError: One sentence that names the field, its value and what fits.
+    """
+    check_types(config)
+    data, training = config.data, config.training
+    _require(bool(config.name), "name", config.name, "a name without spaces or slashes, such as 'bert_sentiment'")
+    plain = not set(config.name) & set(" /\\") and config.name[:1] != "."
+    _require(plain, "name", config.name, "without spaces, slashes or a leading dot")
+    _require(bool(data.sources), "data.sources", data.sources, "at least one file, glob, folder, sample: or tfds: name")
+    for name, value, known in (
+        ("task", config.task, TASK_NAMES),
+        ("data.format", data.format, FORMATS),
+        ("data.problem_type", data.problem_type, PROBLEM_TYPES),
+        ("data.split", data.split, SPLITS),
+        ("data.truncation", data.truncation, TRUNCATIONS),
+        ("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS),
+        ("training.schedule", training.schedule, SCHEDULES),
+        ("training.optimizer", training.optimizer, OPTIMIZERS),
+        ("training.precision", training.precision, PRECISIONS),
+        ("training.jit", training.jit, JIT_MODES),
+        ("training.strategy", training.strategy, STRATEGIES),
+        ("training.on_bad_step", training.on_bad_step, BAD_STEP_POLICIES),
+        ("evaluation.weights", config.evaluation.weights, WEIGHT_KINDS),
+        ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
+        ("export.long_prompt", config.export.long_prompt, LONG_PROMPTS),
+        ("export.target", config.export.target, SERVERS),
+        ("export.weights", config.export.weights, STORED_WEIGHTS),
+        ("adapter.kind", config.adapter.kind, ADAPTER_KINDS),
+    ):
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
+    sizes = config.export.batch_sizes
+    rises = bool(sizes) and sizes[0] >= 1 and all(one < next_one for one, next_one in itertools.pairwise(sizes))
+    _require(rises and len(sizes) <= 64, "export.batch_sizes", sizes, "1 to 64 ascending whole numbers from 1 on")
+    keeps_text = config.task != "generate" or config.tokenizer.kind != "wordpiece"
+    _require(keeps_text, "tokenizer.kind", config.tokenizer.kind, "'sentencepiece' for a generator, which keeps text")
+    _validate_columns(data, is_labelled=config.task == "classify")
+    _validate_labels(data)
+    _validate_numbers(config)
+    _validate_optimisation(training)
+    _validate_losses(config)
+    validate_generation(config.generation)
+    if config.task == "generate":
+        _validate_generator(config)
+    _validate_adapter(config)
+    if "://" in data.prepared_dir:
+        raise InputError(
+            f"data.prepared_dir is {data.prepared_dir!r}; prepared data are read by memory map, so they lie on a disk "
+            "(NFS and GCSFuse fit too)."
+        )
+    if data.split == "files" and not data.test_files:
+        raise InputError(
+            "data.split 'files' needs data.test_files, globs on the names of the files held out for testing."
+        )
+    if data.split != "given" and (data.validation_sources or data.test_sources):
+        raise InputError(
+            f"data.validation_sources and data.test_sources need data.split 'given', received {data.split!r}."
+        )
+    if data.split != "files" and (data.validation_files or data.test_files):
+        raise InputError(f"data.validation_files and data.test_files need data.split 'files', received {data.split!r}.")
+
+
+def _validate_optimisation(training: TrainingConfig) -> None:
+    """The optimizer, the schedule, and that no field is set which they do not read."""
+    for name in sorted({name for names in OPTIMIZERS.values() for name in names}):
+        value, default = getattr(training, name), getattr(TrainingConfig(), name)
+        if name not in OPTIMIZERS[training.optimizer] and value not in (default, 0.0):
+            readers = ", ".join(optimizer for optimizer, names in OPTIMIZERS.items() if name in names)
+            raise InputError(
+                f"training.{name} is {value!r}, which the optimizer {training.optimizer!r} does not read; leave it "
+                f"out, or take one that does: {readers}."
+            )
+    if training.optimizer == "lion" and not training.beta_1:
+        raise InputError("training.beta_1 is 0.0; for the optimizer 'lion' it must be above 0.")
+    if training.decay_steps and training.schedule != "wsd":
+        raise InputError(
+            f"training.decay_steps belongs to training.schedule 'wsd', received {training.schedule!r}; leave it out."
+        )
+    if training.warmup_steps + training.decay_steps > training.num_steps:
+        raise InputError(
+            f"training.warmup_steps and training.decay_steps are {training.warmup_steps} and {training.decay_steps}, "
+            f"together more than training.num_steps, {training.num_steps}; lower them."
+        )
+    if training.final_rate_share and training.schedule not in ("linear", "cosine", "wsd"):
+        raise InputError(
+            f"training.final_rate_share is {training.final_rate_share!r}, but the schedule {training.schedule!r} falls "
+            "to no final rate; leave it out, or take linear, cosine or wsd."
+        )
+    share = training.final_rate_share
+    _require(0 <= share <= 1, "training.final_rate_share", share, "a share in [0, 1]")
+    _require(0 < training.layer_decay <= 1, "training.layer_decay", training.layer_decay, "in (0, 1]; 1 is one rate")
+
+
+def _validate_losses(config: ExperimentConfig) -> None:
+    """What weights and bends the loss fits the task."""
+    data, training = config.data, config.training
+    if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
+        raise InputError(
+            f"training.class_weights is {training.class_weights}; weights are 0 or more, and at least one is above 0."
+        )
+    if training.class_weights and training.balance_classes:
+        raise InputError(
+            "training.class_weights and training.balance_classes both weight the classes; set one of them."
+        )
+    if (training.class_weights or training.balance_classes) and data.problem_type != "single_label":
+        raise InputError(
+            f"Class weights fit data.problem_type 'single_label', received {data.problem_type!r}; remove them."
+        )
+    if training.label_smoothing and data.problem_type == "regression":
+        raise InputError("training.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.")
+    if training.z_loss and config.task == "classify" and data.problem_type != "single_label":
+        raise InputError(
+            f"training.z_loss is about a softmax, which data.problem_type {data.problem_type!r} has not; set it to 0."
+        )
+
+
+def _validate_columns(data: DataConfig, *, is_labelled: bool) -> None:
+    for field in ("text_column", "text_b_column", "label_column")[: 3 if is_labelled else 2]:
+        column = getattr(data, field)
+        if column and data.column_names and column not in data.column_names:
+            raise InputError(
+                f"data.{field} is {column!r}, which data.column_names lacks.{suggest(column, data.column_names)}"
+            )
+    _require(bool(data.text_column), "data.text_column", "", "the name of a column")
+    _require(bool(data.label_column), "data.label_column", "", "the name of a column")
+    if len(set(data.column_names)) != len(data.column_names):
+        raise InputError(f"data.column_names repeats a name: {data.column_names}.")
+
+
+def _validate_labels(data: DataConfig) -> None:
+    thresholds = data.label_thresholds
+    if thresholds:
+        if data.problem_type != "single_label":
+            raise InputError(
+                f"data.label_thresholds make classes; data.problem_type {data.problem_type!r} must be 'single_label'."
+            )
+        if list(thresholds) != sorted(set(thresholds)):
+            raise InputError(f"data.label_thresholds must ascend, received {thresholds}.")
+        if len(data.label_names) != len(thresholds) + 1:
+            raise InputError(
+                f"{len(thresholds)} data.label_thresholds make {len(thresholds) + 1} classes, "
+                f"but data.label_names has {len(data.label_names)}; name each range, lowest first."
+            )
+    if len(set(data.label_names)) != len(data.label_names):
+        raise InputError(f"data.label_names repeats a name: {data.label_names}.")
+    if data.label_names and data.problem_type == "regression":
+        raise InputError("data.label_names has no meaning for data.problem_type 'regression'; remove it.")
+    if data.label_margin and not thresholds:
+        raise InputError("data.label_margin is a distance to data.label_thresholds, which is empty.")
+
+
+def _validate_generator(config: ExperimentConfig) -> None:
+    """What belongs to classifiers is at its default, so that nobody believes it does something."""
+    defaults = flatten(ExperimentConfig())
+    for name, value in flatten(config).items():
+        if name in _CLASSIFIER_FIELDS and value != defaults[name]:
+            raise InputError(f"{name} is {value!r}, but task 'generate' has no labels and cuts nothing; leave it out.")
+    if config.data.text_b_column and not config.data.packing:
+        raise InputError(
+            f"data.text_b_column is {config.data.text_b_column!r}, so that an example is a prompt and a response; "
+            "these are trained on in packed rows, not in windows: set data.packing to True."
+        )
+
+
+_CLASSIFIER_FIELDS = (
+    "data.label_column",
+    "data.problem_type",
+    "data.label_names",
+    "data.label_thresholds",
+    "data.label_margin",
+    "data.truncation",
+    "training.class_weights",
+    "training.balance_classes",
+)
+
+
+def _validate_adapter(config: ExperimentConfig) -> None:
+    adapter = config.adapter
+    _require(0 < adapter.alpha < math.inf, "adapter.alpha", adapter.alpha, "a number above 0")
+    if not adapter.enabled:
+        defaults = flatten(ExperimentConfig())
+        for name, value in flatten(config).items():
+            if name.startswith("adapter.") and value != defaults[name]:
+                raise InputError(f"{name} is {value!r}, but no adapter is trained; set adapter.enabled too.")
+        return
+    if not config.model.source:
+        raise InputError(
+            "adapter.enabled trains an adapter beside the weights of model.source, which is empty, and random weights "
+            "would stay random; set model.source."
+        )
+    if adapter.kind == "prefix" and config.task != "generate":
+        raise InputError(f"adapter.kind 'prefix' is for task 'generate', received task {config.task!r}; take 'lora'.")
+
+
+def validate_generation(generation: GenerationConfig, *, prefix: str = "generation.") -> None:
+    """Checks the settings of generation, whose names are shown after `prefix`.
+
+    Raises:
+        InputError: One sentence that names the setting, its value and what fits.
+    """
+    for name, lowest in {"max_new_tokens": 0, "temperature": 0, "top_k": 0, "num_beams": 1, "seed": 0}.items():
+        value = getattr(generation, name)
+        _require(lowest <= value < math.inf, prefix + name, value, f"a number of at least {lowest}")
+    _require(0 < generation.top_p <= 1, f"{prefix}top_p", generation.top_p, "in (0, 1]")
+    _require(0 <= generation.min_p <= 1, f"{prefix}min_p", generation.min_p, "in [0, 1]")
+    penalty = generation.repetition_penalty
+    _require(0.01 <= penalty <= 100, f"{prefix}repetition_penalty", penalty, "in [0.01, 100]; 1 is none")
+    for name, largest in {
+        "max_new_tokens": 2**20,
+        "temperature": 1000,
+        "top_k": 2**31 - 1,
+        "num_beams": 1024,
+        "seed": 2**62,
+    }.items():
+        _require(getattr(generation, name) <= largest, prefix + name, getattr(generation, name), f"at most {largest}")
+    _require(all(generation.stop), f"{prefix}stop", generation.stop, "texts that are not empty")
+
+
+def _validate_numbers(config: ExperimentConfig) -> None:
+    at_least = {
+        "data.max_length": 8,
+        "data.num_buckets": 0,
+        "data.bucket_run_length": 1,
+        "data.label_margin": 0,
+        "tokenizer.vocabulary_size": 100,
+        "model.num_layers": 1,
+        "model.hidden_dim": 1,
+        "model.num_heads": 1,
+        "model.intermediate_dim": 1,
+        "training.num_steps": 1,
+        "training.global_batch_size": 1,
+        "training.learning_rate": 0,
+        "training.warmup_steps": 0,
+        "training.weight_decay": 0,
+        "training.clip_norm": 0,
+        "training.decay_steps": 0,
+        "training.z_loss": 0,
+        "training.seed": 0,
+        "training.steps_per_call": 1,
+        "training.log_every": 1,
+        "training.checkpoint_every": 1,
+        "training.evaluate_every": 0,
+        "training.early_stopping_patience": 0,
+        "training.micro_batches": 1,
+        "training.spike_threshold": 0,
+        "training.rollback_batches": 1,
+        "training.histograms_every": 0,
+        "training.workers_timeout": 1,
+        "evaluation.batch_size": 1,
+        "adapter.rank": 1,
+        "adapter.prefix_length": 1,
+    }
+    flat = flatten(config)
+    for name, lowest in at_least.items():
+        _require(flat[name] >= lowest, name, flat[name], f"a number of at least {lowest}")
+    at_most = {
+        "data.max_length": 2**20,
+        "training.num_steps": 2**31 - 1,
+        "training.global_batch_size": 2**20,
+        "evaluation.batch_size": 2**20,
+    }
+    for name, highest in at_most.items():
+        _require(flat[name] <= highest, name, flat[name], f"at most {highest}")
+    for name in (
+        "model.dropout",
+        "training.beta_1",
+        "training.beta_2",
+        "training.momentum",
+        "training.label_smoothing",
+        "training.ema_decay",
+    ):
+        _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
+    _require(0 <= config.data.max_bad_share <= 1, "data.max_bad_share", config.data.max_bad_share, "a share in [0, 1]")
+    _require(config.training.seed < 2**63, "training.seed", config.training.seed, "below 2**63")
+    model = config.model
+    if model.hidden_dim % model.num_heads:
+        raise InputError(
+            f"model.hidden_dim is {model.hidden_dim}, which is no multiple of model.num_heads, {model.num_heads}."
+        )
+    if config.training.warmup_steps >= config.training.num_steps:
+        raise InputError(
+            f"training.warmup_steps is {config.training.warmup_steps}, so the rate would never reach its peak; "
+            f"it must be below training.num_steps, {config.training.num_steps}."
+        )
+    _require(config.training.epsilon > 0, "training.epsilon", config.training.epsilon, "above 0, or 0 would divide 0")
+    if config.training.rollback_batches > 1 and config.training.on_bad_step != "rollback":
+        raise InputError("training.rollback_batches belongs to training.on_bad_step 'rollback'; set that too.")
+    if config.evaluation.weights == "averaged" and not config.training.ema_decay:
+        raise InputError("evaluation.weights is 'averaged', but no average is kept; set training.ema_decay too.")
+    window = config.training.profile_steps
+    if window and (len(window) != 2 or not 1 <= window[0] <= window[1]):
+        raise InputError(
+            f"training.profile_steps is {window}; it is the first and the last step to profile, counted from 1, "
+            "such as 20,24."
+        )
+    if window and window[0] > config.training.num_steps:
+        raise InputError(
+            f"training.profile_steps begins at {window[0]}, but the run ends at training.num_steps, "
+            f"{config.training.num_steps}."
+        )
+    if config.training.early_stopping_patience and not config.training.evaluate_every:
+        raise InputError("training.early_stopping_patience counts evaluations; set training.evaluate_every too.")
+
+
+def check_types(config: ExperimentConfig) -> None:
+    """Checks that every field is there, with a value of its type: config files can assign anything, flags cannot.
+
+    Raises:
+        InputError: One sentence that names the field.
+    """
+    _check_sections(config, ExperimentConfig(), "")
+    defaults = flatten(ExperimentConfig())
+    for name, value in flatten(config).items():
+        default = defaults[name]
+        fits = isinstance(value, type(default)) and (isinstance(default, bool) or not isinstance(value, bool))
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            fits = True
+        if not fits:
+            hint = f"; write ({value!r},)" if isinstance(default, tuple) and isinstance(value, str) else ""
+            raise InputError(f"{name} must be of type {type(default).__name__}, received {value!r}{hint}.")
+        if isinstance(value, tuple):
+            _check_items(name, value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, received {value!r}.")
+
+
+def _check_sections(config: Any, default: Any, prefix: str) -> None:
+    """Finds sections replaced by something else, and attributes that are no fields, which Python lets anyone set."""
+    if type(config) is not type(default):
+        where = prefix.rstrip(".") or "The config"
+        raise InputError(f"{where} must be of type {type(default).__name__}, received {config!r}.")
+    fields = [field.name for field in dataclasses.fields(default)]
+    for name in vars(config):
+        if name not in fields:
+            raise unknown_field(type(default), name)
+    for name in fields:
+        if dataclasses.is_dataclass(getattr(default, name)):
+            _check_sections(getattr(config, name), getattr(default, name), f"{prefix}{name}.")
+
+
+_ITEMS: dict[str, tuple[Any, str]] = {
+    "data.label_thresholds": ((int, float), "finite numbers"),
+    "training.class_weights": ((int, float), "finite numbers"),
+    "training.profile_steps": (int, "whole numbers"),
+    "export.batch_sizes": (int, "whole numbers"),
+}
+
+
+def _check_items(name: str, value: tuple[Any, ...]) -> None:
+    kinds, fits = _ITEMS.get(name, (str, "strings"))
+    for item in value:
+        is_endless = isinstance(item, float) and not math.isfinite(item)
+        if not isinstance(item, kinds) or isinstance(item, bool) or is_endless:
+            raise InputError(f"{name} is a tuple of {fits}, received the item {item!r}.")
+
+
+def _require(condition: bool, name: str, value: Any, fits: str) -> None:
+    if not condition:
+        raise InputError(f"{name} is {value!r}; it must be {fits}.")
+
+
+def _near(value: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(value).lower(), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

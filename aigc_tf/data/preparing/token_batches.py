@@ -1,0 +1,166 @@
+"""From examples to token ids: batches of text, split by the tokenizer in threads, in the order of the examples.
+
+A batch has a bounded size whatever the examples' lengths, and so has the memory: many short texts share one, and a long
+document is cut into several, whose tokens are put together again.
+"""
+
+import collections
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.data.prepared.prepared import token_type
+from aigc_tf.data.preparing.examples import Example, ExampleReader
+from aigc_tf.data.preparing.terminal import Counts
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer
+
+_BATCH_RECORDS = 2048  # a batch of texts for the tokenizer ends at this many
+_BATCH_BYTES = 2**20  # or at this many bytes of text
+_PIECE_BYTES = 2**18  # a longer document is cut, since the tokenizers' memory and time grow with the longest text
+_MAX_THREADS = 8  # one thread reads the records, and more than this many wait for it
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class TextBatch(NamedTuple):
+    """Examples whose text has not been split yet."""
+
+    examples: list[Example]
+    counts: Counts
+    is_whole: bool = True
+    """False: the one example is a piece of a document, which the next batch goes on with."""
+
+
+class TokenBatch(NamedTuple):
+    """The examples of a batch, token ids end to end."""
+
+    examples: list[Example]
+    token_ids: np.ndarray
+    """`(sum(lengths),)` uint16 or uint32."""
+    lengths: np.ndarray
+    """`(n, parts)` int64: tokens of each part of each example."""
+    num_bytes: np.ndarray
+    """`(n, parts)` int64: UTF-8 bytes of each part of each example's text."""
+    counts: Counts
+
+
+def text_batches(reader: ExampleReader, *, phase: str, cut_documents: bool = False) -> Iterator[TextBatch]:
+    """Yields the examples of a reader in batches.
+
+    Args:
+        reader: Gives the examples, and the counts that go with each batch.
+        phase: What the counts are told to belong to.
+        cut_documents: Whether single texts over `_PIECE_BYTES` are cut into pieces, each a batch of its own.
+    """
+    examples: list[Example] = []
+    num_bytes = 0
+    for example in reader:
+        size = sum(map(len, example.texts))
+        if cut_documents and size > _PIECE_BYTES:
+            if examples:
+                yield TextBatch(examples, reader.counts(phase))
+                examples, num_bytes = [], 0
+            yield from _piece_batches(example, reader.counts(phase))
+            continue
+        examples.append(example)
+        num_bytes += size
+        if len(examples) >= _BATCH_RECORDS or num_bytes >= _BATCH_BYTES:
+            yield TextBatch(examples, reader.counts(phase))
+            examples, num_bytes = [], 0
+    if examples:
+        yield TextBatch(examples, reader.counts(phase))
+
+
+def _piece_batches(example: Example, counts: Counts) -> Iterator[TextBatch]:
+    (text,) = example.texts
+    start = 0
+    while start < len(text):
+        end = piece_end(text, start, _PIECE_BYTES)
+        yield TextBatch([example._replace(texts=(text[start:end],))], counts, is_whole=end == len(text))
+        start = end
+
+
+def piece_end(text: bytes, start: int, limit: int) -> int:
+    """Returns where the piece of a text that begins at `start` ends: after a newline where one is in reach.
+
+    Newlines are where tokenizers split text anyway, so that the tokens are, but for rare ones at the cuts, those of the
+    whole text; their bytes are its bytes in any case.
+
+    Args:
+        text: UTF-8.
+        start: Beginning of the piece.
+        limit: Bytes of a piece at most, at least 4.
+    """
+    end = start + limit
+    if end >= len(text):
+        return len(text)
+    newline = text.rfind(b"\n", start, end)
+    if newline >= 0:
+        return newline + 1
+    while text[end] & 0xC0 == 0x80:  # inside a character
+        end -= 1
+    return end
+
+
+def token_batches(tokenizer: Tokenizer, batches: Iterable[TextBatch]) -> Generator[TokenBatch, None, None]:
+    """Splits the text of batches, in threads, and yields them in their order; pieces of a document come as one."""
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    tokenised = map_in_order(lambda batch: (_tokenise(tokenizer, batch), batch.is_whole), batches, num_threads=threads)
+    pieces: list[TokenBatch] = []
+    try:
+        for batch, is_whole in tokenised:
+            if is_whole and not pieces:
+                yield batch
+                continue
+            pieces.append(batch)
+            if is_whole:
+                whole, pieces = _join(pieces), []
+                yield whole
+    finally:
+        tokenised.close()
+
+
+def _tokenise(tokenizer: Tokenizer, batch: TextBatch) -> TokenBatch:
+    texts = [text for example in batch.examples for text in example.texts]
+    tokens = tokenizer.tokenize(tf.constant(texts, tf.string))
+    lengths = tokens.row_lengths().numpy().reshape(len(batch.examples), -1)
+    num_bytes = np.array([len(text) for text in texts], np.int64).reshape(lengths.shape)
+    token_ids, small = tokens.flat_values.numpy(), token_type(tokenizer.vocabulary_size)
+    if len(token_ids) and token_ids.min() >= 0 and token_ids.max() <= np.iinfo(small).max:  # else the writer refuses
+        token_ids = token_ids.astype(small)
+    return TokenBatch(batch.examples, token_ids, lengths, num_bytes, batch.counts)
+
+
+def _join(pieces: list[TokenBatch]) -> TokenBatch:
+    """Returns the pieces of one document as one; its text is not put together again."""
+    return pieces[-1]._replace(
+        token_ids=np.concatenate([piece.token_ids for piece in pieces]),
+        lengths=sum((piece.lengths for piece in pieces), np.zeros((1, 1), np.int64)),
+        num_bytes=sum((piece.num_bytes for piece in pieces), np.zeros((1, 1), np.int64)),
+    )
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
+) -> Generator[Result, None, None]:
+    """Applies a function in threads and yields the results in the order of the items.
+
+    At most `2 * num_threads` items wait or are worked on, so memory stays bounded whatever is slow.
+    """
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending: collections.deque[Future[Result]] = collections.deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 2 * num_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

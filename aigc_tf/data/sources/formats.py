@@ -1,0 +1,320 @@
+"""The formats of files: plain text by line or as a whole, TSV, CSV, JSONL (each also gzipped), Parquet and TFRecord.
+
+Every reader is a generator of lists of `Record`, a list being what one block of the file holds; memory stays constant
+however long the file is, but for documents, which are as long as their files.
+"""
+
+import csv
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from aigc_tf import storage
+from aigc_tf.data.sources.records import (
+    BATCH_ROWS,
+    Reading,
+    Record,
+    column_twice,
+    first_line,
+    in_batches,
+    no_such_column,
+)
+from aigc_tf.data.sources.text_files import MAX_RECORD_BYTES, is_text, open_file, read_lines, read_whole, split_lines
+from aigc_tf.errors import InputError, RunError
+
+_BROKEN = object()
+
+
+def read_text(reading: Reading) -> Iterator[list[Record]]:
+    """Plain text, one example a line, an empty line included. There are no labels."""
+    for first, text in read_lines(reading):
+        lines = split_lines(text)
+        if reading.tainted:
+            yield [record for line, cell in enumerate(lines, first) for record in _one_text(reading, line, cell)]
+        else:
+            yield [Record(cell, "", "", reading.index, line) for line, cell in enumerate(lines, first)]
+
+
+def _one_text(reading: Reading, line: int, text: str) -> Iterator[Record]:
+    if is_text(text):
+        yield Record(text, "", "", reading.index, line)
+    else:
+        reading.report.count_broken(line, f"not valid {reading.data.encoding}")
+
+
+def read_document(reading: Reading) -> Iterator[list[Record]]:
+    """A file as one text, the newlines as they are, an empty file included. There are no labels."""
+    text = read_whole(reading)
+    yield [] if text is None else [Record(text, "", "", reading.index, 1)]
+
+
+class _Table:
+    """Where the needed cells stand in a row of a table, and what makes a row broken."""
+
+    def __init__(self, reading: Reading, names: list[str]) -> None:
+        data, self._reading, self._width = reading.data, reading, len(names)
+        for field, name in reading.needed.items():
+            if name not in names:
+                error = no_such_column(reading.source.uri, field, name, names)
+                hint = "" if data.column_names else " If its first line is no header, set data.column_names."
+                raise InputError(f"{error}{hint}")
+            if names.count(name) > 1:
+                raise column_twice(reading.source.uri, name)
+        self._text = names.index(data.text_column)
+        self._text_b = names.index(data.text_b_column) if data.text_b_column else -1
+        self._label = names.index(data.label_column) if data.label_column else -1
+
+    def record(self, line: int, cells: list[str]) -> Record | None:
+        """Returns the record of a row, or counts the row as broken; a blank line is no row."""
+        reading = self._reading
+        if len(cells) != self._width or cells == [""]:
+            if cells not in ([], [""]):
+                reading.report.count_broken(line, "wrong number of columns", f"{len(cells)}, not {self._width}")
+            return None
+        text, label = cells[self._text], cells[self._label] if self._label >= 0 else ""
+        text_b = cells[self._text_b] if self._text_b >= 0 else ""
+        if reading.tainted and not is_text(text, text_b, label):
+            reading.report.count_broken(line, f"not valid {reading.data.encoding}")
+        elif reading.lacks_label(label):
+            reading.report.count_broken(line, f"no value in {reading.data.label_column!r}")
+        else:
+            return Record(text, text_b, label, reading.index, line)
+        return None
+
+
+def read_tsv(reading: Reading) -> Iterator[list[Record]]:
+    """Tab-separated lines without quoting: quotes are text, and no cell holds a tab or a newline."""
+    table = _Table(reading, list(reading.data.column_names)) if reading.data.column_names else None
+    for first, text in read_lines(reading):
+        lines = split_lines(text)
+        if table is None:
+            table = _Table(reading, lines.pop(0).split("\t") if lines else [""])
+            first += 1
+        make = table.record
+        yield [record for line, row in enumerate(lines, first) if (record := make(line, row.split("\t")))]
+
+
+class _CsvLines:
+    """The lines of a file for the csv module, ends kept, which must know them inside quotes."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self.skipped = 0
+        """Lines that were too long to be handed out, so far; the csv module does not count them."""
+
+    def __iter__(self) -> Iterator[str]:
+        handed_out = 0
+        for first, text in read_lines(self._reading):
+            self.skipped = first - 1 - handed_out
+            lines = text.split("\n")
+            end = lines.pop()
+            handed_out += len(lines)
+            yield from [line + "\n" for line in lines]
+            if end:
+                handed_out += 1
+                yield end
+
+
+def read_csv(reading: Reading) -> Iterator[list[Record]]:
+    """Comma-separated values (RFC 4180): cells may be quoted, and hold commas, newlines and doubled quotes."""
+    csv.field_size_limit(MAX_RECORD_BYTES)  # in the whole process; the default of 128 kB is short for documents
+    yield from in_batches(_csv_records(reading))
+
+
+def _csv_records(reading: Reading) -> Iterator[Record | None]:
+    lines = _CsvLines(reading)
+    rows = csv.reader(lines, strict=True)
+    table = _Table(reading, list(reading.data.column_names)) if reading.data.column_names else None
+    while True:
+        start = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if table is None:
+                raise InputError(f"The header line of {reading.source.uri} is broken CSV ({error}).") from error
+            # A quote that is never closed swallows the rows after it: each of its lines counts.
+            swallowed = rows.line_num - start + 1
+            reading.report.count_broken(start + lines.skipped, "broken quoting", str(error), rows=swallowed)
+            yield None
+            continue
+        if table is None:
+            table = _Table(reading, cells)
+        else:
+            yield table.record(start + lines.skipped, cells)
+
+
+def read_jsonl(reading: Reading) -> Iterator[list[Record]]:
+    """One JSON object a line."""
+    for first, text in read_lines(reading):
+        if first == 1 and text.lstrip()[:1] == "[":
+            raise InputError(
+                f"{reading.source.uri} is one JSON list; JSONL with one object a line is needed "
+                "(`jq -c '.[]' FILE` makes it)."
+            )
+        rows = split_lines(text)
+        values = _parse_together(rows)
+        if values is None:
+            values = [_parse_alone(reading, line, row) for line, row in enumerate(rows, first)]
+        block = enumerate(zip(rows, values, strict=True), first)
+        yield [record for line, (row, value) in block if (record := _json_record(reading, line, row, value))]
+
+
+def _parse_together(rows: list[str]) -> list[Any] | None:
+    """Parses a block of lines as one JSON list, twice as fast as one by one; None unless each line is one value.
+
+    Between each two lines stands a word that no file can know. If the words come out at every second place of the
+    list, then each line between them begins and ends at the list's own level, and so is valid JSON by itself.
+    """
+    word = uuid.uuid4().hex
+    try:
+        values = json.loads("[" + f',"{word}",'.join(rows) + "]")
+    except (ValueError, RecursionError):
+        return None
+    is_whole = len(values) == 2 * len(rows) - 1 and values[1::2] == [word] * (len(rows) - 1)
+    return values[::2] if is_whole else None
+
+
+def _parse_alone(reading: Reading, line: int, row: str) -> Any:
+    try:
+        return json.loads(row)
+    except (ValueError, RecursionError) as error:
+        if row and not row.isspace():
+            reading.report.count_broken(line, "not valid JSON", str(error))
+        return _BROKEN
+
+
+def _json_record(reading: Reading, line: int, row: str, values: Any) -> Record | None:
+    data, report = reading.data, reading.report
+    if type(values) is not dict:
+        if values is not _BROKEN:
+            report.count_broken(line, "no JSON object", f"a {type(values).__name__}")
+        return None
+    get = values.get
+    record = reading.record(line, get(data.text_column), get(data.text_b_column), get(data.label_column))
+    if record is None:
+        reading.note_columns(values)
+    elif (reading.tainted or "\\u" in row) and not is_text(record.text, record.text_b, *record.label):
+        report.count_broken(line, "no valid Unicode text", "a lone surrogate")
+        return None
+    return record
+
+
+def read_parquet(reading: Reading) -> Iterator[list[Record]]:
+    """The needed columns of a Parquet file, batch by batch."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError("Reading Parquet needs the package pyarrow; install it with `pip install pyarrow`.") from error
+    uri, needed = reading.source.uri, reading.needed
+    reading.report.sha256 = _sha256(reading)
+    try:
+        with parquet.ParquetFile(reading.path) as file:
+            _check_schema(reading, file.schema_arrow)
+            line = 1
+            for batch in file.iter_batches(BATCH_ROWS, columns=sorted(set(needed.values()))):
+                columns = [
+                    _values(batch.column(needed[field])) if field in needed else [None] * len(batch)
+                    for field in ("data.text_column", "data.text_b_column", "data.label_column")
+                ]
+                rows = enumerate(zip(*columns, strict=True), line)
+                yield [record for number, row in rows if (record := reading.record(number, *row))]
+                line += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{uri} is no readable Parquet file ({first_line(error)}).") from error
+
+
+def _check_schema(reading: Reading, schema: Any) -> None:
+    from pyarrow import types
+
+    uri = reading.source.uri
+    for field, name in reading.needed.items():
+        if name not in schema.names:
+            raise no_such_column(uri, field, name, schema.names)
+        if schema.names.count(name) > 1:
+            raise column_twice(uri, name)
+    for field, name in reading.needed.items():
+        kind = schema.field(name).type
+        inner = kind.value_type if types.is_dictionary(kind) else kind
+        is_text = any(test(inner) for test in (types.is_string, types.is_large_string, types.is_string_view))
+        is_bytes = any(test(inner) for test in (types.is_binary, types.is_large_binary, types.is_binary_view))
+        if field != "data.label_column" and not (is_text or is_bytes or types.is_null(inner)):
+            raise InputError(f"The column {name!r} of {uri}, which {field} names, holds {kind}, not text.")
+
+
+def _values(column: Any) -> list[Any]:
+    """Returns a column as Python values; a string that is no UTF-8 comes as its bytes."""
+    import pyarrow
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return list(column.cast(pyarrow.large_binary()).to_pylist())
+
+
+def read_tfrecord(reading: Reading) -> Iterator[list[Record]]:
+    """A TFRecord file of `tf.train.Example`: a feature is a column."""
+    import tensorflow as tf
+
+    reading.report.sha256 = _sha256(reading)
+    with open_file(reading.path) as file:
+        compression = "GZIP" if file.read(2) == b"\x1f\x8b" else ""
+    examples = tf.data.TFRecordDataset(reading.path, compression)
+    try:
+        yield from in_batches(_example_records(reading, examples.as_numpy_iterator()))
+    except tf.errors.OpError as error:
+        raise InputError(f"{reading.source.uri} is no whole TFRecord file ({first_line(error.message)}).") from error
+
+
+def _example_records(reading: Reading, examples: Iterator[bytes]) -> Iterator[Record | None]:
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    data = reading.data
+    for number, serialized in enumerate(examples, 1):
+        try:
+            features = tf.train.Example.FromString(serialized).features.feature
+        except DecodeError:
+            reading.report.count_broken(number, "no tf.train.Example")
+            yield None
+            continue
+        get = {name: _feature_value(features[name]) for name in features if name in reading.needed.values()}.get
+        record = reading.record(number, get(data.text_column), get(data.text_b_column), get(data.label_column))
+        if record is None:
+            reading.note_columns(features)
+        yield record
+
+
+def _feature_value(feature: Any) -> Any:
+    """Returns the value of a feature, a list where it has several, None where it has none."""
+    import numpy as np
+
+    kind = feature.WhichOneof("kind")
+    values = list(getattr(feature, kind).value) if kind else []
+    if kind == "float_list":
+        values = [np.float32(value) for value in values]  # so that 0.1 reads '0.1'
+    return values if len(values) > 1 else (values or [None])[0]
+
+
+def _sha256(reading: Reading) -> str:
+    """Of a file that is not read from its start to its end, and so not hashed on the way."""
+    with open_file(reading.path):
+        pass  # says in one sentence why not
+    try:
+        return storage.sha256_file(reading.path)
+    except OSError as error:
+        raise RunError(f"{reading.source.uri} could not be read to its end: {error.strerror}.") from error
+
+
+READERS: dict[str, Callable[[Reading], Iterator[list[Record]]]] = {
+    "text": read_text,
+    "document": read_document,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "tfrecord": read_tfrecord,
+}

@@ -1,0 +1,229 @@
+"""What a source gives: records, and a report of what it held. Values of any format become records here.
+
+A row that cannot be used is counted by reason in its file's `SourceReport`, never dropped in silence; what makes the
+whole file unusable is an InputError.
+"""
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from aigc_tf.config import DataConfig
+from aigc_tf.errors import InputError
+
+CHECK_AFTER_ROWS = 1000
+"""The share of broken rows is looked at once after this many rows, so that a wrong format shows at once."""
+
+BATCH_ROWS = 1000
+"""Rows that a reader hands over together where the file itself has no blocks."""
+
+_EXAMPLES_KEPT = 5
+_KEYS_KEPT = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """One file of records, or one split of a TFDS data set."""
+
+    uri: str
+    """As the user named it; it goes into the ledger."""
+    format: str
+    """A key of `READERS`, or `tfds`."""
+    split: str = ""
+    """`train`, `validation` or `test` where the sources decide it; empty where the hash rule does."""
+    path: str = ""
+    """Where it lies on disk. Empty: `uri` is the path."""
+
+
+class Record(NamedTuple):
+    """One example, before anything is done to it."""
+
+    text: str
+    text_b: str
+    label: str | tuple[str, ...]
+    """The raw cell; a number's `str()`; a tuple where the source holds a list. Empty where there is no label column."""
+    source: int
+    """Index of its file in the list of sources."""
+    line: int
+    """Line of the file on which it starts, from 1; for Parquet, TFRecord and TFDS the number of the record."""
+
+
+@dataclasses.dataclass
+class SourceReport:
+    """What reading one file gave: a row of the data set's ledger."""
+
+    uri: str
+    sha256: str = ""
+    """Of the file as it lies on disk, compressed or not; set once the file is read to its end."""
+    bytes_read: int = 0
+    """Of the file as it lies on disk, so far; 0 for formats that are not read as a stream."""
+    records: int = 0
+    bad: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Broken rows by reason."""
+    examples: list[str] = dataclasses.field(default_factory=list)
+    """`file:line: reason` of the first broken rows."""
+
+    def count_broken(self, line: int, reason: str, detail: str = "", rows: int = 1) -> None:
+        """Counts a broken row that starts at `line`; `detail` shows in the examples only."""
+        self.bad[reason] = self.bad.get(reason, 0) + rows
+        if len(self.examples) < _EXAMPLES_KEPT:
+            self.examples.append(f"{self.uri}:{line}: {reason}{f' ({detail})' if detail else ''}")
+
+    @property
+    def num_bad(self) -> int:
+        return sum(self.bad.values())
+
+    @property
+    def num_rows(self) -> int:
+        return self.records + self.num_bad
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the report as plain JSON values; `bytes_read` only matters while it is read."""
+        facts = dataclasses.asdict(self)
+        del facts["bytes_read"]
+        return facts
+
+
+@dataclasses.dataclass
+class Reading:
+    """One file while it is read: what its reader needs to know and to note."""
+
+    source: SourceFile
+    index: int
+    data: DataConfig
+    report: SourceReport
+    tainted: bool = False
+    """A byte of the file could not be decoded: from here on each row is looked at."""
+    keys: set[str] = dataclasses.field(default_factory=set)
+    """Names seen in rows that lack a column; formats without a header tell their columns only that way."""
+
+    @property
+    def path(self) -> str:
+        return self.source.path or self.source.uri
+
+    @property
+    def needed(self) -> dict[str, str]:
+        """The config's fields that name a column, and the column."""
+        fields = ("text_column", "text_b_column", "label_column")
+        return {f"data.{field}": name for field in fields if (name := getattr(self.data, field))}
+
+    def check(self) -> None:
+        """Stops when too many rows are broken.
+
+        Raises:
+            InputError: If no row has a needed column, or more than `data.max_bad_share` of the rows are broken.
+        """
+        report, share = self.report, self.data.max_bad_share
+        if self.keys and not report.records:
+            for field, name in self.needed.items():
+                if name not in self.keys:
+                    raise no_such_column(self.source.uri, field, name, self.keys)
+        if report.num_bad and report.num_bad / report.num_rows > share:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in report.bad.items())
+            raise InputError(
+                f"{report.num_bad} of {report.num_rows} rows read from {report.uri} are broken, more than "
+                f"data.max_bad_share {share:g} allows ({reasons}; the first is {report.examples[0]})."
+            )
+
+    def record(self, line: int, text: Any, text_b: Any, label: Any) -> Record | None:
+        """Makes a record of typed values; a broken one is counted and gives None."""
+        data = self.data
+        try:  # a str, by far the most frequent, is passed by here, since this runs for each row
+            if type(text) is not str:
+                text = _as_text(text, data.text_column)
+            if not data.text_b_column:
+                text_b = ""
+            elif type(text_b) is not str:
+                text_b = _as_text(text_b, data.text_b_column)
+            if not data.label_column:
+                label = ""
+            elif type(label) is not str or not label or label.isspace():
+                label = self._as_label(label)
+        except _BrokenRow as error:
+            self.report.count_broken(line, *error.args)
+            return None
+        return Record(text, text_b, label, self.index, line)
+
+    def note_columns(self, names: Iterable[str]) -> None:
+        """Notes the columns of a row that lacks one."""
+        if len(self.keys) < _KEYS_KEPT:
+            self.keys.update(names)
+
+    def lacks_label(self, label: str) -> bool:
+        """Whether the cell says nothing. With multi_label an empty cell says that no label applies."""
+        return not label.strip() and bool(self.data.label_column) and self.data.problem_type != "multi_label"
+
+    def _as_label(self, value: Any) -> str | tuple[str, ...]:
+        column = self.data.label_column
+        if isinstance(value, list):
+            return tuple(_as_cell(item, column) for item in value)
+        label = _as_cell(value, column)
+        if self.lacks_label(label):
+            raise _BrokenRow(f"no value in {column!r}")
+        return label
+
+
+class _BrokenRow(ValueError):
+    """Arguments: the reason, and perhaps a detail."""
+
+
+def _as_text(value: Any, column: str) -> str:
+    if isinstance(value, bytes):
+        return _decode(value)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise _BrokenRow(f"no value in {column!r}")
+    raise _BrokenRow(f"{column!r} is no text", f"a {type(value).__name__}")
+
+
+def _as_cell(value: Any, column: str) -> str:
+    if isinstance(value, (int, float)) and value == value:
+        return str(value)
+    if isinstance(value, (str, bytes)):
+        return _as_text(value, column)
+    if value is None or value != value:  # NaN is how tables write a missing number
+        raise _BrokenRow(f"no value in {column!r}")
+    if isinstance(value, (dict, list)):
+        raise _BrokenRow(f"{column!r} is no single value", f"a {type(value).__name__}")
+    return str(value)
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise _BrokenRow("not valid utf-8", error.reason) from error
+
+
+def no_such_column(uri: str, field: str, name: str, columns: Collection[str]) -> InputError:
+    """Returns the error for a column that a file does not have: the columns there are, and the nearest."""
+    known = sorted(columns) if isinstance(columns, set) else list(columns)
+    shown = ", ".join(repr(column[:40]) for column in known[:20]) + (", ..." if len(known) > 20 else "")
+    return InputError(
+        f"{uri} has no column {name!r}, which {field} names; its columns are {shown}.{nearest(name, known)}"
+    )
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the nearest known name, or nothing where none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def column_twice(uri: str, name: str) -> InputError:
+    """Returns the error for a needed column whose name is not the only one of its kind."""
+    return InputError(f"{uri} has several columns named {name!r}; rename all but one.")
+
+
+def in_batches(rows: Iterator[Record | None]) -> Iterator[list[Record]]:
+    """Yields the records of each `BATCH_ROWS` rows, broken rows (None) counted in, so that a caller can stop early."""
+    while batch := list(itertools.islice(rows, BATCH_ROWS)):
+        yield [record for record in batch if record]
+
+
+def first_line(error: Any) -> str:
+    """Returns the first line of an error, for a sentence of ours."""
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -1,0 +1,209 @@
+"""What building a model takes, whatever its task: precision, seeded weights, the folders weights come from."""
+
+import contextlib
+import json
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import safetensors
+
+from aigc_tf.errors import InputError, RunError, suggest
+from aigc_tf.models.weights import read_safetensors
+
+ARCHITECTURE_FILE = "architecture.json"
+"""Name, in a run folder, of what describes the network."""
+DTYPES = ("float32", "mixed_bfloat16")
+RUN, PRESET, HUGGING_FACE = "run", "preset", "hugging_face"
+"""Kinds of folders that a model can come from."""
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, safetensors.SafetensorError)
+"""What the libraries raise over files that are damaged or belong to something else."""
+
+
+def dtype_policy(dtype: str) -> keras.DTypePolicy:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, received {dtype!r}.")
+    return keras.DTypePolicy(dtype)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Makes initialisers a function of `seed`: Keras draws the seed of each one from Python's generator."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def check_paths(model: keras.Model) -> None:
+    """Refuses a model whose weights cannot be told apart by path.
+
+    Raises:
+        RunError: If two weights have one path.
+    """
+    paths = [weight.path for weight in model.weights]
+    repeated = {path for path in paths if paths.count(path) > 1}
+    if repeated:
+        raise RunError(
+            f"{type(model).__name__} has several weights named {min(repeated)!r}, so checkpoints could not tell them "
+            "apart."
+        )
+
+
+def find_folder(source: str, presets: Iterable[str], *, example: str) -> Path | None:
+    """Returns the folder that a source is; None if it is the name of a preset.
+
+    Args:
+        source: `model.source`, not empty.
+        presets: The names that KerasNLP has for the task.
+        example: One of them, for the message.
+    Raises:
+        InputError: If it is neither.
+    """
+    if os.path.isdir(source):
+        return Path(source)
+    if "://" in source or source in presets:
+        return None
+    if os.path.exists(source):
+        raise InputError(f"model.source {source!r} is a file; it must be a folder or the name of a KerasNLP preset.")
+    if os.sep in source or source[:1] in ".~":
+        parent = Path(source).expanduser().parent
+        near = nearest_name(Path(source).name, os.listdir(parent) if parent.is_dir() else ())
+        raise InputError(f"model.source {source!r} is no folder on this machine.{near}")
+    near = nearest_name(source, presets) or f" Presets have names like {example!r}."
+    raise InputError(f"model.source {source!r} is neither a folder nor a KerasNLP preset.{near}")
+
+
+def read_folder_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Returns what kind of folder it is, and its config.json, of which each kind has its own.
+
+    Raises:
+        InputError: If it is of no kind.
+    """
+    config = read_json(folder / "config.json")
+    if "registered_name" in config:
+        return PRESET, config
+    if "model_type" in config:
+        return HUGGING_FACE, config
+    if {"model", "training"} <= config.keys():
+        return RUN, config
+    raise InputError(
+        f"{folder / 'config.json'} is none of a KerasNLP preset, a Hugging Face model or a run of ours; "
+        "give the folder of one of these as model.source."
+    )
+
+
+def preset_class(folder: Path, config: Mapping[str, Any]) -> Any:
+    """Returns the class of a preset's backbone.
+
+    Raises:
+        InputError: If this KerasNLP does not have it.
+    """
+    cls = keras.saving.get_registered_object(config["registered_name"])
+    if cls is None:
+        raise InputError(f"{folder} is a preset of {config['registered_name']!r}, which this KerasNLP does not have.")
+    return cls
+
+
+def check_preset(folder: Path) -> None:
+    """Refuses a preset without weights."""
+    if not (folder / "model.weights.h5").is_file() and not (folder / "model.weights.json").is_file():
+        raise InputError(f"The KerasNLP preset {folder} has no model.weights.h5; copy the whole folder.")
+
+
+def read_backbone(source: str | Path, policy: keras.DTypePolicy) -> keras.Model:
+    """Lets KerasNLP read the backbone of a folder, or of a preset by its name.
+
+    Raises:
+        InputError: If the files of a folder are damaged.
+        RunError: If a preset cannot be fetched.
+    """
+    try:
+        return keras_nlp.models.Backbone.from_preset(str(source), dtype=policy)
+    except (*UNREADABLE, ImportError) as error:
+        if isinstance(source, Path):
+            raise InputError(
+                f"The model in {source} cannot be read ({short_reason(error)}); its files are cut off or do not "
+                "belong together."
+            ) from error
+        raise RunError(
+            f"The preset {source!r} is not on this machine and cannot be fetched ({short_reason(error)}); "
+            "check its name and the network, or give a local folder."
+        ) from error
+
+
+def check_safetensors(folder: Path) -> None:
+    """Refuses a Hugging Face folder whose weights are not in safetensors files."""
+    if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
+        raise InputError(
+            f"{folder} has no model.safetensors; other weight files can run code and are not read. "
+            "Save the model with transformers' save_pretrained(..., safe_serialization=True)."
+        )
+
+
+def read_architecture(folder: Path) -> dict[str, Any]:
+    """Returns the description of the network of a run folder.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    if not (folder / ARCHITECTURE_FILE).is_file():
+        raise InputError(
+            f"The run folder {folder} has no {ARCHITECTURE_FILE}, which scripts/train.py writes at its start."
+        )
+    return read_json(folder / ARCHITECTURE_FILE)
+
+
+def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the best weights of a run folder, or the last ones where none was judged best; averaged where it has those.
+
+    Raises:
+        InputError: If the folder has no checkpoint that can be read.
+    """
+    checkpoints = Path(folder) / "checkpoints"
+    for name in ("best.json", "last.json"):
+        if (checkpoints / name).is_file():
+            step_folder = str(read_json(checkpoints / name).get("folder"))
+            if not re.fullmatch(r"step-\d+", step_folder):
+                raise InputError(f"{checkpoints / name} names the folder {step_folder!r}; it must be step-NNNNNNNN.")
+            weights = read_safetensors(checkpoints / step_folder / "weights.safetensors")
+            state = checkpoints / step_folder / "state.json"
+            frozen = str(read_json(state).get("frozen", "")) if state.is_file() else ""
+            if frozen:
+                weights |= read_safetensors(checkpoints / os.path.basename(frozen))
+            averages = checkpoints / step_folder / "averages.safetensors"
+            return weights | (read_safetensors(averages) if averages.is_file() else {})
+    raise InputError(f"{os.fspath(folder)} has no checkpoint yet; model.source must be a run that wrote one.")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    hint = suggest(name, known)
+    return hint if hint.startswith(" Did you mean") else ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"The model folder {path.parent} has no {path.name}.") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({short_reason(error)}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object.")
+    return content
+
+
+def short_reason(error: BaseException) -> str:
+    """What a library said, short enough for a part of one sentence."""
+    if isinstance(error, OSError) and not error.strerror:  # the network: a page of nested reasons
+        return type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:150].rstrip(". ")

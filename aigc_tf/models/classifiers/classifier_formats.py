@@ -1,0 +1,189 @@
+"""The same classifier in other people's formats: a KerasNLP preset and, for BERT, a Hugging Face folder.
+
+Both are written in float32 with the head's weights, an adapter merged into them. Each function fills a folder that
+exists and is empty; that it appears whole or not at all is the caller's part (`storage.staged_folder`). A tokenizer
+folder is what `aigc_tf.data.tokenizers.tokenizers.Tokenizer.save` wrote for WordPiece: vocab.txt, tokenizer.json,
+tokenizer_config.json.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import safetensors.numpy
+
+from aigc_tf.errors import InputError
+from aigc_tf.models.adapters.adapters import merged_weights
+from aigc_tf.models.classifiers.classifier import merge_classifier
+
+LABELS_FILE = "label_names.json"
+"""Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""
+_VOCABULARY_FILE = "vocab.txt"
+_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_HUGGING_FACE_PROBLEMS = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def build_word_piece(model: keras.Model, tokenizer_folder: str | os.PathLike[str]) -> keras.layers.Layer | None:
+    """Returns KerasNLP's own tokenizer of the model's kind over the folder's vocabulary.
+
+    None where the kind is no WordPiece one: KerasNLP's preprocessor of the model then fits no such vocabulary.
+    """
+    cls = type(model).preprocessor_cls.tokenizer_cls
+    if not issubclass(cls, keras_nlp.tokenizers.WordPieceTokenizer):
+        return None
+    settings = json.loads((Path(tokenizer_folder) / _TOKENIZER_CONFIG_FILE).read_bytes())
+    return cls(
+        vocabulary=_read_vocabulary(tokenizer_folder),
+        lowercase=settings["do_lower_case"],
+        strip_accents=settings["strip_accents"],
+    )
+
+
+def save_keras_preset(
+    model: keras.Model,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer: keras.layers.Layer | None,
+    max_length: int,
+    label_names: Sequence[str] = (),
+) -> None:
+    """Writes a preset that `keras_nlp.models.TextClassifier.from_preset(folder)` loads, head and all.
+
+    Its preprocessor keeps the first tokens of too long a text, whatever the truncation of training was: KerasNLP
+    knows no other. KerasNLP's WordPiece splits about 1 text in 200 otherwise than the op of training and serving.
+
+    Args:
+        model: What `build_classifier` returned.
+        folder: An existing folder.
+        tokenizer: A KerasNLP tokenizer; None writes the preset without preprocessor.
+        max_length: Positions the preprocessor packs to.
+        label_names: Names of the outputs, in order.
+    """
+    clone = merge_classifier(model, dtype="float32")
+    clone.compile()  # from_preset does so, and would warn of an optimizer that the file does not have
+    if tokenizer is not None:
+        clone.preprocessor = type(clone).preprocessor_cls(tokenizer=tokenizer, sequence_length=max_length)
+    clone.save_to_preset(os.fspath(folder))
+    _write_json(Path(folder) / LABELS_FILE, list(label_names))
+
+
+def save_hugging_face(
+    model: keras.Model,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer_folder: str | os.PathLike[str],
+    label_names: Sequence[str],
+    problem_type: str,
+    max_length: int,
+    truncation: str = "head",
+) -> None:
+    """Writes a BERT classifier as transformers' `BertForSequenceClassification`, with its tokenizer.
+
+    Args:
+        model: What `build_classifier` returned, on a BERT backbone.
+        folder: An existing folder.
+        tokenizer_folder: Of a WordPiece tokenizer.
+        label_names: Names of the outputs, in order; empty for regression.
+        problem_type: One of config.PROBLEM_TYPES.
+        max_length: Positions of the longest row.
+        truncation: `tail` becomes truncation_side `left`; transformers has no `head_tail`.
+    Raises:
+        InputError: If the model is no BERT.
+    """
+    if not isinstance(model.backbone, keras_nlp.models.BertBackbone):
+        raise InputError(f"Only BERT is written as a Hugging Face folder, received {type(model.backbone).__name__}.")
+    folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
+    # Not save_file, which makes a file that only its owner can read.
+    content = safetensors.numpy.save(_bert_tensors(model), metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(content)
+    for name in (_VOCABULARY_FILE, _TOKENIZER_FILE):
+        shutil.copyfile(tokenizer_folder / name, folder / name)
+    settings = json.loads((tokenizer_folder / _TOKENIZER_CONFIG_FILE).read_bytes())
+    side = "left" if truncation == "tail" else "right"
+    _write_json(folder / _TOKENIZER_CONFIG_FILE, {**settings, "model_max_length": max_length, "truncation_side": side})
+    padding_id = _read_vocabulary(tokenizer_folder).index(settings["pad_token"])
+    config = _bert_config(model, label_names=label_names, problem_type=problem_type, padding_id=padding_id)
+    _write_json(folder / "config.json", config)
+
+
+def _bert_config(
+    model: keras.Model, *, label_names: Sequence[str], problem_type: str, padding_id: int
+) -> dict[str, Any]:
+    backbone = model.backbone
+    names = list(label_names) or ["value"]
+    return {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "vocab_size": backbone.vocabulary_size,
+        "hidden_size": backbone.hidden_dim,
+        "num_hidden_layers": backbone.num_layers,
+        "num_attention_heads": backbone.num_heads,
+        "intermediate_size": backbone.intermediate_dim,
+        "hidden_act": "gelu_new",  # the tanh approximation, which KerasNLP's BERT computes with
+        "hidden_dropout_prob": backbone.dropout,
+        "attention_probs_dropout_prob": backbone.dropout,
+        "classifier_dropout": model.dropout,
+        "max_position_embeddings": backbone.max_sequence_length,
+        "type_vocab_size": backbone.num_segments,
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+        "position_embedding_type": "absolute",
+        "pad_token_id": padding_id,
+        "problem_type": _HUGGING_FACE_PROBLEMS[problem_type],
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+        "torch_dtype": "float32",
+    }
+
+
+def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
+    """Hugging Face's names and shapes: every kernel is (out, in), attention heads are side by side."""
+    weights = merged_weights(model)
+    width = model.backbone.hidden_dim
+
+    def dense(path: str) -> tuple[np.ndarray, np.ndarray]:
+        kernel, bias = weights[f"{path}/kernel"], weights[f"{path}/bias"]
+        inputs = width if "attention_layer/" in path else kernel.shape[0]  # attention: (D, H, D/H) and (H, D/H, D)
+        return kernel.reshape(inputs, -1).T, bias.reshape(-1)
+
+    tensors = {
+        "bert.embeddings.word_embeddings.weight": weights["token_embedding/embeddings"],
+        "bert.embeddings.position_embeddings.weight": weights["position_embedding/embeddings"],
+        "bert.embeddings.token_type_embeddings.weight": weights["segment_embedding/embeddings"],
+    }
+    dense_layers = {"bert.pooler.dense": "pooled_dense", "classifier": "logits"}
+    norms = {"bert.embeddings.LayerNorm": "embeddings_layer_norm"}
+    for index in range(model.backbone.num_layers):
+        theirs, ours = f"bert.encoder.layer.{index}", f"transformer_layer_{index}"
+        for name in ("query", "key", "value"):
+            dense_layers[f"{theirs}.attention.self.{name}"] = f"{ours}/self_attention_layer/{name}"
+        dense_layers[f"{theirs}.attention.output.dense"] = f"{ours}/self_attention_layer/attention_output"
+        dense_layers[f"{theirs}.intermediate.dense"] = f"{ours}/feedforward_intermediate_dense"
+        dense_layers[f"{theirs}.output.dense"] = f"{ours}/feedforward_output_dense"
+        norms[f"{theirs}.attention.output.LayerNorm"] = f"{ours}/self_attention_layer_norm"
+        norms[f"{theirs}.output.LayerNorm"] = f"{ours}/feedforward_layer_norm"
+    for theirs, ours in dense_layers.items():
+        tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"] = dense(ours)
+    for theirs, ours in norms.items():
+        tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"] = weights[f"{ours}/gamma"], weights[f"{ours}/beta"]
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def _read_vocabulary(tokenizer_folder: str | os.PathLike[str]) -> list[str]:
+    text = (Path(tokenizer_folder) / _VOCABULARY_FILE).read_bytes().decode()
+    return text.removesuffix("\n").split("\n")  # not splitlines(): a token may be U+2028
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

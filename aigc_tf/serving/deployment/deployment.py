@@ -1,0 +1,384 @@
+"""Renders what an operator needs to serve exported models: server, container, cluster and alert files, a README.
+
+All comes from the models' manifests and the templates in `deployment_templates/`, which lie there under the names they
+are rendered to. The rules for numbers (memory, latency) are the constants here; the rendered README tells them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shlex
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+
+from aigc_tf import storage
+from aigc_tf.errors import InputError
+from aigc_tf.serving.deployment.server_configs import read_batching
+from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
+
+RELEASES = {"2.19": "2.19.1", "2.20": "2.20.0", "2.21": "2.21.0"}
+"""The server's release, which is the tag of its image, for each of `config.SERVERS`."""
+DEFAULT_TARGET = "2.20"
+DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
+"""Of a manifest that names none."""
+
+_MODELS_FILE = "server/models.config"
+"""By which a folder is known as rendered."""
+_TEMPLATES = Path(__file__).parent / "deployment_templates"
+_NAME = re.compile(r"[\w.-]+")
+_MIB = 2**20
+_CPUS = 2
+_LATENCY_SECONDS = {"classify": 1, "generate": 30}
+"""The alert's limit for the slowest of a hundred answers, by task."""
+_TIMEOUT_SECONDS = {"classify": 30, "generate": 120}
+"""How long REST waits for an answer, and a pod that ends for the answers it has begun."""
+_HARMLESS_STATUSES = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
+"""Statuses of requests that are no fault of the server's; NOT_FOUND has an alert of its own."""
+_POLL_SECONDS = 30
+_QUEUE_SECONDS = 0.2
+_SERVER_MIB, _VERSION_MIB, _FOLDER_FACTOR = 512, 256, 1.5
+"""See `required_memory`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of a model, and the label it is served under."""
+
+    label: str
+    number: int
+    num_bytes: int
+    """Of its folder."""
+    manifest: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that is served."""
+
+    name: str
+    source: str
+    """The folder of its versions, seen from the deployment folder."""
+    versions: tuple[Version, ...]
+    """The stable one first; then the canary, if there is one."""
+
+    @property
+    def task(self) -> str:
+        return str(self.versions[0].manifest["task"])
+
+    @property
+    def latency_seconds(self) -> int:
+        return _LATENCY_SECONDS[self.task]
+
+    @property
+    def target(self) -> str:
+        """The folder of its versions in a container."""
+        return f"/models/{self.name}"
+
+    @property
+    def url(self) -> str:
+        """The path of its REST interface."""
+        return f"/v1/models/{quote(self.name, safe='')}"
+
+
+def render_deployment(
+    folders: Sequence[str],
+    *,
+    output: str,
+    stable: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    batching: str = "",
+    overwrite: bool = False,
+) -> str:
+    """Renders the deployment folder of one or several exported models that one server serves.
+
+    Args:
+        folders: Folders of exported models on a disk, such as saved_models/bert_sentiment.
+        output: Folder to write; the deployment is called by its last name.
+        stable: Versions behind the label stable: `3` or, of one of several models, `NAME:3`. Without: the newest.
+        canary: The same for the label canary. Without: there is no such label.
+        batching: File to take as server/batching.config, such as one that was measured; empty: rendered.
+        overwrite: Whether to replace the folder, if it is one that was rendered, or empty.
+    Returns:
+        One line for the user.
+    Raises:
+        InputError: If a model, a version or the batching file does not fit, or the folder is there already,
+            or holds something else.
+        RunError: If the folder cannot be written.
+    """
+    if storage.is_remote(output):
+        raise InputError(f"--output {output} is on an object store; give a folder on a disk.")
+    if os.path.basename(output.rstrip("/")) in ("", ".", ".."):
+        raise InputError(
+            f"--output {output} gives the deployment no name; write the folder's name, as in deploy/reviews."
+        )
+    if overwrite:
+        _check_rendered(output)
+    models = _read_models(folders, _chosen_versions(folders, stable=stable, canary=canary), output=output)
+    batching_text = _read_text(batching) if batching else ""
+    values = _values(models, batching_text, batching_name=batching, title=os.path.basename(os.path.abspath(output)))
+    with storage.staged_folder(output, overwrite=overwrite) as folder:
+        for name, text in _render(values).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        if batching:
+            (folder / "server" / "batching.config").write_text(batching_text, encoding="utf-8")
+        (folder / "server" / "healthcheck.sh").chmod(0o755)
+    served = "; ".join(
+        ", ".join([model.name, *(f"{version.label} {version.number}" for version in model.versions)])
+        for model in models
+    )
+    return (
+        f"{output} is for TensorFlow Serving {values['server_version']}: {served}. Its README.md says how to start it."
+    )
+
+
+def _check_rendered(output: str) -> None:
+    """Refuses to replace what is not a deployment: a mistyped --output would remove somebody's work."""
+    if os.path.isdir(output) and os.listdir(output) and not os.path.isfile(os.path.join(output, _MODELS_FILE)):
+        raise InputError(
+            f"--output {output} holds other files than a deployment (no {_MODELS_FILE}), which --overwrite would "
+            "remove; give another folder."
+        )
+
+
+def required_memory(versions: Sequence[Version], *, rows: int, batches: int = 1) -> int:
+    """Returns how many bytes of memory a server of these versions is given.
+
+    The server itself takes 512 MiB. A version takes 256 MiB for its graph and for activations, 1.5 times its folder for
+    weights, 4 bytes a parameter for each batch in work where it restores smaller weights, and, of a generator, keys and
+    values of the rows in work, twice, since a step copies them. The largest version counts twice: a new one is loaded
+    before the old one goes. Rounded up to 256 MiB. Measured is less: docs/render_deployment.md.
+
+    Args:
+        versions: All that are served.
+        rows: Of all batches that run at the same time.
+        batches: As many as run at the same time.
+    """
+
+    def of_one(version: Version) -> int:
+        sizes = version.manifest.get("architecture", {}).get("sizes", {})
+        cache = 2 * 4 * rows  # keys and values in float32
+        for size in ("num_layers", "hidden_dim", "num_positions"):
+            cache *= sizes.get(size, 0)
+        restores = version.manifest.get("weights", "float32") not in ("float32", version.manifest.get("dtype"))
+        restored = 4 * batches * version.manifest["num_parameters"] if restores else 0
+        return _VERSION_MIB * _MIB + int(_FOLDER_FACTOR * version.num_bytes) + restored + 2 * cache
+
+    each = [of_one(version) for version in versions]
+    total = _SERVER_MIB * _MIB + sum(each) + max(each)
+    return -(-total // (256 * _MIB)) * 256 * _MIB
+
+
+def server_version(targets: Sequence[str]) -> str:
+    """Returns the server's release that takes exports for all of these targets: that of the newest.
+
+    Raises:
+        InputError: If there is no release for a target.
+    """
+    unknown = [target for target in targets if target not in RELEASES]
+    if unknown:
+        raise InputError(f"A model is exported for the target {unknown[0]!r}; known are {', '.join(RELEASES)}.")
+    return RELEASES[max(targets, key=lambda target: [int(part) for part in target.split(".")])]
+
+
+def server_flags(*, timeout_seconds: int) -> dict[str, str]:
+    """Returns the server's flags, and why each is set."""
+    return {
+        "--port=8500": "gRPC",
+        "--rest_api_port=8501": "REST, and the metrics",
+        "--model_config_file=/config/models.config": "several models, versions and labels",
+        f"--model_config_file_poll_wait_seconds={_POLL_SECONDS}": "labels move without a restart",
+        "--allow_version_labels_for_unavailable_models=true": "the first config may have labels, before anything "
+        "is loaded; a label in use moves to a loaded version only, all the same",
+        "--enable_batching=true": "requests that come together are computed together",
+        "--batching_parameters_file=/config/batching.config": "how",
+        "--monitoring_config_file=/config/monitoring.config": "metrics for Prometheus",
+        f"--rest_api_timeout_in_ms={timeout_seconds * 1000}": "how long REST waits for an answer, 30 s by default; "
+        "gRPC has the client's deadline",
+        "--num_load_threads=2": "while a version loads, the server goes on looking after the others",
+        "--enable_grpc_healthcheck_service=true": "for the probes of Kubernetes",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=300000": "clients connect anew every 5 min, so that they "
+        "reach new pods",
+        "--enable_profiler=false": "it is on by default, for whoever reaches the gRPC port",
+    }
+
+
+def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, title: str) -> dict[str, Any]:
+    """Returns what the templates read."""
+    versions = [version for model in models for version in model.versions]
+    manifests = [version.manifest for version in versions]
+    batch_sizes = sorted(
+        set.intersection(*(set(manifest.get("batch_sizes", DEFAULT_BATCH_SIZES)) for manifest in manifests))
+    )
+    if not batch_sizes:
+        raise InputError("The models have no batch size in common (batch_sizes of their manifests); serve them apart.")
+    largest, threads = batch_sizes[-1], _CPUS
+    if batching_text:
+        batching = read_batching(batching_text, name=batching_name)
+        largest, threads = batching.max_batch_size.value, batching.num_batch_threads.value or _CPUS
+    timeout = max(_TIMEOUT_SECONDS[model.task] for model in models)
+    served = sorted(
+        f"{model.name}/{version.number}/{version.manifest['identity']}"
+        for model in models
+        for version in model.versions
+    )
+    return {
+        "poll_seconds": _POLL_SECONDS,
+        "queue_seconds": _QUEUE_SECONDS,
+        "metrics_path": "/monitoring/prometheus/metrics",  # where the server has them by default
+        "harmless_statuses": "|".join(_HARMLESS_STATUSES),
+        "server_mib": _SERVER_MIB,
+        "version_mib": _VERSION_MIB,
+        "folder_factor": _FOLDER_FACTOR,
+        "title": title,
+        "slug": slug(title),
+        "models": models,
+        # A backslash once for the regular expression and once for the string around it.
+        "models_pattern": "|".join(re.escape(model.name).replace("\\", "\\\\") for model in models),
+        "batch_sizes": batch_sizes,
+        "max_batch_size": largest,
+        "num_batch_threads": threads,
+        "memory_mib": required_memory(versions, rows=largest * threads, batches=threads) // _MIB,
+        "drain_seconds": timeout,
+        "server_version": server_version([manifest.get("target", DEFAULT_TARGET) for manifest in manifests]),
+        "server_flags": server_flags(timeout_seconds=timeout),
+        "image_tag": hashlib.sha256("\n".join(served).encode()).hexdigest()[:12],
+    }
+
+
+def _render(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the text of each file, by its path in the folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        variable_start_string="${{",  # as in GitHub's workflows: {{ alone is Prometheus' own
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # no HTML; a value goes through the filter of its file's language
+    )
+    environment.filters |= {"quoted": quoted, "compose": compose_quoted, "shell": shlex.quote}
+    names = [path.relative_to(_TEMPLATES).as_posix() for path in sorted(_TEMPLATES.rglob("*")) if path.is_file()]
+    return {name: environment.get_template(name).render(values) for name in names}
+
+
+def quoted(text: str) -> str:
+    """Returns a text as JSON, which YAML, a Dockerfile's lists and protocol buffer text read too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def compose_quoted(text: str) -> str:
+    """Returns a text for a Compose file, in which $ begins a variable."""
+    return quoted(text.replace("$", "$$"))
+
+
+def slug(name: str) -> str:
+    """Returns a name that Kubernetes and Compose take: lower case letters, digits and hyphens, a letter first."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    plain = plain if plain[:1].isalpha() else f"serving-{plain}"
+    return plain[:40].strip("-")
+
+
+def _read_text(path: str) -> str:
+    try:
+        return storage.read_bytes(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--batching {path} cannot be read ({error}).") from error
+
+
+def _chosen_versions(
+    folders: Sequence[str], *, stable: Sequence[str], canary: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Returns for each model the version numbers that the flags give, by label."""
+    names = [_name_of(folder) for folder in folders]
+    if not names:
+        raise InputError("--model is missing: a folder of an exported model such as saved_models/bert_sentiment.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"Two of the models are called {twice!r}, and a server knows them by name; give each once.")
+    chosen: dict[str, dict[str, int]] = {name: {} for name in names}
+    for label, values in (("stable", stable), ("canary", canary)):
+        for value in values:
+            name, _, number = value.rpartition(":")
+            if not (number.isascii() and number.isdecimal()):
+                raise InputError(f"--{label}={value}: a version such as 3 fits here, or NAME:3 with several models.")
+            if not name and len(names) > 1:
+                raise InputError(f"--{label}={value} does not say of which model; write --{label}={names[0]}:{number}.")
+            name = name or names[0]
+            if name not in chosen:
+                raise InputError(f"--{label}={value}: there is no model {name!r} among {', '.join(names)}.")
+            if label in chosen[name]:
+                raise InputError(f"--{label} is given twice for {name}; a label belongs to one version.")
+            chosen[name][label] = int(number)
+    return chosen
+
+
+def _name_of(folder: str) -> str:
+    return os.path.basename(os.path.normpath(folder)) if folder else ""
+
+
+def _read_models(folders: Sequence[str], chosen: Mapping[str, Mapping[str, int]], *, output: str) -> list[Model]:
+    models = []
+    for folder in folders:
+        name = _name_of(folder)
+        _check_place(folder, name)
+        source = os.path.relpath(os.path.abspath(folder), os.path.abspath(output))
+        models.append(Model(name=name, source=source, versions=_read_versions(folder, name, chosen[name])))
+    return models
+
+
+def _check_place(folder: str, name: str) -> None:
+    if storage.is_remote(folder):
+        raise InputError(f"{folder} is on an object store; copy the model to a disk and render from there.")
+    if not list_versions(folder):
+        raise InputError(
+            f"{folder} holds no version of an exported model; give the folder above the numbers, such as "
+            "saved_models/bert_sentiment."
+        )
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"The model is called {name!r}, but a name that a server is asked for has letters, digits, '_', '-' and "
+            "'.' only; export it under another (--config.name=...)."
+        )
+    path = os.path.abspath(folder)
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in path):
+        raise InputError(f"The path {path!r} has a character that no config file takes; rename the folder.")
+
+
+def _read_versions(folder: str, name: str, chosen: Mapping[str, int]) -> tuple[Version, ...]:
+    numbers = list_versions(folder)
+    labels = {"stable": numbers[-1], **chosen}
+    if labels.get("canary") == labels["stable"]:
+        raise InputError(
+            f"The labels stable and canary of {name} are both version {labels['stable']} (without --stable that is the "
+            "newest); give two versions, or leave --canary out."
+        )
+    for label, number in labels.items():
+        if number not in numbers:
+            raise InputError(f"--{label}: {folder} has no version {number}; there is {', '.join(map(str, numbers))}.")
+    versions = tuple(_read_version(folder, label, number) for label, number in labels.items())
+    tasks = {version.manifest["task"] for version in versions}
+    if len(tasks) > 1:
+        raise InputError(
+            f"The versions of {name} are of the tasks {' and '.join(sorted(tasks))}; give two of one task."
+        )
+    return versions
+
+
+def _read_version(folder: str, label: str, number: int) -> Version:
+    path = Path(folder) / str(number)
+    manifest = storage.read_json(path / MANIFEST_FILE)
+    for key in ("task", "num_parameters", "dtype", "identity", "versions"):
+        if not isinstance(manifest, dict) or key not in manifest:
+            raise InputError(f"{path / MANIFEST_FILE} lacks {key!r}; export the model anew.")
+    if manifest["task"] not in _LATENCY_SECONDS:
+        raise InputError(f"{path} is of task {manifest['task']!r}; served are {', '.join(_LATENCY_SECONDS)}.")
+    num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Version(label=label, number=number, num_bytes=num_bytes, manifest=manifest)

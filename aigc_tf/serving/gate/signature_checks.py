@@ -1,0 +1,138 @@
+"""Signatures that a server's batching, its REST interface or its clients cannot use as they are."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from aigc_tf.serving.gate.findings import REFUSED, WARNED, Finding
+from aigc_tf.serving.gate.saved_model_graph import SavedGraph
+from aigc_tf.serving.gate.saved_model_protos import types_pb2
+
+_DEFAULT = "serving_default"
+# What TensorFlow and Keras call what nobody named.
+_NAMELESS = re.compile(r"output_\d+|(args|inputs|input|keras_tensor|unknown)(_\d+)+|args|kwargs|unknown")
+# serving's util/json_tensor.cc reads and writes these.
+_JSON_TYPES = frozenset(
+    f"DT_{name}"
+    for name in ("FLOAT", "DOUBLE", "INT32", "INT16", "INT8", "UINT8", "STRING", "INT64", "BOOL", "UINT32", "UINT64")
+)
+_CLASSIFY_OUTPUTS = ({"classes"}, {"scores"}, {"classes", "scores"})
+
+
+def check_signatures(graph: SavedGraph) -> Iterator[Finding]:
+    """Yields what a server or its clients cannot do with the signatures of a graph."""
+    signatures = graph.signatures
+    if not signatures:
+        yield Finding(
+            grade=REFUSED,
+            what="there is no signature",
+            where=("saved_model.pb",),
+            why="A server loads the model and can be asked for nothing.",
+            advice="Save it with tf.saved_model.save(..., signatures=...).",
+        )
+    elif _DEFAULT not in signatures:
+        yield Finding(
+            grade=WARNED,
+            what=f"there is no signature {_DEFAULT}",
+            where=(f"signatures {', '.join(signatures)}",),
+            why="A request that names no signature is answered with an error.",
+            advice="Save one of them under that name too, or tell clients to send a signature_name.",
+        )
+    tensors = [
+        (f"signature {signature}, {side} {name}", side, name, info)
+        for signature, definition in signatures.items()
+        for side, infos in (("input", definition.inputs), ("output", definition.outputs))
+        for name, info in sorted(infos.items())
+    ]
+    if parts := tuple(where for where, _, _, info in tensors if not info.name):
+        yield Finding(
+            grade=REFUSED,
+            what="inputs or outputs of several tensors (ragged or sparse)",
+            where=parts,
+            why="The server takes and gives one tensor for each name, and answers such a request with an error.",
+            advice="Give a ragged tensor as to_tensor() and row_lengths(), a sparse one as tf.sparse.to_dense().",
+        )
+    for what, applies, why, advice in _TENSOR_RULES:
+        places = tuple(
+            f"{where} {_shape_text(info)}"
+            for where, side, name, info in tensors
+            if info.name and applies(side, name, info)
+        )
+        if places:
+            yield Finding(grade=WARNED, what=what, where=places, why=why, advice=advice)
+    yield from _classify(signatures)
+
+
+def _classify(signatures: dict[str, Any]) -> Iterator[Finding]:
+    for name, signature in signatures.items():
+        if set(signature.outputs) not in _CLASSIFY_OUTPUTS:
+            continue
+        inputs = {key: info.dtype for key, info in signature.inputs.items()}
+        if inputs != {"inputs": types_pb2.DT_STRING}:
+            yield Finding(
+                grade=WARNED,
+                what="outputs of the Classify API with other inputs",
+                where=(f"signature {name}, inputs {', '.join(sorted(inputs)) or 'none'}",),
+                why="The Classify API sends serialized tf.Example as one string input called `inputs`.",
+                advice="Name the input `inputs`, or the outputs otherwise than `classes` and `scores`.",
+            )
+
+
+def _dims(info: Any) -> list[int] | None:
+    """Returns the sizes of the axes, -1 where it is not known; None where not even their number is."""
+    shape = info.tensor_shape
+    return None if shape.unknown_rank else [axis.size for axis in shape.dim]
+
+
+def _shape_text(info: Any) -> str:
+    dims = _dims(info)
+    return "of unknown rank" if dims is None else f"({', '.join('?' if size < 0 else str(size) for size in dims)})"
+
+
+def _has_no_name(side: str, name: str, info: Any) -> bool:
+    return bool(_NAMELESS.fullmatch(name))
+
+
+def _has_no_batch(side: str, name: str, info: Any) -> bool:
+    dims = _dims(info)
+    return dims is None or not dims or dims[0] >= 0
+
+
+def _has_open_length(side: str, name: str, info: Any) -> bool:
+    return side == "input" and any(size < 0 for size in (_dims(info) or ())[1:])
+
+
+def _is_no_json(side: str, name: str, info: Any) -> bool:
+    return types_pb2.DataType.Name(info.dtype) not in _JSON_TYPES
+
+
+_TENSOR_RULES: tuple[tuple[str, Callable[[str, str, Any], bool], str, str], ...] = (
+    (
+        "inputs or outputs without a batch axis",
+        _has_no_batch,
+        "With batching on, the server joins and splits requests along the first axis, which must be free: it refuses "
+        "these. REST's `instances` need it as well.",
+        "Make each a vector (B,) or more, with None as its first axis; or serve the model without batching and ask it "
+        "by `inputs`.",
+    ),
+    (
+        "inputs of no fixed length",
+        _has_open_length,
+        "With batching on, requests of other lengths are not joined but refused; with pad_variable_length_inputs the "
+        "server fills them up with their first element, which a model takes for content.",
+        "Give all axes but the first a fixed size; or let another input say how long each row is, and set "
+        "pad_variable_length_inputs.",
+    ),
+    (
+        "inputs or outputs without a name",
+        _has_no_name,
+        "Clients have to send and read these names.",
+        "Name each input by tf.TensorSpec(..., name=...), and return a dictionary of the outputs.",
+    ),
+    (
+        "inputs or outputs that JSON has no type for",
+        _is_no_json,
+        "The REST interface of the server fails on them; gRPC does not.",
+        "Cast them to float32 in the exported function.",
+    ),
+)

@@ -1,0 +1,130 @@
+"""Answers for texts, in batches: from an exported model, or from any callable with the same outputs."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from aigc_tf import storage
+from aigc_tf.errors import InputError
+from aigc_tf.serving.local.loading import load_exported
+from aigc_tf.serving.modules.text_tensors import TextFunction, to_bytes
+from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
+
+_WINDOW_BATCHES = 64
+
+
+class Predictor:
+    """An exported model, loaded; calling it answers one batch of texts.
+
+    Args:
+        path: `saved_models/NAME` or `saved_models/NAME/VERSION`, local or `gs://`.
+    Raises:
+        InputError: If there is no model that this program exported.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = latest_version(path)
+        manifest = read_manifest(self.path, task="classify")
+        try:
+            self.problem_type = manifest["problem_type"]
+            self.label_names = tuple(manifest["label_names"])
+            self.is_pair = manifest["is_pair"]
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
+            ) from error
+        self._model = load_exported(self.path)
+        self._serve = self._model.signatures["serving_default"]
+
+    def __call__(
+        self, texts: Sequence[str | bytes], texts_b: Sequence[str | bytes] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the outputs of the text signature, each with one row per text."""
+        columns = {"text": texts} if texts_b is None else {"text": texts, "text_b": texts_b}
+        outputs = self._serve(**{name: to_bytes(column) for name, column in columns.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def predict(
+        self, texts: Iterable[str], texts_b: Iterable[str] | None = None, *, batch_size: int = 64
+    ) -> Iterator[dict[str, Any]]:
+        """Yields one answer for each text, as `predict_texts`.
+
+        Raises:
+            InputError: If second texts are missing or not wanted.
+        """
+        if self.is_pair != (texts_b is not None):
+            wanted = "pairs of texts: give text_b too" if self.is_pair else "single texts: leave text_b out"
+            raise InputError(f"The model {self.path} takes {wanted}.")
+        return predict_texts(
+            self,
+            texts,
+            texts_b,
+            label_names=self.label_names,
+            problem_type=self.problem_type,
+            batch_size=batch_size,
+        )
+
+
+def predict_texts(
+    call: TextFunction,
+    texts: Iterable[str],
+    texts_b: Iterable[str] | None = None,
+    *,
+    label_names: Sequence[str],
+    problem_type: str,
+    batch_size: int = 64,
+) -> Iterator[dict[str, Any]]:
+    """Yields one answer for each text, in the order of the texts, which may be an endless stream.
+
+    Texts of like length share a batch, within windows of 64 batches: padding costs time.
+
+    Args:
+        call: Gives the outputs of the text signature for one batch.
+        texts: The texts.
+        texts_b: The second texts of pairs, as many.
+        label_names: Names of the outputs, in order.
+        problem_type: One of config.PROBLEM_TYPES.
+        batch_size: Texts of one call.
+    Returns:
+        single_label: `{"label": name, "probabilities": {name: p}}`; multi_label: `{"labels": [names above 0.5],
+        "probabilities": {name: p}}`; regression: `{"value": number}`.
+    Raises:
+        InputError: If a text is no string, or there are more texts of one kind than of the other.
+    """
+    rows = _checked_rows(texts, texts_b)
+    while window := list(itertools.islice(rows, batch_size * _WINDOW_BATCHES)):
+        by_length = sorted(range(len(window)), key=lambda index: sum(map(len, window[index])))
+        answers: list[dict[str, Any]] = [{}] * len(window)
+        for start in range(0, len(window), batch_size):
+            chosen = by_length[start : start + batch_size]
+            columns = [list(column) for column in zip(*(window[index] for index in chosen), strict=True)]
+            outputs = call(columns[0], columns[1] if len(columns) > 1 else None)
+            for index, row in zip(chosen, _rows_of(outputs, label_names, problem_type), strict=True):
+                answers[index] = row
+        yield from answers
+
+
+def _checked_rows(texts: Iterable[str], texts_b: Iterable[str] | None) -> Iterator[tuple[str, ...]]:
+    columns = [texts] if texts_b is None else [texts, texts_b]
+    for number, row in enumerate(itertools.zip_longest(*columns)):
+        for text in row:
+            if not isinstance(text, str):
+                came = "missing in one of the two columns" if text is None else f"a {type(text).__name__}, not a string"
+                raise InputError(f"Text {number} (counted from 0) is {came}.")
+        yield row
+
+
+def _rows_of(outputs: dict[str, np.ndarray], label_names: Sequence[str], problem_type: str) -> Iterator[dict[str, Any]]:
+    if problem_type == "regression":
+        yield from ({"value": float(value)} for value in outputs["value"])
+        return
+    for index, scores in enumerate(outputs["probabilities"]):
+        probabilities = {name: float(score) for name, score in zip(label_names, scores, strict=True)}
+        if problem_type == "single_label":
+            yield {"label": label_names[int(outputs["label_id"][index])], "probabilities": probabilities}
+        else:
+            chosen = [name for name, one in zip(label_names, outputs["predicted"][index], strict=True) if one]
+            yield {"labels": chosen, "probabilities": probabilities}

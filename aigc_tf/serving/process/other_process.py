@@ -1,0 +1,321 @@
+"""Calls a SavedModel's signatures in another process, as a server would run them.
+
+That process is `serving.stand_in`: TensorFlow's C API, tensorflow-text's ops, XLA switched off as TensorFlow Serving
+has it, nothing of TensorFlow's Python and nothing of ours but the program itself. It computes on the CPU: another
+device would answer differently by more than parity allows.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, cast
+
+import numpy as np
+
+import aigc_tf
+from aigc_tf.errors import RunError
+from aigc_tf.serving.process.runtimes import Runtime
+
+HOSTILE_TEXTS: tuple[str | bytes, ...] = (
+    "",
+    " \t\n",
+    "😀👩‍👩‍👧 emoji",
+    "自然言語処理 与 中文",
+    "ÀÉÎ naïve ﬁ ı İ",
+    "a\x00b\u200b\ufeff",
+    b"\xff\xfe not \xc3 UTF-8",
+    "[CLS] [SEP] ##ing",
+    "long " * 2000,
+)
+"""Texts that every export is tried on, besides those of the caller."""
+_SECONDS = 900
+_LOG_LINE = re.compile(r"[IWE]\d{4} ")  # TensorFlow's notes; what ends the process is no such line
+_NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
+"""NumPy's name of a type where TensorFlow has another; it has no bfloat16, and its bits are taken."""
+_TENSORFLOW = {"float32": "float", "float64": "double", "float16": "half"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of a signature of a SavedModel."""
+
+    function: str
+    """Name of the signature."""
+    inputs: Mapping[str, np.ndarray]
+    """By name; strings as arrays of bytes objects."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the other process answered."""
+
+    outputs: list[dict[str, np.ndarray]]
+    """Of each call, by name; strings as arrays of bytes objects."""
+    seconds: list[float]
+    """Each call took."""
+    load_seconds: float
+    xla: str
+    """`off` where the process could switch it off."""
+
+
+def bytes_array(texts: Sequence[str | bytes]) -> np.ndarray:
+    """Returns a `(B,)` array of bytes objects; what UTF-8 cannot hold (half a surrogate pair) becomes `?`."""
+    return np.array([text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts], object)
+
+
+def installed_runtime() -> Runtime:
+    """Returns the runtime of the installed packages, without importing them.
+
+    Raises:
+        RunError: If one is not installed.
+    """
+    folders = []
+    for package in ("tensorflow", "tensorflow_text"):
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise RunError(f"The package {package} is not installed; exported models are tried with its libraries.")
+        folders.append(Path(found.submodule_search_locations[0]))
+    return Runtime(folder=folders[0], op_libraries=tuple(sorted(folders[1].glob("python/ops/*.so"))))
+
+
+def call_elsewhere(folder: str | os.PathLike[str], calls: Sequence[Call], *, runtime: Runtime | None = None) -> Answers:
+    """Loads a SavedModel in a new process and makes the calls one after another.
+
+    Raises:
+        RunError: If the process or a call fails; its last words are named.
+    """
+    with StandIn(folder, runtime=runtime) as model:
+        answers = [model.timed_call(call.function, call.inputs) for call in calls]
+        return Answers(
+            outputs=[outputs for outputs, _ in answers],
+            seconds=[seconds for _, seconds in answers],
+            load_seconds=model.load_seconds,
+            xla=model.xla,
+        )
+
+
+class CallError(RunError):
+    """A call that the other process answered with an error.
+
+    Args:
+        code: Canonical code, such as INVALID_ARGUMENT.
+        message: What it said.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(f"The exported model fails in a new process: {code}: {message[:300]}")
+        self.code, self.message = code, message
+
+
+class StandIn:
+    """A process that has loaded a SavedModel and answers until the block ends. Threads may share it.
+
+    Args:
+        folder: The SavedModel.
+        runtime: The TensorFlow to load it with; None for the installed one.
+        num_threads: Requests that run at once.
+        warm_up: Whether it replays the model's warm-up requests before it is ready; one that fails fails the load.
+    Raises:
+        RunError: If the model cannot be loaded, or the process ends; its last words are named.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        runtime: Runtime | None = None,
+        num_threads: int = 1,
+        warm_up: bool = False,
+    ):
+        ready = Future[dict[str, Any]]()
+        self._numbers = itertools.count()
+        self._death: RunError | None = None
+        self._waiting: dict[int | None, Future[dict[str, Any]]] = {None: ready}  # by the id of the request
+        # Two: while a long request waits for the process to read it, replies must go on being read.
+        self._lock, self._write_lock = threading.Lock(), threading.Lock()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  not a pipe, which would have to be emptied
+        options = [f"--model={os.path.abspath(folder)}", f"--threads={num_threads}", *["--warmup"] * warm_up]
+        self._process = _start(options, runtime or installed_runtime(), self._errors)
+        self._requests, self._replies = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read_replies, daemon=True)
+        self._reader.start()
+        try:
+            facts = _checked(_wait(ready))
+        except BaseException:
+            self.close()
+            raise
+        self.load_seconds: float = facts["load_seconds"]
+        self.num_warmup_requests: int = facts["num_warmup_requests"]
+        self.warmup_seconds: float = facts["warmup_seconds"]
+        self.xla: str = facts["xla"]
+        """`off`, or `on` where the runtime cannot switch it off."""
+        self.tensorflow: str = facts["tensorflow"]
+        """Version of the runtime."""
+        self.signatures: dict[str, dict[str, Any]] = facts["signatures"]
+        """By name: `method`, and of each of `inputs` and `outputs` its `dtype`, `shape` and `tensor`."""
+
+    def submit(self, request: Mapping[str, Any]) -> "Future[dict[str, Any]]":
+        """Sends a request as `serving.stand_in` takes it and returns the reply to come, which may be an error's.
+
+        The future raises RunError where the process ends before it replies.
+        """
+        reply, number = Future[dict[str, Any]](), next(self._numbers)
+        with self._lock:
+            if self._death is not None:
+                reply.set_exception(self._death)
+                return reply
+            self._waiting[number] = reply
+        with self._write_lock, contextlib.suppress(OSError, ValueError):  # where it has ended, _read_replies says so
+            self._requests.write(json.dumps({**request, "id": number}).encode() + b"\n")
+            self._requests.flush()
+        return reply
+
+    def call(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        output_filter: Sequence[str] = (),
+        timeout: float = _SECONDS,
+    ) -> dict[str, np.ndarray]:
+        """Calls a signature.
+
+        Args:
+            signature: Its name.
+            inputs: By name; strings as arrays of bytes objects.
+            output_filter: Names of the outputs wanted; none for all.
+            timeout: Seconds to wait for the reply.
+        Returns:
+            The outputs by name; strings as arrays of bytes objects, bfloat16 as float32.
+        Raises:
+            CallError: If the call fails, with what TensorFlow says, or takes too long (DEADLINE_EXCEEDED).
+            RunError: If the process ends.
+        """
+        return self.timed_call(signature, inputs, output_filter=output_filter, timeout=timeout)[0]
+
+    def timed_call(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        output_filter: Sequence[str] = (),
+        timeout: float = _SECONDS,
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """Returns what `call` does, and the seconds that TensorFlow took."""
+        tensors = {name: _to_bytes(value) for name, value in inputs.items()}
+        request = {"signature_name": signature, "tensors": tensors, "output_filter": list(output_filter)}
+        reply = _checked(_wait(self.submit(request), timeout))
+        return {name: _from_bytes(value) for name, value in reply["tensors"].items()}, reply["seconds"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()  # there is nothing it could lose
+        self._process.wait()
+        self._reader.join()
+        for file in (self._requests, self._replies, self._errors):
+            with contextlib.suppress(OSError):  # a line that was not read
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_replies(self) -> None:
+        for line in self._replies:
+            if not line.endswith(b"\n"):  # it ended in the middle of a reply
+                break
+            reply = json.loads(line)
+            with self._lock:
+                waiting = self._waiting.pop(reply.get("id"), None)
+            if waiting is not None:
+                waiting.set_result(reply)
+        death = self._last_words()
+        with self._lock:
+            self._death = death
+            left, self._waiting = self._waiting, {}
+        for waiting in left.values():
+            waiting.set_exception(death)
+
+    def _last_words(self) -> RunError:
+        code = self._process.wait()
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").splitlines()
+        lines = [line for line in lines if line.strip() and not _LOG_LINE.match(line)]
+        return RunError(
+            f"The exported model fails in a new process ({ended}): {(lines or ['no message'])[-1][:300].rstrip('.')}."
+        )
+
+
+def _start(options: Sequence[str], runtime: Runtime, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+    # Not the GPU: this process holds its memory, and the comparison is one of CPU with CPU.
+    environment = {k: v for k, v in os.environ.items() if k not in ("TF_XLA_FLAGS", "XLA_FLAGS", "TF_CONFIG")}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    # -E, -s: what the user has set for other Pythons does not count. The module is found in the working directory.
+    return subprocess.Popen(
+        [
+            *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", *options],
+            f"--tensorflow={runtime.folder}",
+            *[f"--op_library={path}" for path in runtime.op_libraries],
+        ],
+        cwd=Path(aigc_tf.__file__).parents[1],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+    )
+
+
+def _wait(reply: "Future[dict[str, Any]]", timeout: float = _SECONDS) -> dict[str, Any]:
+    try:
+        return reply.result(timeout=timeout)
+    except TimeoutError as error:
+        raise CallError("DEADLINE_EXCEEDED", f"There was no answer in {timeout:.3g} s.") from error
+
+
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    if "error" in reply:
+        raise CallError(reply["code"], reply["error"])
+    return reply
+
+
+def _to_bytes(values: np.ndarray) -> dict[str, Any]:
+    if values.dtype == object:
+        return {"dtype": "string", "shape": values.shape, "data": [_encode(text) for text in values.ravel()]}
+    name = values.dtype.name
+    return {"dtype": _TENSORFLOW.get(name, name), "shape": values.shape, "data": _encode(values.tobytes())}
+
+
+def _from_bytes(tensor: Mapping[str, Any]) -> np.ndarray:
+    if tensor["dtype"] == "string":
+        values = np.empty(tensor["shape"], object)
+        values.ravel()[:] = [base64.b64decode(text) for text in tensor["data"]]
+        return values
+    dtype = _NUMPY.get(tensor["dtype"], tensor["dtype"])
+    values = np.frombuffer(bytearray(base64.b64decode(tensor["data"])), dtype).reshape(tensor["shape"])
+    if tensor["dtype"] == "bfloat16":  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,88 @@
+"""What smaller weights cost and gain, measured beside the same model with float32 weights.
+
+Both models are loaded by stand-ins for the server at the same time and asked in turn, so that what else the machine
+does slows both.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from aigc_tf.serving.process.other_process import Call, StandIn
+
+Judge = Callable[[keras.Model, keras.Model], dict[str, Any]]
+"""Model with float32 weights, the same with smaller ones -> `rows`, `metric`, its `values` of the two, and
+`logits_difference`, the largest."""
+_MEGA = 1e6
+_REPEATS = 7
+
+
+def measure_served(
+    folders: Sequence[Path], call: Call, *, count: Callable[[Mapping[str, np.ndarray]], int]
+) -> list[dict[str, Any]]:
+    """Measures exported models that answer the same call.
+
+    Args:
+        folders: Of the SavedModels.
+        call: What is asked.
+        count: Outputs -> what the call is divided into: examples or tokens.
+    Returns:
+        Of each its `megabytes` (10**6 bytes) of weights on disk, `resident_megabytes` after it has answered,
+        `peak_megabytes`, the largest that was (both None where the system does not tell), and `per_second`, in the
+        fastest of 7 calls: what else the machine does makes calls slower, never faster.
+    """
+    with contextlib.ExitStack() as stack:
+        models = [stack.enter_context(StandIn(folder)) for folder in folders]
+        rates: list[list[float]] = [[] for _ in models]
+        for model in models:
+            model.call(call.function, call.inputs)
+        for _ in range(_REPEATS):
+            for model, rate in zip(models, rates, strict=True):
+                outputs, seconds = model.timed_call(call.function, call.inputs)
+                rate.append(count(outputs) / seconds)
+        return [
+            {
+                "megabytes": round(_weight_bytes(folder) / _MEGA, 2),
+                "resident_megabytes": _memory(model.pid, "VmRSS"),
+                "peak_megabytes": _memory(model.pid, "VmHWM"),
+                "per_second": round(max(rate), 2),
+            }
+            for folder, model, rate in zip(folders, models, rates, strict=True)
+        ]
+
+
+def cost_table(cost: Mapping[str, Any], *, weights: str) -> str:
+    """Returns what the manifest has under `weights_cost` as lines for the user."""
+    full, small = cost["float32"], cost[weights]
+    rows = [
+        ("", "float32", weights),
+        ("weights on disk, MB", f"{full['megabytes']:.1f}", f"{small['megabytes']:.1f}"),
+        (f"{cost['unit']} per second", f"{full['per_second']:.1f}", f"{small['per_second']:.1f}"),
+    ]
+    for name, key in (("resident memory, MB", "resident_megabytes"), ("peak memory, MB", "peak_megabytes")):
+        if full[key] is not None:
+            rows.append((name, f"{full[key]:.0f}", f"{small[key]:.0f}"))
+    if "judged" in cost:
+        judged = cost["judged"]
+        before, after = (f"{value:.4f}" for value in judged["values"])
+        rows.append((f"{judged['metric']}, {judged['rows']} rows of {judged['split']}", before, after))
+        rows.append(("largest difference of a logit", "", f"{judged['logits_difference']:.3g}"))
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"  {name:<{width}}  {one:>10}  {other:>10}" for name, one, other in rows)
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in (folder / "variables").iterdir())
+
+
+def _memory(pid: int, field: str) -> float | None:
+    path = f"/proc/{pid}/status"
+    if not os.path.exists(path):
+        return None
+    kibibytes = int(Path(path).read_text(encoding="utf-8").split(f"{field}:")[1].split()[0])
+    return round(kibibytes * 1024 / _MEGA, 1)

@@ -1,0 +1,241 @@
+"""What a run would take, told before its first step: parameters, floating-point operations, memory, compilations.
+
+Nothing is run. Model and optimizer are built, the step of one replica is traced, and its graph is looked at.
+"""
+
+import collections
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from aigc_tf.config import TrainingConfig
+from aigc_tf.models import freezing
+from aigc_tf.training.devices.hardware import DeviceKind, machine_kind
+from aigc_tf.training.devices.strategy import Devices
+from aigc_tf.training.optimizers import optimizers
+from aigc_tf.training.planning.flops import StepFlops
+from aigc_tf.training.planning.liveness import Peak, peak_memory
+from aigc_tf.training.step.averages import build_averages, move_averages
+from aigc_tf.training.step.traced_step import TracedStep
+from aigc_tf.training.task import Task
+
+ASSUMED_UTILISATION = 0.4
+"""Share of a device's peak at which the time of a run is told. No measurement: well-fed large models reach about it."""
+ACTIVATION_ERROR = 0.15
+"""What `activations` was held to beside measured peaks (docs/LOG.md)."""
+_GRAPH_BYTES_PER_OPERATION = 25_000
+"""What the process takes for the graph in Python and TensorFlow: 15 to 40 kB were measured (docs/LOG.md)."""
+_SCHEDULED_STEPS = 2000
+"""Steps whose lengths are looked up; of a longer run the rest is taken to be like them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that one replica takes, by part."""
+
+    parameters: int
+    slots: int
+    """The optimizer's: moments, and its few counters."""
+    averages: int
+    """The moving average of the weights, where one is kept."""
+    gradients: int
+    """All of them, as they are together before the update. Part of `activations` where they are alive at its moment."""
+    activations: int
+    """All tensors alive at the fullest moment of a step at the longest padded length, sums of micro-batches too."""
+    graph: int
+    """On the host: Python's and TensorFlow's copies of the graph."""
+
+    @property
+    def device(self) -> int:
+        """What has to fit into the memory of the replica's device."""
+        return self.parameters + self.slots + self.averages + self.activations
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would take."""
+
+    trained_parameters: int
+    frozen_parameters: int
+    step_flops: dict[int, int]
+    """Of one step over all replicas, by padded length."""
+    run_flops: float
+    compilations: int
+    """Shapes that XLA compiles the step for; 0: it compiles none."""
+    memory: Memory
+    peak: Peak
+    host_bytes: int
+    """What this process held before the model was built: TensorFlow itself."""
+
+
+def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
+    """Builds what a run would train, and returns what it would take.
+
+    Raises:
+        ValueError: If the size of a product is not known before the step runs.
+    """
+    host = resident_bytes()
+    model = task.build_model()
+    freezing.freeze(model, config.freeze)
+    optimizer = optimizers.build_optimizer(config, model.trainable_variables)
+    averages = build_averages(model.trainable_variables) if config.ema_decay else []
+    lengths = [int(length) for length in task.order.bucket_lengths]
+    spec = replica_batch(task, devices)
+
+    def update(gradients: list[tf.Tensor], step: tf.Tensor) -> None:
+        optimizer.apply(gradients, model.trainable_variables)
+        if averages:
+            move_averages(averages, model.trainable_variables, decay=config.ema_decay, step=step)
+
+    traced = TracedStep(
+        model,
+        task.losses,
+        {name: _slice_of(rows, config.micro_batches) for name, rows in spec.items()},
+        update=update,
+        blocks=task.blocks(model) if config.recompute else (),
+    )
+    longest = traced.at(max(lengths))
+    peak = peak_memory(longest)
+    gradients = variable_bytes(model.trainable_weights)
+    # The sums of micro-batches are alive beside the gradients of each.
+    sums = gradients if config.micro_batches > 1 else 0
+    flops = StepFlops(TracedStep(model, task.losses, spec), lengths)  # the model's: some optimizers multiply too
+    step_flops = {length: flops(length) * devices.num_replicas for length in lengths}
+    is_compiled = config.jit == "on" or devices.static_shapes
+    return Plan(
+        trained_parameters=count_parameters(model.trainable_weights),
+        frozen_parameters=count_parameters(model.non_trainable_weights),
+        step_flops=step_flops,
+        run_flops=_run_flops(task, config, step_flops),
+        compilations=len(lengths) if is_compiled else 0,
+        memory=Memory(
+            parameters=variable_bytes(model.weights),
+            slots=variable_bytes(optimizer.variables),
+            averages=variable_bytes(averages),
+            gradients=gradients,
+            activations=peak.num_bytes + sums,
+            graph=_GRAPH_BYTES_PER_OPERATION * len(longest.operations),
+        ),
+        peak=peak,
+        host_bytes=host,
+    )
+
+
+def _slice_of(spec: tf.TensorSpec, micro_batches: int) -> tf.TensorSpec:
+    """Returns the part of a replica's batch that one forward sees."""
+    return tf.TensorSpec([spec.shape[0] // micro_batches, *spec.shape[1:]], spec.dtype)
+
+
+def replica_batch(task: Task, devices: Devices) -> Mapping[str, tf.TensorSpec]:
+    """Returns shapes and types of the training batch of one replica; the length is open where it varies."""
+    batches = task.train.dataset(0, first_shard=0, local_shards=1, num_shards=devices.num_replicas)
+    spec: Mapping[str, tf.TensorSpec] = batches.element_spec
+    return spec
+
+
+def count_parameters(variables: list[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def variable_bytes(variables: list[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in variables)
+
+
+def resident_bytes() -> int:
+    """Returns the memory that this process holds, 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+def _run_flops(task: Task, config: TrainingConfig, step_flops: dict[int, int]) -> float:
+    looked_up = min(config.num_steps, _SCHEDULED_STEPS)
+    lengths = collections.Counter(int(task.order.batch(step).length) for step in range(looked_up))
+    return sum(step_flops[length] * count for length, count in lengths.items()) * config.num_steps / looked_up
+
+
+def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: DeviceKind | None) -> dict[str, str]:
+    """Returns the plan in words, a line each.
+
+    Args:
+        plan: What `plan_run` returned.
+        config: The same as there.
+        devices: The same as there.
+        device: What it is asked to fit. None: this machine.
+    """
+    memory, flops = plan.memory, plan.step_flops
+    shortest, longest = min(flops), max(flops)
+    shapes = ", ".join(f"{count_shown(flops[length])} at {length}" for length in dict.fromkeys((shortest, longest)))
+    mean = plan.run_flops / config.num_steps
+    largest = ", ".join(f"{kind} {bytes_shown(size)}" for kind, size in list(plan.peak.by_operation.items())[:3])
+    compiled = f"{plan.compilations}, one for each padded length" if plan.compilations else "none, XLA is off"
+    rows = {
+        "parameters": f"{plan.trained_parameters + plan.frozen_parameters:,} ({plan.trained_parameters:,} trained)",
+        "compilations of the step": compiled,
+        "FLOPs of a step": f"{shapes}; {count_shown(mean)} in the mean, {count_shown(plan.run_flops)} in all",
+        "memory: parameters": bytes_shown(memory.parameters),
+        "memory: optimizer": bytes_shown(memory.slots),
+        "memory: averages": bytes_shown(memory.averages) if memory.averages else "none are kept",
+        "memory: gradients": f"{bytes_shown(memory.gradients)}, part of the next line where they are alive then",
+        "memory: activations": f"about {bytes_shown(memory.activations)} at the fullest moment of a step of "
+        f"{longest} positions (made by {largest}){_saving(config)}",
+        "memory: a replica": f"about {bytes_shown(memory.device)}",
+    }
+    return rows | _fit_rows(plan, devices, device or machine_kind(), mean, config)
+
+
+def _saving(config: TrainingConfig) -> str:
+    parts = [f"in {config.micro_batches} micro-batches"] if config.micro_batches > 1 else []
+    parts += ["with blocks computed again"] if config.recompute else []
+    return f", {', '.join(parts)}" if parts else ""
+
+
+def _fit_rows(
+    plan: Plan, devices: Devices, device: DeviceKind | None, mean_flops: float, config: TrainingConfig
+) -> dict[str, str]:
+    memory = plan.memory
+    if device is None:  # a CPU: its replicas share the host's memory with the process itself
+        needed = plan.host_bytes + memory.graph + memory.device * devices.local_replicas
+        own = bytes_shown(plan.host_bytes + memory.graph)
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return {"fits this host": f"{verdict(needed, memory, there)} (of which {own} for TensorFlow and the graph)"}
+    rate = device.rate(config.precision) * devices.num_replicas * ASSUMED_UTILISATION
+    hours = mean_flops / rate * config.num_steps / 3600
+    return {
+        f"fits {device.name}": verdict(memory.device, memory, device.memory_bytes // device.replicas),
+        f"time on {device.name}": f"{1000 * mean_flops / rate:,.3g} ms a step, {hours:,.2f} h in all, on "
+        f"{devices.num_replicas} of them at {ASSUMED_UTILISATION:.0%} of the peak: an assumption, no measurement",
+    }
+
+
+def verdict(needed: int, memory: Memory, there: int) -> str:
+    """Says whether a memory of `there` bytes holds what is needed, with the error of the estimate in mind."""
+    shown = f"{bytes_shown(needed)} of {bytes_shown(there)}"
+    error = math.ceil(ACTIVATION_ERROR * memory.activations)
+    if needed > there:
+        return f"no: {shown}; raise training.micro_batches, set training.recompute, or lower data.max_length"
+    if needed + error > there:
+        return f"perhaps: {shown}, nearer than the estimate is exact"
+    return f"yes: {shown}"
+
+
+def bytes_shown(size: float) -> str:
+    """Returns bytes in the unit that people read them in."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"
+
+
+def count_shown(count: float) -> str:
+    """Returns a number of operations with three digits and the prefix of the SI."""
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:,.3g} Z"

@@ -1,0 +1,355 @@
+"""What a run measured: metrics.jsonl, which is the truth, and TensorBoard's event files in logs/.
+
+metrics.jsonl has one JSON object a line: `{"step": 7, "train/loss": 0.31, ...}` for each training step and
+`{"step": 500, "validation/accuracy": 0.87, ...}` for each evaluation. Tags that measure time start with `time/`;
+they alone differ between two runs of the same config. A tag has one value a step. JSON has no NaN, so a line is
+
+    {"step": 8, "train/loss": null, "nonfinite": {"train/loss": "NaN"}}
+
+where a value is not finite; null without an entry in `nonfinite` is a value that is undefined. `read_metrics`
+gives NaN and infinities back. TensorBoard gets the same scalars (NaN itself) with fewer training steps.
+
+A run that resumes at step k goes on as if it had never gone further: metrics.jsonl is cut back to step k, and the
+event files are replaced by one that holds each (tag, step) up to k once.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from aigc_tf import storage
+from aigc_tf.errors import InputError, RunError
+from aigc_tf.training.recording import hparams
+from aigc_tf.training.recording.event_files import EventWriter, cut_event_files
+
+METRICS_NAME = "metrics.jsonl"
+LOGS_NAME = "logs"
+
+_NONFINITE = "nonfinite"
+_CONFIG_TAG = "config"
+
+
+class Telemetry:
+    """Writes metrics.jsonl and TensorBoard's event files of one run. A context manager; one process a run writes.
+
+    A second value of a tag at the same step is left out: what is recorded stays. So an evaluation that a resumed
+    run repeats at the step it resumed from leaves no trace.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], *, resume_step: int, log_every: int = 1, enabled: bool = True
+    ) -> None:
+        """Cuts what is there back to `resume_step` and opens it for more.
+
+        Args:
+            workdir: The run folder, local or an object store.
+            resume_step: Steps that are done; 0 starts afresh. What was recorded of later steps is dropped.
+            log_every: TensorBoard gets the training record of step 1 and of each multiple of this.
+            enabled: False on all workers but the chief: nothing is read or written.
+
+        Raises:
+            InputError: If metrics.jsonl has a broken line before its end.
+            RunError: If the files cannot be written.
+        """
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._log_every = log_every
+        self._resume_step = resume_step
+        self._path = storage.join(workdir, METRICS_NAME)
+        logs = storage.join(workdir, LOGS_NAME)
+        storage.make_folder(logs)
+        with _one_sentence(self._path):
+            kept, self._recorded = _cut_metrics(self._path, resume_step)
+        with _one_sentence(logs):
+            self._drawn = cut_event_files(
+                logs, last_step=resume_step, superseded=_CONFIG_TAG, dropped=hparams.SESSION_TAGS
+            )
+            self._writer = EventWriter(logs, first_step=resume_step + 1)
+        # Object stores cannot append: there lines and events stay here, and flush() uploads all of them.
+        self._lines: list[bytes] | None = [kept] if storage.is_remote(workdir) else None
+        self._unwritten = False
+        self._file: BinaryIO | None = None
+        if self._lines is None:
+            with _one_sentence(self._path):
+                self._file = open(self._path, "ab")  # noqa: SIM115  open as long as the run; close() closes it
+        if resume_step > max(self._recorded.values(), default=0):
+            logging.warning("%s ends before step %d, where the run goes on: it has a gap.", self._path, resume_step)
+
+    def __enter__(self) -> "Telemetry":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The error that ended the run is the one to report, not that its last lines could not be written either.
+        with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():
+            self.close()
+
+    def record(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Records training steps, one mapping a step.
+
+        Args:
+            records: Each with `step` and numbers by tag, steps ascending; None is a value that is undefined.
+
+        Raises:
+            RunError: If the disk is full.
+            ValueError: If a value is no number, or a tag's steps go backwards.
+        """
+        if not self._enabled:
+            return
+        for record in records:
+            step = int(record["step"])
+            values = {tag: value for tag, value in record.items() if tag != "step"}
+            self._add(step, values, draw=step == 1 or step % self._log_every == 0)
+        self._hand_over()
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Records numbers by tag, such as the metrics of an evaluation; TensorBoard always gets them.
+
+        Args:
+            step: Global step they belong to.
+            values: Numbers by tag; None is a value that is undefined.
+
+        Raises:
+            RunError: If the disk is full.
+            ValueError: If a value is no number, or a tag's steps go backwards.
+        """
+        if self._enabled:
+            self._add(step, values, draw=True)
+            self._hand_over()
+
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
+        """Gives TensorBoard an image.
+
+        Args:
+            step: Global step.
+            tag: Name in TensorBoard.
+            image: `(H, W, 3)` uint8.
+
+        Raises:
+            RunError: If the disk is full.
+            ValueError: If it is no such array.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"The image {tag!r} must be (H, W, 3) uint8, received {image.shape} {image.dtype}.")
+        if self._enabled and self._is_new(self._drawn, tag, step):
+            with _one_sentence(self._path):
+                self._writer.image(step, tag, image)
+            self._hand_over()
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        """Gives TensorBoard a text in Markdown.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled and self._is_new(self._drawn, tag, step):
+            with _one_sentence(self._path):
+                self._writer.text(step, tag, markdown)
+            self._hand_over()
+
+    def config(self, text: str) -> None:
+        """Gives TensorBoard the resolved config, shown as it is; once a life of the run, at the step it starts."""
+        if self._enabled:
+            self.text(self._resume_step, _CONFIG_TAG, "\n".join(f"    {line}" for line in text.splitlines()))
+
+    def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
+        """Gives TensorBoard the distribution of numbers, such as a weight's; what is not finite is left out.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled and self._is_new(self._drawn, tag, step):
+            with _one_sentence(self._path):
+                self._writer.histogram(step, tag, values)
+            self._hand_over()
+
+    def session_start(self, settings: Mapping[str, hparams.Setting], *, started: float) -> None:
+        """Gives TensorBoard's HParams tab the settings of the run, which began at `started`, seconds since 1970.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled:
+            self._summary(0, hparams.session_start(settings, started=started))
+
+    def session_end(self, *, succeeded: bool) -> None:
+        """Tells TensorBoard's HParams tab how the run ended.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if self._enabled:
+            self._summary(self._resume_step, hparams.session_end(succeeded=succeeded, ended=time.time()))
+
+    def _summary(self, step: int, summary: Any) -> None:
+        with _one_sentence(self._path):
+            self._writer.summary(step, summary)
+        self._hand_over()
+
+    def flush(self) -> None:
+        """Puts all that was recorded on disk. To call before a checkpoint: a resumed run goes on from here.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if not self._enabled:
+            return
+        with _one_sentence(self._path):
+            self._writer.flush()
+            if self._file is not None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        if self._lines is not None and self._unwritten:
+            storage.write_bytes(self._path, b"".join(self._lines))
+            self._unwritten = False
+
+    def close(self) -> None:
+        """Flushes and closes the files; closing twice does nothing.
+
+        Raises:
+            RunError: If the disk is full.
+        """
+        if not self._enabled:
+            return
+        try:
+            self.flush()
+        finally:
+            self._enabled = False
+            with _one_sentence(self._path):
+                self._writer.close()
+                if self._file is not None:
+                    self._file.close()
+
+    def _add(self, step: int, values: Mapping[str, Any], *, draw: bool) -> None:
+        if values.keys() & {"step", _NONFINITE}:
+            raise ValueError(f"'step' and {_NONFINITE!r} are keys of a line, no tags; received {list(values)}.")
+        numbers = {tag: _plain(tag, value) for tag, value in values.items()}
+        new = {tag: number for tag, number in numbers.items() if self._is_new(self._recorded, tag, step)}
+        if new:
+            self._write_line(_to_line(step, new))
+        if not draw:
+            return
+        with _one_sentence(self._path):
+            for tag, number in numbers.items():
+                if number is not None and self._is_new(self._drawn, tag, step):
+                    self._writer.scalar(step, tag, float(number))
+
+    def _write_line(self, line: bytes) -> None:
+        self._unwritten = True
+        if self._lines is not None:
+            self._lines.append(line)
+        elif self._file is not None:
+            with _one_sentence(self._path):
+                self._file.write(line)
+
+    def _hand_over(self) -> None:
+        """Gives what is recorded to the operating system, where it outlives a kill of this process."""
+        if self._file is not None:
+            with _one_sentence(self._path):
+                self._file.flush()
+                self._writer.flush()
+
+    @staticmethod
+    def _is_new(seen: dict[str, int], tag: str, step: int) -> bool:
+        """Whether `tag` has no value at `step` yet; from now on it has."""
+        last = seen.get(tag, -1)
+        if step < last:
+            raise ValueError(f"{tag!r} of step {step} comes after that of step {last}; steps must ascend.")
+        seen[tag] = step
+        return step > last
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl of a run, one dict a line, NaN and infinities restored.
+
+    The last line of a run that is writing, or was killed, may be half there; it is left out.
+
+    Raises:
+        InputError: If there is no such file or a line is broken.
+    """
+    path = storage.join(workdir, METRICS_NAME)
+    if not storage.exists(path):
+        raise InputError(f"There is no {path}; training writes it. Give the folder of a run.")
+    rows = []
+    for _, row in _parse_lines(storage.read_bytes(path), path):
+        nonfinite = row.pop(_NONFINITE, {})
+        rows.append(row | {tag: float(text) for tag, text in nonfinite.items()})
+    return rows
+
+
+def _plain(tag: str, value: Any) -> bool | int | float | None:
+    """Returns a Python number of a NumPy or TensorFlow scalar; a float32 keeps its value exactly."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    array = np.asarray(value.numpy() if isinstance(value, tf.Tensor) else value)
+    if array.size != 1 or array.dtype.kind not in "biufV":  # V: bfloat16
+        raise ValueError(f"The value of {tag!r} must be one number, received {str(value)[:80]!r}.")
+    number = array.reshape(()).item()
+    return number if isinstance(number, (bool, int)) else float(number)
+
+
+def _to_line(step: int, values: Mapping[str, bool | int | float | None]) -> bytes:
+    nonfinite = {
+        tag: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        for tag, value in values.items()
+        if value is not None and not math.isfinite(value)
+    }
+    row: dict[str, Any] = {"step": step} | {tag: None if tag in nonfinite else value for tag, value in values.items()}
+    if nonfinite:
+        row[_NONFINITE] = nonfinite
+    return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _parse_lines(content: bytes, path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields each line and what it says; an unfinished last line is what a killed process leaves, and is skipped."""
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no object with a step")
+        except ValueError as error:  # also of JSON and of UTF-8
+            if not line.endswith(b"\n"):
+                return
+            raise InputError(
+                f"Line {number} of {path} is broken ({error}); repair it, or move the file away and run again."
+            ) from error
+        yield line.rstrip(b"\n") + b"\n", row
+
+
+def _cut_metrics(path: str, resume_step: int) -> tuple[bytes, dict[str, int]]:
+    """Cuts metrics.jsonl back to `resume_step`; returns what is kept and the last step of each tag."""
+    content = storage.read_bytes(path) if storage.exists(path) else b""
+    kept, last_steps = [], {}
+    for line, row in _parse_lines(content, path):
+        if row["step"] <= resume_step:
+            kept.append(line)
+            last_steps.update({tag: row["step"] for tag in row if tag not in ("step", _NONFINITE)})
+    whole = b"".join(kept)
+    if whole != content:
+        storage.write_bytes(path, whole)
+    return whole, last_steps
+
+
+@contextlib.contextmanager
+def _one_sentence(path: str) -> Iterator[None]:
+    """Turns a refusal to write, by the operating system or by TensorFlow's file layer, into one sentence."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, tf.errors.OpError):
+            reason = re.sub(r"{{.*?}} ?| \[Op:.*", "", error.message)  # the names of graph nodes tell a user nothing
+        else:
+            reason = error.strerror or str(error)
+        raise RunError(f"Cannot write {path}: {reason}. Mend that and run the same command again to go on.") from error

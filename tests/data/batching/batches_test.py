@@ -1,0 +1,125 @@
+"""Rows of token ids: special tokens, truncation, pairs, shards."""
+
+import numpy as np
+import pytest
+
+from aigc_tf.data.batching.batches import ExampleSource, Packing, kept_lengths, model_lengths, pack_rows, truncate
+from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.errors import InputError
+
+PACKING = Packing(start_ids=(101,), between_ids=(102,), end_ids=(102,), padding_id=0, max_length=8, truncation="head")
+
+
+def _row(*parts):
+    parts = [np.array(part, np.int32) for part in parts]
+    return parts[0], parts[1] if len(parts) > 1 else np.array([], np.int32)
+
+
+def test_a_single_text_stands_between_the_special_tokens():
+    packed = pack_rows([_row([7, 8]), _row([])], PACKING, length=5, is_pair=False)
+    assert packed["token_ids"].tolist() == [[101, 7, 8, 102, 0], [101, 102, 0, 0, 0]]
+    assert packed["padding_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
+    assert packed["segment_ids"].tolist() == [[0] * 5] * 2
+    assert {array.dtype for array in packed.values()} == {np.dtype(np.int32)}
+
+
+def test_the_second_text_of_a_pair_is_segment_one_with_its_end():
+    packed = pack_rows([_row([7, 8], [9])], PACKING, length=8, is_pair=True)
+    assert packed["token_ids"].tolist() == [[101, 7, 8, 102, 9, 102, 0, 0]]
+    assert packed["segment_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0]]
+
+
+def test_a_pair_with_empty_texts_keeps_its_separators():
+    packed = pack_rows([_row([], [])], PACKING, length=4, is_pair=True)
+    assert packed["token_ids"].tolist() == [[101, 102, 102, 0]]
+    assert packed["segment_ids"].tolist() == [[0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept", "expected"),
+    [
+        ("head", 3, [1, 2, 3]),
+        ("tail", 3, [3, 4, 5]),
+        ("head_tail", 3, [1, 2, 5]),
+        ("head_tail", 1, [1]),
+        ("tail", 0, []),
+        ("head", 9, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_truncation_keeps_what_its_rule_says(rule, kept, expected):
+    assert truncate(np.array([1, 2, 3, 4, 5]), kept, rule).tolist() == expected
+
+
+def test_the_longer_part_is_cut_first_as_longest_first_does():
+    def one_by_one(first, second, room):
+        """The reference: drop a token of the longer part until it fits; a tie takes it from the second."""
+        while first + second > room:
+            if first > second:
+                first -= 1
+            else:
+                second -= 1
+        return first, second
+
+    for room in (5, 6):
+        for first in range(12):
+            for second in range(12):
+                kept = kept_lengths(np.array([first]), np.array([second]), room=room)
+                assert (int(kept[0][0]), int(kept[1][0])) == one_by_one(first, second, room)
+
+
+def test_too_long_texts_fill_the_row_exactly():
+    packed = pack_rows([_row(range(20)), _row([1])], PACKING, length=8, is_pair=False)
+    assert packed["padding_mask"].sum(axis=1).tolist() == [8, 3]
+    pair = pack_rows([_row(range(20), range(20, 40))], PACKING, length=8, is_pair=True)
+    assert pair["token_ids"].tolist() == [[101, 0, 1, 2, 102, 20, 21, 102]]
+    assert model_lengths(np.array([0, 5, 6, 7, 500]), PACKING, is_pair=False).tolist() == [2, 7, 8, 8, 8]
+    assert model_lengths(np.array([0, 5, 6]), PACKING, is_pair=True).tolist() == [3, 8, 8]
+
+
+class _Split:
+    num_examples = 8
+    lengths = np.arange(8)
+
+    def rows(self, ids):
+        return [_row(range(i)) for i in ids]
+
+    def labels(self, ids):
+        return np.asarray(ids, np.int32) % 2
+
+
+def _source(batch_size=4):
+    def batch_at(step):
+        ids = (np.arange(batch_size) + step) % 8
+        return StepBatch(ids, np.ones(batch_size, np.float32), 8)
+
+    return ExampleSource(_Split(), batch_at, PACKING, is_pair=False, global_batch_size=batch_size)
+
+
+def _ids(dataset, count):
+    return [element["example_ids"].numpy().tolist() for element in dataset.take(count)]
+
+
+def test_shards_make_up_the_global_batch_whatever_their_number():
+    source = _source()
+    whole = _ids(source.dataset(3, first_shard=0, local_shards=1, num_shards=1), 2)
+    assert whole == [[3, 4, 5, 6], [4, 5, 6, 7]]
+    # Two replicas on one worker take turns; two workers with one replica each get their own rows.
+    assert _ids(source.dataset(3, first_shard=0, local_shards=2, num_shards=2), 4) == [[3, 4], [5, 6], [4, 5], [6, 7]]
+    assert _ids(source.dataset(3, first_shard=1, local_shards=1, num_shards=2), 2) == [[5, 6], [6, 7]]
+
+
+def test_a_batch_that_cannot_be_split_evenly_is_refused():
+    with pytest.raises(InputError, match="batch of 4 examples cannot be split evenly over 3 replicas"):
+        _source().dataset(0, first_shard=0, local_shards=3, num_shards=3)
+
+
+def test_a_batch_has_the_documented_dtypes_and_shapes():
+    element = next(iter(_source().dataset(0, first_shard=0, local_shards=1, num_shards=1)))
+    assert {name: (tensor.dtype.name, tensor.shape.as_list()) for name, tensor in element.items()} == {
+        "token_ids": ("int32", [4, 8]),
+        "segment_ids": ("int32", [4, 8]),
+        "padding_mask": ("int32", [4, 8]),
+        "labels": ("int32", [4]),
+        "weights": ("float32", [4]),
+        "example_ids": ("int64", [4]),
+    }
