@@ -1,7 +1,7 @@
 """The errors that every room raises, and how they suggest the name that was meant. Standard library only."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -19,7 +19,19 @@ class Preempted(RuntimeError):
 def suggest(name: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean 'x'?` for the nearest known name, else ` Known: ...`."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Known: {', '.join(known)}." if known else ""
+    return nearest(name, known) or (f" Known: {', '.join(known)}." if known else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the nearest known name, or nothing where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def some_of(names: Sequence[str], shown: int = 10) -> str:
+    """Returns the first names, and how many there are besides.
+
+    >>> some_of(["a", "b", "c"], shown=2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

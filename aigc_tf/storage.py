@@ -6,7 +6,9 @@ permission) leaves what was there before and raises one sentence.
 
 import atexit
 import contextlib
+import difflib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aigc_tf.errors import InputError, RunError
+from aigc_tf.errors import InputError, RunError, some_of
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -51,6 +53,27 @@ def list_folder(path: str | os.PathLike[str]) -> list[str]:
             names = _gfile().listdir(os.fspath(path)) if _gfile().isdir(os.fspath(path)) else []
         return sorted(name.rstrip("/") for name in names)
     return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+
+def nearest_path(path: str) -> str:
+    """Returns what is near a path or glob that is not there: the folder that is missing, the nearest name, or some."""
+    if is_remote(path):
+        return ""
+    parent, name = os.path.split(path.rstrip("/"))
+    while glob.has_magic(parent):
+        parent, name = os.path.split(parent)
+    if not os.path.isdir(parent or "."):
+        above = parent
+        while not os.path.isdir(os.path.dirname(above) or "."):
+            above = os.path.dirname(above)
+        return f" There is no folder {above} either." if above else ""
+    names = [entry for entry in list_folder(parent or ".") if entry != name and not entry.startswith(".")]
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f" Did you mean {os.path.join(parent, near[0])!r}?"
+    if not names and not list_folder(parent or "."):
+        return f" The folder {parent or '.'} is empty."
+    return f" The folder {parent or '.'} has {some_of(names)}." if names else ""
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

@@ -5,7 +5,6 @@ TensorFlow takes seconds to import, so that waits until flags, config and source
 
 import contextlib
 import dataclasses
-import difflib
 import glob
 import importlib
 import os
@@ -117,9 +116,9 @@ def predict(options: Options) -> None:
         given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
         raise InputError(f"Give one --text_b for each --text; {given}.")
     if source and not os.path.exists(source):
-        raise InputError(f"There is no file {source}.{_nearest(source)}")
+        raise InputError(f"There is no file {source}.{storage.nearest_path(source)}")
     if not storage.exists(model):
-        raise InputError(f"There is no model {model}.{_nearest(model)}")
+        raise InputError(f"There is no model {model}.{storage.nearest_path(model)}")
     _check_output(target, overwrite=options.overwrite)
     asking = heavy_room("commands.asking")
     with quiet():
@@ -142,9 +141,9 @@ def generate(options: Options) -> None:
     if target and not (options.prompt or source):
         raise InputError("--output needs prompts: give them with --prompt (once for each), or a file with --input.")
     if source and not os.path.exists(source):
-        raise InputError(f"There is no file {source}.{_nearest(source)}")
+        raise InputError(f"There is no file {source}.{storage.nearest_path(source)}")
     if not storage.exists(model):
-        raise InputError(f"There is no model {model}.{_nearest(model)}")
+        raise InputError(f"There is no model {model}.{storage.nearest_path(model)}")
     _check_output(target, overwrite=options.overwrite)
     heavy_room("commands.asking").generate(
         model,
@@ -179,7 +178,7 @@ def ask(options: Options) -> None:
         given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
         raise InputError(f"Give one --text_b for each --text; {given}.")
     if source and not os.path.exists(source):
-        raise InputError(f"There is no file {source}.{_nearest(source)}")
+        raise InputError(f"There is no file {source}.{storage.nearest_path(source)}")
     _check_output(target, overwrite=options.overwrite)
     settings = _generation_settings(options)
     # Only gRPC needs TensorFlow: REST answers before that would be loaded.
@@ -214,10 +213,10 @@ def render_deployment(options: Options) -> None:
     folders = [_path(folder) for folder in options.exports or []]
     for folder in folders:
         if not storage.exists(folder):
-            raise InputError(f"There is no model {folder}.{_nearest(folder)}")
+            raise InputError(f"There is no model {folder}.{storage.nearest_path(folder)}")
     batching = _optional_path(options, "batching")
     if batching and not os.path.isfile(batching):
-        raise InputError(f"There is no file {batching}.{_nearest(batching)}")
+        raise InputError(f"There is no file {batching}.{storage.nearest_path(batching)}")
     room = importlib.import_module(
         "aigc_tf.serving.deployment.deployment"
     )  # not a heavy room, but its libraries are for it alone
@@ -239,7 +238,7 @@ def check_servable(options: Options) -> None:
         raise InputError("The folder is missing: python scripts/check_servable.py saved_models/NAME")
     _check_no_file("The argument", folder)
     if not storage.exists(folder):
-        raise InputError(f"There is no folder {folder}.{_nearest(folder)}")
+        raise InputError(f"There is no folder {folder}.{storage.nearest_path(folder)}")
     # Not a heavy room: nothing is run, so TensorFlow is not needed.
     importlib.import_module("aigc_tf.serving.gate.op_gate").report(folder, target=options.target)
 
@@ -282,7 +281,7 @@ def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
     """Returns a run's folder, and the config if one is given beside it."""
     workdir = _required_path(options, "workdir")
     if not storage.exists(storage.join(workdir, "config.json")):
-        raise InputError(f"{workdir} is no run: it has no config.json.{_nearest(workdir)}")
+        raise InputError(f"{workdir} is no run: it has no config.json.{storage.nearest_path(workdir)}")
     if options.config is not None:
         validate(options.config)
     return workdir, options.config
@@ -320,18 +319,6 @@ def _check_no_file(what: str, path: str) -> None:
 
 def _path(path: str | None) -> str:
     return os.path.expanduser(path or "")  # a shell leaves the ~ of --workdir=~/runs alone
-
-
-def _nearest(path: str) -> str:
-    """Returns the name nearest to a path that is not there, else some of the names that are."""
-    if storage.is_remote(path):
-        return ""
-    parent, name = os.path.split(path.rstrip("/"))
-    names = [entry for entry in storage.list_folder(parent or ".") if entry != name and not entry.startswith(".")]
-    near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f" Did you mean {os.path.join(parent, near[0])!r}?"
-    return f" The folder {parent or '.'} has: {', '.join(names[:10])}." if names else ""
 
 
 def _known_configs() -> str:

@@ -1,10 +1,8 @@
 """Whether a config fits: types, ranges, combinations. Standard library only, as config.py."""
 
 import dataclasses
-import difflib
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from aigc_tf.config.experiment import (
@@ -31,7 +29,7 @@ from aigc_tf.config.experiment import (
     TrainingConfig,
 )
 from aigc_tf.config.fields import flatten, unknown_field
-from aigc_tf.errors import InputError, suggest
+from aigc_tf.errors import InputError, nearest, suggest
 
 
 def validate(config: ExperimentConfig) -> None:
@@ -67,7 +65,8 @@ def validate(config: ExperimentConfig) -> None:
         ("adapter.kind", config.adapter.kind, ADAPTER_KINDS),
     ):
         if value not in known:
-            raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{_near(value, known)}")
+            near = nearest(str(value).lower(), known)
+            raise InputError(f"{name} is {value!r}; it is one of {', '.join(known)}.{near}")
     sizes = config.export.batch_sizes
     rises = bool(sizes) and sizes[0] >= 1 and all(one < next_one for one, next_one in itertools.pairwise(sizes))
     _require(rises and len(sizes) <= 64, "export.batch_sizes", sizes, "1 to 64 ascending whole numbers from 1 on")
@@ -396,8 +395,3 @@ def _check_items(name: str, value: tuple[Any, ...]) -> None:
 def _require(condition: bool, name: str, value: Any, fits: str) -> None:
     if not condition:
         raise InputError(f"{name} is {value!r}; it must be {fits}.")
-
-
-def _near(value: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value).lower(), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

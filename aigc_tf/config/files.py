@@ -45,7 +45,7 @@ def load_config(path: str) -> ExperimentConfig:
 def _load_local(name: str, arguments: list[str]) -> ExperimentConfig:
     if os.path.isdir(name) or not os.path.exists(name):
         what = f"{name} is a folder" if os.path.isdir(name) else f"There is no config file {name!r}"
-        raise InputError(f"{what}; give a Python file with get_config().{_nearest(name)}")
+        raise InputError(f"{what}; give a Python file with get_config().{_nearest_config(name)}")
     try:
         source = storage.read_bytes(name)
     except OSError as error:
@@ -101,7 +101,7 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).rstrip('.')}."
 
 
-def _nearest(name: str) -> str:
+def _nearest_config(name: str) -> str:
     """Returns the file with the nearest name; else the config files that stand there, or in configs/."""
     folder = name if os.path.isdir(name) else os.path.dirname(name)
     there = sorted(glob.glob(os.path.join(glob.escape(folder), "*.py"))) or sorted(glob.glob("configs/*.py"))

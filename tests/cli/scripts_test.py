@@ -505,7 +505,7 @@ def test_a_config_file_is_read_anew_each_time(config_file, tmp_path):
         (["--model=m", "--text=a", "--input=a.csv"], "Give the texts with --text (once for each), or a file"),
         (["--model=m", "--input=a.cvs"], "There is no file a.cvs. Did you mean 'a.csv'?"),
         (["--model=m", "--text=a"], "There is no model m."),
-        (["--model=runs/s2", "--text=a"], "There is no model runs/s2. The folder runs has: s1."),
+        (["--model=runs/s2", "--text=a"], "There is no model runs/s2. The folder runs has s1."),
         (
             ["--model=m", "--text=a", "--text_b=b", "--text_b=c"],
             "Give one --text_b for each --text; there are 1 --text",
@@ -532,7 +532,7 @@ def test_predict_says_what_does_not_fit(run, calls, texts, arguments, sentence):
         (["--model=m", "--prompt=a", "--input=a.csv"], "Give the prompts with --prompt (once for each), or a file"),
         (["--model=m", "--output=new.jsonl"], "--output needs prompts: give them with --prompt (once for each), or"),
         (["--model=m", "--input=a.cvs"], "There is no file a.cvs. Did you mean 'a.csv'?"),
-        (["--model=runs/s2", "--prompt=a"], "There is no model runs/s2. The folder runs has: s1."),
+        (["--model=runs/s2", "--prompt=a"], "There is no model runs/s2. The folder runs has s1."),
         (["--model=runs/s1", "--prompt=a", "--output=a.csv"], "a.csv is there already; nothing was overwritten. "),
         (["--model=runs/s1", "--prompt=a", "--temperature=-1"], "--temperature is -1.0; it must be a number of at "),
         (["--model=runs/s1", "--prompt=a", "--temperature=nan"], "--temperature is nan; it must be "),

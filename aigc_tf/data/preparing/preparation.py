@@ -41,7 +41,7 @@ from aigc_tf.data.preparing.token_batches import TextBatch, TokenBatch, text_bat
 from aigc_tf.data.sources import sources
 from aigc_tf.data.sources.records import SourceFile
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, resolve_kind
-from aigc_tf.errors import InputError
+from aigc_tf.errors import InputError, some_of
 
 __all__ = ["check_matches", "prepare", "prepare_sha256", "relevant_fields", "write_dataset"]
 
@@ -257,14 +257,10 @@ def _check_same(folder: Path, config: ExperimentConfig, found: list[SourceFile])
             changed.append(config.tokenizer.source or config.model.source)
     if changed:
         raise InputError(
-            f"{folder} was prepared from other sources; changed, gone or new: {_some(changed)}. "
+            f"{folder} was prepared from other sources; changed, gone or new: {some_of(changed, 3)}. "
             "Give --overwrite to prepare the data anew."
         )
     return prepared
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aigc_tf.data.prepared.prepared import NO_LABELS, SPLIT_NAMES, PreparedDataset
+from aigc_tf.errors import some_of
 
 _LABELS_SHOWN = 6
 _BROKEN_SHOWN = 5
@@ -137,7 +138,7 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
     tables = [source["uri"] for source in info.get("sources", []) if _is_table_as_text(source)]
     if tables:
         warnings.append(
-            f"With data.format 'document' a table is one text, commas and quotes included: {_some(tables)}. "
+            f"With data.format 'document' a table is one text, commas and quotes included: {some_of(tables, 5)}. "
             "Leave data.format at 'auto' to read its rows."
         )
     counts = splits["train"].get("label_counts", {})
@@ -148,7 +149,7 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
             f"Every example of the training split has the label {only!r}; a model can learn nothing from it."
         )
     if missing:
-        warnings.append(f"The training split has no example of {_some([repr(name) for name in missing])}.")
+        warnings.append(f"The training split has no example of {some_of([repr(name) for name in missing], 5)}.")
     value_range = splits["train"].get("label_range")
     if value_range and value_range["min"] == value_range["max"]:
         warnings.append(f"Every example of the training split has the number {value_range['min']:g}.")
@@ -246,10 +247,6 @@ def _add(table: Table, *cells: str) -> None:
 def print_line(console: Console, line: str) -> None:
     """Prints a line as it is: not wrapped, no colours, no markup, since a label may be called [red]."""
     console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _size(num_bytes: int) -> str:

@@ -5,13 +5,12 @@ whole file unusable is an InputError.
 """
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from aigc_tf.config import DataConfig
-from aigc_tf.errors import InputError
+from aigc_tf.errors import InputError, nearest
 
 CHECK_AFTER_ROWS = 1000
 """The share of broken rows is looked at once after this many rows, so that a wrong format shows at once."""
@@ -205,12 +204,6 @@ def no_such_column(uri: str, field: str, name: str, columns: Collection[str]) ->
     return InputError(
         f"{uri} has no column {name!r}, which {field} names; its columns are {shown}.{nearest(name, known)}"
     )
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Returns ` Did you mean 'x'?` for the nearest known name, or nothing where none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def column_twice(uri: str, name: str) -> InputError:

@@ -4,7 +4,6 @@ A source is a file, a glob, a folder, `sample:NAME` or `tfds:NAME[/CONFIG][:VERS
 only and takes well under a second; `read_records` reads.
 """
 
-import difflib
 import fnmatch
 import glob
 import os
@@ -18,7 +17,7 @@ from aigc_tf.data.sources import samples, tfds_folders
 from aigc_tf.data.sources.formats import READERS
 from aigc_tf.data.sources.records import CHECK_AFTER_ROWS, Reading, Record, SourceFile, SourceReport
 from aigc_tf.data.sources.text_files import check_encoding
-from aigc_tf.errors import InputError
+from aigc_tf.errors import InputError, some_of
 
 __all__ = [
     "Record",
@@ -193,10 +192,10 @@ def _expand(source: str, data: DataConfig, *, split: str = "") -> list[SourceFil
     if os.path.exists(path):
         raise InputError(f"{path} is no regular file; sources are files, globs and folders.")
     if not glob.has_magic(path):
-        raise InputError(f"There is no {path or repr(path)}.{_nearest(path)}")
+        raise InputError(f"There is no {path or repr(path)}.{storage.nearest_path(path)}")
     files = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     if not files:
-        raise InputError(f"The glob {source!r} matches no file.{_nearest(path)}")
+        raise InputError(f"The glob {source!r} matches no file.{storage.nearest_path(path)}")
     return [SourceFile(file, _format(file, data), split) for file in files]
 
 
@@ -243,10 +242,10 @@ def _files_of_known_format(folder: str, data: DataConfig) -> list[str]:
         else:
             files.append(path)
     if not files:
-        there = f"; it has {_some(left_out)}" if left_out else ""
+        there = f"; it has {some_of(left_out)}" if left_out else ""
         raise InputError(f"The folder {folder} has no file of a known format{there}. Known: {', '.join(_ENDINGS)}.")
     if left_out:
-        print(f"{folder}: left out files of no known format: {_some(left_out)}.", file=sys.stderr, flush=True)
+        print(f"{folder}: left out files of no known format: {some_of(left_out)}.", file=sys.stderr, flush=True)
     return files
 
 
@@ -268,7 +267,7 @@ def _split_by_names(files: list[SourceFile], data: DataConfig) -> list[SourceFil
         for pattern in patterns:
             matching = [file.uri for file in files if _matches(file, pattern)]
             if not matching:
-                there = _some([_file_name(file) for file in files])
+                there = some_of([_file_name(file) for file in files])
                 raise InputError(f"The glob {pattern!r} in data.{split}_files matches none of the files: {there}.")
             for uri in matching:
                 if splits.setdefault(uri, split) != split:
@@ -305,24 +304,3 @@ def _check_found(files: list[SourceFile], data: DataConfig) -> None:
             raise InputError(f"{path} is empty; a file with records is needed.")
     if data.split != "hash" and not any(file.split == "train" for file in files):
         raise InputError("No source is left for the split 'train'; data.sources must hold training data.")
-
-
-def _nearest(path: str) -> str:
-    """Returns what is near a path that is not there: the folder that is missing, or the nearest name."""
-    parent, name = os.path.split(path.rstrip("/"))
-    while glob.has_magic(parent):
-        parent, name = os.path.split(parent)
-    if not os.path.isdir(parent or "."):
-        above = parent
-        while not os.path.isdir(os.path.dirname(above) or "."):
-            above = os.path.dirname(above)
-        return f" There is no folder {above} either." if above else ""
-    names = [entry for entry in storage.list_folder(parent or ".") if not entry.startswith(".")]
-    near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f" Did you mean {os.path.join(parent, near[0])!r}?"
-    return f" The folder {parent or '.'} has {_some(names)}." if names else f" The folder {parent or '.'} is empty."
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -17,8 +17,8 @@ import numpy as np
 
 from aigc_tf import storage
 from aigc_tf.config import DataConfig
-from aigc_tf.data.sources.records import Reading, Record, SourceFile, first_line, in_batches, nearest, no_such_column
-from aigc_tf.errors import InputError, RunError
+from aigc_tf.data.sources.records import Reading, Record, SourceFile, first_line, in_batches, no_such_column
+from aigc_tf.errors import InputError, RunError, nearest
 
 PREFIX = "tfds:"
 SPLITS = ("train", "validation", "test")

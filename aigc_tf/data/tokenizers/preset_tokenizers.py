@@ -5,7 +5,6 @@ used here, at prepare time too, so that both give the same ids.
 """
 
 import contextlib
-import difflib
 import functools
 import os
 import threading
@@ -21,7 +20,7 @@ from aigc_tf.data.tokenizers.byte_pair import BytePair
 from aigc_tf.data.tokenizers.byte_pair_files import BytePairs, merges_of, spell
 from aigc_tf.data.tokenizers.sentence_piece import spell_pieces
 from aigc_tf.data.tokenizers.vocabularies import REQUIRED_TOKENS, Vocabulary, build_vocabulary
-from aigc_tf.errors import InputError, RunError
+from aigc_tf.errors import InputError, RunError, nearest
 
 _ASSETS = "assets"
 _TRACED_ALONE = threading.RLock()
@@ -175,8 +174,7 @@ def is_preset_name(source: str) -> bool:
 
 def unknown_preset(source: str) -> InputError:
     """Returns the error of a name that is no preset, with the nearest name that is something."""
-    near = difflib.get_close_matches(source, ["train", *keras_nlp.tokenizers.Tokenizer.presets, *os.listdir()], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = nearest(source, ["train", *keras_nlp.tokenizers.Tokenizer.presets, *os.listdir()])
     return InputError(f"{source!r} is no file, folder or KerasNLP preset.{hint}")
 
 

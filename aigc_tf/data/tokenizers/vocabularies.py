@@ -6,7 +6,6 @@ normalised before it is matched. Everything is checked here, once, so that the C
 
 import codecs
 import dataclasses
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from aigc_tf import storage
-from aigc_tf.errors import InputError
+from aigc_tf.errors import InputError, nearest
 
 VOCABULARY_FILE = "vocab.txt"
 REQUIRED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -281,5 +280,4 @@ def missing_path(path: str) -> InputError:
     parent = Path(path).expanduser().parent
     if not parent.is_dir():
         return InputError(f"There is no file or folder {path!r}; the folder {os.fspath(parent)!r} is missing too.")
-    near = difflib.get_close_matches(Path(path).name, os.listdir(parent), n=1)
-    return InputError(f"There is no file or folder {path!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
+    return InputError(f"There is no file or folder {path!r}.{nearest(Path(path).name, os.listdir(parent))}")
