@@ -250,9 +250,31 @@ def _values(column: Any) -> list[Any]:
     import pyarrow
 
     try:
-        return list(column.to_pylist())
+        values = list(column.to_pylist())
     except UnicodeDecodeError:
         return list(column.cast(pyarrow.large_binary()).to_pylist())
+    narrow = _narrow_float(column.type)
+    return [_narrowed(value, narrow) for value in values] if narrow else values
+
+
+def _narrow_float(kind: Any) -> Any:
+    """Returns NumPy's type for a column of float16 or float32, or of lists of them; None for any other."""
+    import numpy as np
+    from pyarrow import types
+
+    while hasattr(kind, "value_type"):  # of a list, or of a dictionary
+        kind = kind.value_type
+    if types.is_float16(kind):
+        return np.float16
+    return np.float32 if types.is_float32(kind) else None
+
+
+def _narrowed(value: Any, kind: Any) -> Any:
+    # Python has no narrow floats: the float32 of 0.1 comes as 0.10000000149011612, another class and another side of
+    # a threshold than the 0.1 of a CSV. A value that keeps its type is read as the decimal it was written as.
+    if isinstance(value, list):
+        return [_narrowed(item, kind) for item in value]
+    return None if value is None else kind(value)
 
 
 def read_tfrecord(reading: Reading) -> Iterator[list[Record]]:

@@ -7,6 +7,7 @@ whole file unusable is an InputError.
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from aigc_tf.config import DataConfig
@@ -42,7 +43,8 @@ class Record(NamedTuple):
     text: str
     text_b: str
     label: str | tuple[str, ...]
-    """The raw cell; a number's `str()`; a tuple where the source holds a list. Empty where there is no label column."""
+    """The raw cell; of a number the shortest decimal that is it in its own type; a tuple where the source holds a list.
+    Empty where there is no label column."""
     source: int
     """Index of its file in the list of sources."""
     line: int
@@ -187,7 +189,18 @@ def _as_cell(value: Any, column: str) -> str:
         raise _BrokenRow(f"no value in {column!r}")
     if isinstance(value, (dict, list)):
         raise _BrokenRow(f"{column!r} is no single value", f"a {type(value).__name__}")
+    if isinstance(value, Decimal):
+        return _decimal_cell(value)
+    if getattr(value, "dtype", None) is not None and value.dtype.kind == "f":
+        # A narrow float: NumPy writes the shortest decimal that is the number in its own type, Python with more digits.
+        return str(float(str(value)))
     return str(value)
+
+
+def _decimal_cell(value: Decimal) -> str:
+    """Returns 0.1 for 0.10: the zeros at the end say how wide the column is, not what the row holds."""
+    digits = format(value, "f")  # not normalize(), which rounds to 28 digits
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def _decode(value: bytes) -> str:

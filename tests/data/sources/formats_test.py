@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import decimal
 import gzip
 import hashlib
 import io
@@ -9,13 +10,18 @@ import json
 import os
 import random
 import tracemalloc
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aigc_tf.config import DataConfig
+from aigc_tf.data.encoders.labels import LabelEncoder
 from aigc_tf.data.sources import text_files
 from aigc_tf.data.sources.sources import Record, SourceFile, find_sources, read_records
 from aigc_tf.errors import InputError, RunError
+
+CASES = Path(__file__).parents[1] / "cases"
 
 HOSTILE_TEXTS = [
     "plain",
@@ -489,6 +495,50 @@ def test_parquet_is_read_in_order_with_its_types(tmp_path):
     path = write_parquet(tmp_path / "b.parquet", **columns)
     found = read(path, text_b_column="text_b", problem_type="multi_label")
     assert [r[:3] for r in found] == [("a", "c", ("x", "y")), ("b", "ü", ()), ("a", "", ("z",))]
+
+
+def test_the_same_scores_are_the_same_labels_in_csv_and_in_a_parquet_of_float32():
+    fields = dict(label_column="score")
+    found, expected = (read(f"{CASES}/{name}", **fields) for name in ("scores_float32.parquet", "scores.csv"))
+    assert pairs(found) == pairs(expected)
+    assert {record.label for record in found} == {f"0.{tenth}" for tenth in range(1, 10)}
+
+
+@pytest.mark.parametrize(("threshold", "margin", "kept"), [(0.5, 0.2, [60, 60]), (0.3, 0.0, [60, 120])])
+@pytest.mark.parametrize("name", ["scores.csv", "scores_float32.parquet"])
+def test_thresholds_cut_the_scores_of_every_format_alike(name, threshold, margin, kept):
+    fields = dict(label_column="score", label_thresholds=(threshold,), label_margin=margin)
+    encoder = LabelEncoder(DataConfig(label_names=("low", "high"), **fields))
+    codes = [encoder.encode(record.label) for record in read(f"{CASES}/{name}", **fields)]
+    assert [codes.count(0), codes.count(1)] == kept
+
+
+def test_a_number_of_a_narrow_type_is_its_shortest_decimal(tmp_path):
+    import pyarrow
+
+    numbers = [0.1, None, 1 / 3, 2.0, 1e4]
+    thirds = {"float16": "0.3333", "float32": "0.33333334", "float64": "0.3333333333333333"}
+    for name, third in thirds.items():
+        column = pyarrow.array([None if number is None else np.dtype(name).type(number) for number in numbers])
+        for label in (column, column.dictionary_encode()) if name != "float16" else (column,):
+            path = write_parquet(tmp_path / "a.parquet", text=list("abcde"), label=label)
+            reports = []
+            found = read(path, reports=reports, max_bad_share=0.5)
+            assert [record.label for record in found] == ["0.1", third, "2.0", "10000.0"], name
+            assert reports[0].bad == {"no value in 'label'": 1}
+    lists = pyarrow.array([[0.1, 0.2], []], pyarrow.list_(pyarrow.float32()))
+    path = write_parquet(tmp_path / "b.parquet", text=["a", "b"], label=lists)
+    assert [record.label for record in read(path, problem_type="multi_label")] == [("0.1", "0.2"), ()]
+
+
+def test_a_decimal_loses_the_zeros_that_only_its_column_has(tmp_path):
+    import pyarrow
+
+    values = ["0.10", "5.00", "-12.34", "0.00", "100.00", "12345678901234567890123456789.01"]
+    column = pyarrow.array([decimal.Decimal(value) for value in values], pyarrow.decimal128(38, 2))
+    path = write_parquet(tmp_path / "a.parquet", text=values, label=column)
+    expected = ["0.1", "5", "-12.34", "0", "100", "12345678901234567890123456789.01"]
+    assert [record.label for record in read(path)] == expected
 
 
 def test_broken_parquet_values_are_counted(tmp_path):

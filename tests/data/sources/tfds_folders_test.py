@@ -28,6 +28,8 @@ def stored(tmp_path_factory):
             "label": tfds.features.ClassLabel(names=LABELS),
             "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b", "c"])),
             "score": tf.float32,
+            "half": tf.float16,
+            "sure": tf.bool,
         }
     )
 
@@ -39,6 +41,8 @@ def stored(tmp_path_factory):
                 "label": -1 if i == 4 else i % 2,
                 "tags": [0, 1, 2][: i % 4],
                 "score": i / 10,
+                "half": i / 10,
+                "sure": i == 1,
             }
 
     signature = {name: tf.TensorSpec([None] if name == "tags" else [], spec.dtype) for name, spec in features.items()}
@@ -120,6 +124,9 @@ def test_numbers_lists_and_pairs_are_read(stored):
     fields = dict(split="files", test_files=("test",), text_b_column="second")
     scores = read(stored, label_column="score", problem_type="regression", **fields)
     assert [record.label for record in scores[:4]] == ["0.0", "0.1", "0.2", "0.3"]
+    halves = read(stored, label_column="half", **fields)
+    assert [record.label for record in halves[:4]] == ["0.0", "0.1", "0.2", "0.3"]
+    assert [record.label for record in read(stored, label_column="sure", **fields)[:2]] == ["False", "True"]
     assert [record.text_b for record in scores[:4]] == ["s0", "s1", "s2", "s3"]
     tags = read(stored, label_column="tags", problem_type="multi_label", **fields)
     assert [record.label for record in tags[:4]] == [(), ("a",), ("a", "b"), ("a", "b", "c")]
