@@ -50,7 +50,7 @@ samples: $(installed) ## Fetch the sample data and the sample model into the use
 ifdef SHORT
 demo_runs := runs/demo-short
 demo_models := runs/demo-short/saved_models
-demo_flags := --config.training.num_steps=20 --config.training.warmup_steps=2 --config.training.evaluate_every=20 \
+demo_flags := --config.training.num_steps=20 --config.training.schedule.warmup_steps=2 --config.training.evaluate_every=20 \
 	--config.training.checkpoint_every=10 --config.export.directory=$(demo_models)
 demo_note := Everything works. After 20 steps the answers mean nothing yet; make demo trains to the end. What next:
 else

@@ -44,7 +44,7 @@ def main() -> None:
     options = arguments.parse_args()
     config = load_config(str(CONFIG))
     config.training.num_steps = options.steps or config.training.num_steps
-    config.training.learning_rate = options.learning_rate or config.training.learning_rate
+    config.training.optimizer.learning_rate = options.learning_rate or config.training.optimizer.learning_rate
     torch.manual_seed(config.training.seed)
     data = open_prepared(options.prepared)
     tokenizer = load_tokenizer(data.tokenizer_folder)
@@ -72,7 +72,7 @@ def main() -> None:
         "train_seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / seconds),
         "test_bits_per_byte": bits_per_byte(model, data, config, tokenizer.end_of_text_id),
-        "learning_rate": config.training.learning_rate,
+        "learning_rate": config.training.optimizer.learning_rate,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
@@ -91,9 +91,15 @@ def train(model: torch.nn.Module, split: object, config: object, end_id: int, li
     )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": training.optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        groups, lr=training.learning_rate, betas=(training.beta_1, training.beta_2), eps=training.epsilon
+        groups,
+        lr=training.optimizer.learning_rate,
+        betas=(training.optimizer.beta_1, training.optimizer.beta_2),
+        eps=training.optimizer.epsilon,
     )
     model.train()
     started = time.perf_counter()
@@ -110,7 +116,7 @@ def train(model: torch.nn.Module, split: object, config: object, end_id: int, li
         losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.optimizer.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 100 == 99:

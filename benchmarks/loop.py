@@ -102,7 +102,7 @@ def measure(config: ExperimentConfig, *, steps: int, checkpoint_every: int) -> N
     """Prints what the loop costs for one experiment."""
     training = config.training
     training.num_steps, training.checkpoint_every, training.evaluate_every = steps, checkpoint_every, 0
-    training.warmup_steps = min(training.warmup_steps, steps - 1)
+    training.schedule.warmup_steps = min(training.schedule.warmup_steps, steps - 1)
     config.evaluation.sample_prompts = ()
     prepared = runs.open_prepared_of(config)
     devices = strategy.build_devices("none")
@@ -120,17 +120,17 @@ def measure(config: ExperimentConfig, *, steps: int, checkpoint_every: int) -> N
             loop.train(task, config.training, workdir, state=state, devices=devices, watcher=taker)
     turns = taker.turns[len(taker.turns) // 5 :]  # the first ones trace, for each padded length
     with_checkpoint = {
-        step + offset for step in taker.checkpoints for offset in range(2 * config.training.steps_per_call)
+        step + offset for step in taker.checkpoints for offset in range(2 * config.training.devices.steps_per_call)
     }
     plain = [turn for turn in turns if turn[0] not in with_checkpoint]
     ratio = statistics.median(of_loop / of_bare for _, of_loop, of_bare in plain)
-    step_seconds = statistics.median(of_bare for _, _, of_bare in turns) / config.training.steps_per_call
+    step_seconds = statistics.median(of_bare for _, _, of_bare in turns) / config.training.devices.steps_per_call
     disturbed = [turn for turn in turns if turn[0] in with_checkpoint]
     extra = sum(of_loop - of_bare * ratio for _, of_loop, of_bare in disturbed) / max(len(taker.checkpoints) - 1, 1)
     blocked = statistics.median(taker.blocked)
     size = sum(int(np.prod(v.shape)) * 4 for v in [*state.model.variables, *state.optimizer.variables])
     stall = taker.waited / sum(of_loop for _, of_loop, _ in taker.turns)
-    per_call = config.training.steps_per_call
+    per_call = config.training.devices.steps_per_call
     print(f"{config.name}: {len(plain)} turns of {per_call} steps, {step_seconds * 1000:.0f} ms a step")
     print(f"  loop / bare step            {ratio:.3f}")
     print(f"  waited for input            {stall:.2%} of the loop's time")

@@ -79,7 +79,7 @@ def build_task(case: Case):
     import numpy as np
     import tensorflow as tf
 
-    from aigc_tf.config import ModelConfig, TrainingConfig
+    from aigc_tf.config import DevicesConfig, ModelConfig, TrainingConfig
     from aigc_tf.data.batching.batches import BatchSource
     from aigc_tf.data.batching.order import StepBatch
     from aigc_tf.models.classifiers import classifier
@@ -92,10 +92,12 @@ def build_task(case: Case):
     config = TrainingConfig(
         num_steps=NUM_STEPS,
         global_batch_size=case.rows,
-        precision=case.precision,
-        steps_per_call=NUM_STEPS,
-        jit="off",
-        strategy="none",
+        devices=DevicesConfig(
+            precision=case.precision,
+            steps_per_call=NUM_STEPS,
+            jit="off",
+            strategy="none",
+        ),
     )
     model_config = ModelConfig(
         dropout=case.dropout,

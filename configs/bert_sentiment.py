@@ -13,7 +13,15 @@ Texts and ratings: Hutto & Gilbert 2014, VADER: A Parsimonious Rule-based Model 
 Media Text, ICWSM-14. Weights: all-MiniLM-L6-v2.
 """
 
-from aigc_tf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 
 def get_config() -> ExperimentConfig:
@@ -37,11 +45,15 @@ def get_config() -> ExperimentConfig:
         training=TrainingConfig(
             num_steps=972,  # 2 epochs
             global_batch_size=32,
-            learning_rate=5e-5,
-            warmup_steps=58,
-            schedule="linear",
             evaluate_every=324,
             checkpoint_every=324,
+            optimizer=OptimizerConfig(
+                learning_rate=5e-5,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=58,
+                name="linear",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=64),
     )

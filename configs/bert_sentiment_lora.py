@@ -20,5 +20,5 @@ def get_config() -> ExperimentConfig:
     config = bert_sentiment.get_config()
     config.name = "bert_sentiment_lora"
     config.adapter = AdapterConfig(enabled=True, rank=8, alpha=16.0, targets=("*kernel",))
-    config.training.learning_rate = 1e-3
+    config.training.optimizer.learning_rate = 1e-3
     return config

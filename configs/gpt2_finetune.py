@@ -12,7 +12,16 @@ folder in the place of the preset (config.json, model.safetensors, vocab.json, m
 Weights: Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 """
 
-from aigc_tf.config import DataConfig, EvaluationConfig, ExperimentConfig, GenerationConfig, ModelConfig, TrainingConfig
+from aigc_tf.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 
 def get_config() -> ExperimentConfig:
@@ -32,11 +41,15 @@ def get_config() -> ExperimentConfig:
         training=TrainingConfig(
             num_steps=600,
             global_batch_size=8,
-            learning_rate=5e-5,
-            warmup_steps=30,
-            schedule="cosine",
             evaluate_every=150,
             checkpoint_every=150,
+            optimizer=OptimizerConfig(
+                learning_rate=5e-5,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=30,
+                name="cosine",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=8, sample_prompts=("HAMLET.\n",)),
         generation=GenerationConfig(max_new_tokens=200, temperature=0.8, top_p=0.95),

@@ -22,6 +22,8 @@ from aigc_tf.config import (
     ExperimentConfig,
     GenerationConfig,
     ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
 )
@@ -44,13 +46,17 @@ def get_config() -> ExperimentConfig:
         training=TrainingConfig(
             num_steps=1400,
             global_batch_size=8,
-            learning_rate=2e-3,
-            warmup_steps=40,
-            schedule="cosine",
-            weight_decay=0.1,
-            beta_2=0.99,
             evaluate_every=350,
             checkpoint_every=350,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3,
+                weight_decay=0.1,
+                beta_2=0.99,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=40,
+                name="cosine",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=16, sample_prompts=("Hi, how are you?\n",)),
         generation=GenerationConfig(max_new_tokens=60, temperature=0.7, top_p=0.9, stop=("\n",)),

@@ -18,6 +18,8 @@ from aigc_tf.config import (
     ExperimentConfig,
     GenerationConfig,
     ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
 )
@@ -41,13 +43,17 @@ def get_config() -> ExperimentConfig:
         training=TrainingConfig(
             num_steps=1000,  # 2.05 M tokens, 1.4 epochs
             global_batch_size=8,
-            learning_rate=2e-3,
-            warmup_steps=40,
-            schedule="cosine",
-            weight_decay=0.1,
-            beta_2=0.99,
             evaluate_every=500,
             checkpoint_every=500,
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3,
+                weight_decay=0.1,
+                beta_2=0.99,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=40,
+                name="cosine",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=16, sample_prompts=("HAMLET.\n",)),
         generation=GenerationConfig(max_new_tokens=100, temperature=0.8, top_p=0.95),

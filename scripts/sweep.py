@@ -2,7 +2,7 @@
 
 Example:
   python scripts/sweep.py --config=configs/bert_sentiment.py --workdir=runs/sweep --trials=20 \\
-      --search="training.learning_rate=log:1e-5..2e-4" --search="training.schedule=linear|cosine"
+      --search="training.optimizer.learning_rate=log:1e-5..2e-4" --search="training.schedule.name=linear|cosine"
 """
 
 from aigc_tf.cli.running import run

@@ -7,7 +7,6 @@ import keras_nlp
 import numpy as np
 import pytest
 
-from aigc_tf.commands import train as commands
 from aigc_tf.commands.runs import config_of_run, load_model
 from aigc_tf.config import AdapterConfig
 from aigc_tf.config.checks import validate
@@ -15,7 +14,10 @@ from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.models.adapters.adapters import is_adapter_path
 from aigc_tf.training import checkpoints
-from tests import commands_test, generator_commands_test
+from tests import generator_commands_test
+from tests import scripts_behind as commands
+from tests.commands import train_test as commands_test
+from tests.training_fields import training_with
 
 
 def with_adapter(config, source, **adapter):
@@ -122,7 +124,7 @@ def test_a_run_starts_from_a_saved_adapter_on_the_same_base_alone(classifier, tm
     folder, config = classifier
     source = str(folder / "saved_models" / "tiny-formats" / "1" / "adapter")
     again = dataclasses.replace(config, adapter=dataclasses.replace(config.adapter, source=source))
-    again.training = dataclasses.replace(config.training, num_steps=1, warmup_steps=0, learning_rate=0.0)
+    again.training = training_with(config.training, num_steps=1, warmup_steps=0, learning_rate=0.0)
     commands.train(again, str(tmp_path / "again"))
     assert changed(last_weights(folder / "run"), last_weights(tmp_path / "again")) == set()
     again.model = dataclasses.replace(again.model, source=str(folder / "run"))  # merged weights are another base
@@ -134,7 +136,7 @@ def test_a_run_that_starts_from_a_run_with_low_ranks_has_them_merged(classifier,
     folder, config = classifier
     plain = dataclasses.replace(config, adapter=AdapterConfig())
     plain.model = dataclasses.replace(plain.model, source=str(folder / "run"))
-    plain.training = dataclasses.replace(plain.training, num_steps=1, warmup_steps=0, learning_rate=0.0)
+    plain.training = training_with(plain.training, num_steps=1, warmup_steps=0, learning_rate=0.0)
     commands.train(plain, str(tmp_path / "plain"))
     base, run, merged = (last_weights(path) for path in (folder / "base", folder / "run", tmp_path / "plain"))
     assert set(merged) == set(base)

@@ -4,11 +4,11 @@ import csv
 import json
 
 import pytest
-from tests.commands_test import tiny_config
 
-from aigc_tf.commands import train as commands
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.evaluation.report import read_report
+from tests import scripts_behind as commands
+from tests.commands.train_test import tiny_config
 
 BAD_TEXT = "the planted one,\nin two lines 電影"  # its hash puts it in the training split
 
@@ -51,11 +51,11 @@ def test_the_same_run_goes_on_when_told_to_skip(experiment):
     workdir = folder / "skipping"
     with pytest.raises(RunError, match="gave a loss of inf"):
         commands.train(config, str(workdir))
-    config.training.on_bad_step = "skip"
+    config.training.bad_steps.policy = "skip"
     commands.train(config, str(workdir))
     assert read_report(workdir)["steps"] == 20
     decisions = [json.loads(line) for line in (workdir / "skipped.jsonl").read_text().splitlines()]
     assert decisions
     assert {decision["policy"] for decision in decisions} == {"skip"}
     assert all(decision["loss"] == "inf" for decision in decisions)
-    config.training.on_bad_step = "stop"
+    config.training.bad_steps.policy = "stop"

@@ -6,11 +6,11 @@ from pathlib import Path
 import keras_nlp
 import pytest
 
-from aigc_tf.commands import train as commands
 from aigc_tf.config.checks import validate
 from aigc_tf.data.prepared.prepared import open_prepared
 from aigc_tf.data.sources.samples import fetch_sample, resolve_sample
 from aigc_tf.evaluation.report import read_report
+from tests import scripts_behind as commands
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = ["a", "film", "good", "bad", "very", "not", "##s"]
@@ -72,7 +72,7 @@ def test_the_imdb_config_prepares_trains_and_exports(tmp_path):
     config.data.tfds_data_dir = str(tmp_path / "tfds")
     config.data.prepared_dir = str(tmp_path / "prepared")
     config.model.source = str(tmp_path / "preset")
-    config.training.num_steps, config.training.warmup_steps = 4, 1
+    config.training.num_steps, config.training.schedule.warmup_steps = 4, 1
     config.training.global_batch_size = config.evaluation.batch_size = 8
     config.export.directory = str(tmp_path / "saved_models")
     validate(config)
@@ -118,7 +118,7 @@ def test_the_gpt2_config_goes_on_with_a_preset_and_then_with_its_hugging_face_ex
     config.data.prepared_dir = str(tmp_path / "prepared")
     config.data.max_length = 64
     config.model.source = str(tmp_path / "preset")
-    config.training.num_steps, config.training.warmup_steps = 4, 1
+    config.training.num_steps, config.training.schedule.warmup_steps = 4, 1
     config.generation.max_new_tokens = 8
     config.export.directory = str(tmp_path / "saved_models")
     validate(config)
@@ -131,7 +131,7 @@ def test_the_gpt2_config_goes_on_with_a_preset_and_then_with_its_hugging_face_ex
 
     config.name = "again"
     config.model.source = str(tmp_path / "saved_models" / "gpt2_finetune-formats" / "1" / "hugging_face")
-    config.training.learning_rate = 1e-12  # so that the model stays what was exported
+    config.training.optimizer.learning_rate = 1e-12  # so that the model stays what was exported
     validate(config)
     commands.prepare(config)
     commands.train(config, str(tmp_path / "run2"))

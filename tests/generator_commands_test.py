@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 
 from aigc_tf.commands import asking
-from aigc_tf.commands import train as commands
 from aigc_tf.config import (
     DataConfig,
+    DevicesConfig,
     EvaluationConfig,
     ExperimentConfig,
     ExportConfig,
     GenerationConfig,
     ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
 )
@@ -31,6 +33,7 @@ from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
+from tests import scripts_behind as commands
 
 ROOT = Path(__file__).parents[1]
 LINES = (
@@ -59,13 +62,19 @@ def tiny_config(folder, **changes):
         training=TrainingConfig(
             num_steps=40,
             global_batch_size=4,
-            learning_rate=5e-3,
-            warmup_steps=4,
             evaluate_every=20,
             checkpoint_every=20,
-            steps_per_call=5,
-            precision="float32",
             **changes,
+            optimizer=OptimizerConfig(
+                learning_rate=5e-3,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=4,
+            ),
+            devices=DevicesConfig(
+                steps_per_call=5,
+                precision="float32",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=4, sample_prompts=("The cat", "")),
         generation=GenerationConfig(max_new_tokens=12, temperature=0.8, seed=3),
@@ -126,9 +135,9 @@ def test_a_run_goes_on_bit_for_bit_with_dropout(trained, tmp_path):
     folder, _ = trained
     halfway = tiny_config(folder)
     halfway.training.num_steps = 20
-    halfway.training.schedule = "constant"
+    halfway.training.schedule.name = "constant"
     whole = tiny_config(folder)
-    whole.training.schedule = "constant"
+    whole.training.schedule.name = "constant"
     commands.train(halfway, str(tmp_path / "run"))
     commands.train(whole, str(tmp_path / "run"))
     commands.train(whole, str(tmp_path / "one"))
@@ -250,7 +259,7 @@ def test_another_network_of_keras_nlp_trains_goes_on_and_is_continued(trained, t
     def train(num_steps, name):
         config = tiny_config(folder)
         config.model.source = str(tmp_path / "preset")
-        config.training.num_steps, config.training.schedule = num_steps, "constant"
+        config.training.num_steps, config.training.schedule.name = num_steps, "constant"
         config.evaluation.sample_prompts = ()
         commands.train(config, str(tmp_path / name))
 

@@ -6,16 +6,17 @@ import random
 
 import numpy as np
 import pytest
-from tests.commands_test import tiny_config, write_reviews
 
 from aigc_tf.commands import asking
-from aigc_tf.commands import train as commands
 from aigc_tf.config import (
     DataConfig,
+    DevicesConfig,
     EvaluationConfig,
     ExperimentConfig,
     GenerationConfig,
     ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
 )
@@ -26,6 +27,9 @@ from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
+from tests import scripts_behind as commands
+from tests.commands.train_test import tiny_config, write_reviews
+from tests.training_fields import training_with
 
 QUESTIONS = {"How many legs has a cat?\n": "Four.", "Wie heißt du? 😀\n": "Anna, und du?", "And a bird?\n": "Two legs."}
 
@@ -41,11 +45,17 @@ def turns_config(folder, *, name="turns", source="turns.jsonl", **data):
         training=TrainingConfig(
             num_steps=60,
             global_batch_size=4,
-            learning_rate=1e-2,
-            warmup_steps=4,
             evaluate_every=0,
-            steps_per_call=20,
-            precision="float32",
+            optimizer=OptimizerConfig(
+                learning_rate=1e-2,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=4,
+            ),
+            devices=DevicesConfig(
+                steps_per_call=20,
+                precision="float32",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=4, sample_prompts=("And a bird?\n",)),
         generation=GenerationConfig(max_new_tokens=24, temperature=0.0),
@@ -147,7 +157,7 @@ def reviews(tmp_path_factory):
     config = tiny_config(folder, text_b_column="answer", packing=True, max_length=96)
     config.model.dropout = 0.0
     config.training.global_batch_size, config.training.num_steps = 4, 60
-    config.training.balance_classes = True
+    config.training.loss.balance_classes = True
     commands.prepare(config)
     return folder, config
 
@@ -167,7 +177,7 @@ def test_two_replicas_train_on_packed_rows_like_one_with_micro_batches_too(revie
     folder, config = reviews
 
     def weights(strategy, **more):
-        training = dataclasses.replace(
+        training = training_with(
             config.training, num_steps=4, evaluate_every=0, strategy=strategy, epsilon=1e-6, warmup_steps=1, **more
         )
         run = folder / strategy

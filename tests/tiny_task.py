@@ -6,11 +6,11 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.config import TrainingConfig
 from aigc_tf.data.batching.batches import ExampleSource, Packing, model_lengths
 from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
 from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
+from tests.training_fields import training_with
 
 PACKING = Packing(start_ids=(1,), between_ids=(2,), end_ids=(2,), padding_id=0, max_length=16, truncation="head")
 VOCABULARY = 40
@@ -87,7 +87,7 @@ def training_config(**changes):
         jit="off",
         strategy="none",
     )
-    return TrainingConfig(**(defaults | changes))
+    return training_with(**(defaults | changes))
 
 
 def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING, num_buckets=3, score=accuracy):

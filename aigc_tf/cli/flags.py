@@ -172,7 +172,7 @@ def help_text(names: Sequence[str], description: str) -> str:
     if "config" in names:
         sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
         about = (
-            "Any field of the config can be set beside it, such as --config.training.learning_rate=1e-3 or "
+            "Any field of the config can be set beside it, such as --config.training.optimizer.learning_rate=1e-3 or "
             f"--config.data.sources=a.csv,b.csv. Sections: {', '.join(sections)}. "
             "--dry_run prints every field with its value; aigc_tf/config/experiment.py says what each means."
         )

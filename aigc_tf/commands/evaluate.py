@@ -41,7 +41,7 @@ def evaluate(workdir: str, *, config: ExperimentConfig | None = None, checkpoint
             "The command that trained it goes on with it."
         )
     task = door_of(config).build(config, prepared, devices)
-    model, step = load_model(workdir, config, checkpoint=checkpoint, dtype=policy_of(config.training.precision))
+    model, step = load_model(workdir, config, checkpoint=checkpoint, dtype=policy_of(config.training.devices.precision))
     written = report.update_metrics(workdir, judge(task, model, devices, config, step=step))
     report.print_report(written, workdir=workdir)
 
@@ -56,7 +56,7 @@ def judge(
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[str, Any]]:
     """Evaluates every split and says of which step the weights are."""
-    jit = config.training.jit == "on"
+    jit = config.training.devices.jit == "on"
     evaluator = Evaluator(model, task, devices=devices, jit=jit, stop_requested=stop_requested)
     return {split: {"step": step} | evaluator.evaluate(split) for split in task.evaluations}
 

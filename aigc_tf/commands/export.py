@@ -21,7 +21,7 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
     """Publishes a run's weights as a SavedModel."""
     config = config_of_run(workdir, config)
     door, facts = door_of(config), read_facts(workdir)
-    model, step = load_model(workdir, config, checkpoint=checkpoint, dtype=policy_of(config.training.precision))
+    model, step = load_model(workdir, config, checkpoint=checkpoint, dtype=policy_of(config.training.devices.precision))
     source = {
         "run": os.fspath(workdir),
         "checkpoint": checkpoint,

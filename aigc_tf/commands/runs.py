@@ -15,7 +15,7 @@ import keras
 
 from aigc_tf import storage
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
-from aigc_tf.config.fields import flatten, from_json, to_json
+from aigc_tf.config.fields import flatten, from_json, replace_fields, to_json
 from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
 from aigc_tf.errors import InputError, suggest
 from aigc_tf.models.building import ARCHITECTURE_FILE
@@ -106,15 +106,15 @@ def config_of_run(workdir: str, config: ExperimentConfig | None) -> ExperimentCo
         raise InputError(f"{workdir} is no run: it has no {CONFIG}. Train one: python scripts/train.py --workdir=...")
     if config is None:
         return stored
-    training = dataclasses.replace(
-        config.training,
-        jit=stored.training.jit,
-        strategy=stored.training.strategy,
-        precision=stored.training.precision if config.training.precision == "auto" else config.training.precision,
-        num_steps=max(config.training.num_steps, stored.training.num_steps),
-    )
-    data = dataclasses.replace(config.data, num_buckets=config.data.num_buckets or stored.data.num_buckets)
-    config = dataclasses.replace(config, training=training, data=data)
+    then, now = stored.training.devices, config.training.devices
+    settled = {
+        "training.devices.jit": then.jit,
+        "training.devices.strategy": then.strategy,
+        "training.devices.precision": then.precision if now.precision == "auto" else now.precision,
+        "training.num_steps": max(config.training.num_steps, stored.training.num_steps),
+        "data.num_buckets": config.data.num_buckets or stored.data.num_buckets,
+    }
+    config = replace_fields(config, settled)
     _check_same_run(config, stored)
     return config
 
@@ -129,21 +129,21 @@ def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: 
         InputError: If the run began with another config; the fields are named. If what `auto` chose then does not fit
             this machine.
     """
-    training, data = config.training, config.data
+    precision, num_buckets = config.training.devices.precision, config.data.num_buckets
     if stored:
-        if training.precision == "auto":
-            _check_precision(stored.training.precision)
-            training = dataclasses.replace(training, precision=stored.training.precision)
-        if not data.num_buckets:
-            data = dataclasses.replace(data, num_buckets=stored.data.num_buckets)
-    jit = strategy.resolve_jit(training.jit)
-    precision = strategy.resolve_precision(training.precision)
-    training = dataclasses.replace(training, jit=jit, precision=precision, strategy=devices.name)
+        if precision == "auto":
+            precision = stored.training.devices.precision
+            _check_precision(precision)
+        num_buckets = num_buckets or stored.data.num_buckets
+    jit = strategy.resolve_jit(config.training.devices.jit)
     compiled = jit == "on" or devices.static_shapes
-    data = dataclasses.replace(
-        data, num_buckets=data.num_buckets or (_BUCKETS_COMPILED if compiled else _BUCKETS_PLAIN)
-    )
-    resolved = dataclasses.replace(config, data=data, training=training)
+    settled = {
+        "training.devices.jit": jit,
+        "training.devices.precision": strategy.resolve_precision(precision),
+        "training.devices.strategy": devices.name,
+        "data.num_buckets": num_buckets or (_BUCKETS_COMPILED if compiled else _BUCKETS_PLAIN),
+    }
+    resolved = replace_fields(config, settled)
     if stored:
         _check_same_run(resolved, stored)
     return resolved
@@ -157,8 +157,10 @@ def _check_precision(chosen: str) -> None:
     """
     if chosen == "bfloat16" and strategy.resolve_precision("auto") != "bfloat16":
         raise InputError(
-            "This run computes in bfloat16, which training.precision 'auto' chose where it began, but the hardware "
-            "here has no bfloat16; go on where it does, or give --config.training.precision=bfloat16 to compute so "
+            "This run computes in bfloat16, which training.devices.precision 'auto' chose where it began, but the "
+            "hardware "
+            "here has no bfloat16; go on where it does, or give --config.training.devices.precision=bfloat16 to "
+            "compute so "
             "here all the same, slower and rounded otherwise."
         )
 

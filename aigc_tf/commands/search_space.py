@@ -1,8 +1,8 @@
 """What a sweep searches: config fields and the values to try, as `--search` gives them. Standard library only.
 
-training.learning_rate=log:1e-5..1e-3     numbers of a range, drawn evenly on a logarithmic scale
-training.warmup_steps=0..100              numbers of a range, whole ones where the field is whole
-training.schedule=linear|cosine           one of several values
+training.optimizer.learning_rate=log:1e-5..1e-3     numbers of a range, drawn evenly on a logarithmic scale
+training.schedule.warmup_steps=0..100              numbers of a range, whole ones where the field is whole
+training.schedule.name=linear|cosine           one of several values
 """
 
 import copy
@@ -19,7 +19,7 @@ from aigc_tf.errors import InputError
 
 Value = str | int | float | bool
 
-_EXAMPLES = "'training.learning_rate=log:1e-5..1e-3' or 'training.schedule=linear|cosine'"
+_EXAMPLES = "'training.optimizer.learning_rate=log:1e-5..1e-3' or 'training.schedule.name=linear|cosine'"
 _MAX_CORNERS = 4096
 """Combinations of extreme values that are checked before a sweep starts."""
 

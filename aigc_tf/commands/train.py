@@ -54,7 +54,7 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False, devi
     """
     kind = named_device(device) if device else None
     facts = {"the version of aigc_tf": __version__, "the version of TensorFlow": tf.__version__, "--dry_run": dry_run}
-    cluster, timeout = strategy.cluster(config.training.strategy), config.training.workers_timeout
+    cluster, timeout = strategy.cluster(config.training.devices.strategy), config.training.devices.workers_timeout
     last_step = functools.partial(_last_step, workdir)
     with joined(cluster, facts | _compared(config), timeout=timeout, last_step=last_step) as workers:
         _start(config, workdir, dry_run=dry_run, kind=kind, workers=workers)
@@ -75,8 +75,8 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
     """Trains with all workers there."""
     door = door_of(config)
     with workers.connecting():
-        devices = strategy.build_devices(config.training.strategy)
-    if config.training.deterministic:
+        devices = strategy.build_devices(config.training.devices.strategy)
+    if config.training.devices.deterministic:
         tf.config.experimental.enable_op_determinism()
     # A run that failed before its first checkpoint binds nobody to its config.
     stored = stored_config(workdir) if checkpoints.any_there(workdir) else None
@@ -205,8 +205,8 @@ def _print_plan(config: ExperimentConfig, task: Task, devices: Devices, device: 
         "padded lengths": f"{len(order.bucket_lengths)}: {', '.join(map(str, order.bucket_lengths))}",
         "evaluated on": ", ".join(f"{name} ({split.num_batches} batches)" for name, split in task.evaluations.items())
         or "nothing: there is no validation or test split",
-        "runs on": f"{devices.num_replicas} replica(s), strategy {devices.name}, {training.precision}, "
-        f"XLA {training.jit}",
+        "runs on": f"{devices.num_replicas} replica(s), strategy {devices.name}, {training.devices.precision}, "
+        f"XLA {training.devices.jit}",
     }
     for name, value in (rows | preflight.plan_rows(plan, training, devices, device)).items():
         table.add_row(name, value)

@@ -65,18 +65,20 @@ class RunWatcher:
         self._progress = ProgressBar(
             num_steps=training.num_steps, first_step=state.step, rate=self._door.rate, enabled=devices.is_chief
         )
-        self._profile = ProfileWindow(storage.join(workdir, LOGS_NAME), training.profile_steps)
+        self._profile = ProfileWindow(storage.join(workdir, LOGS_NAME), training.recording.profile_steps)
         self._shown = contextlib.ExitStack()
         self._telemetry, self._example_ids = self._open(state.step)
 
     def _open(self, resume_step: int) -> tuple[Telemetry, StepLog | None]:
         """Opens the records of the run, cut back to a step."""
         training, is_chief = self._config.training, self._devices.is_chief
-        telemetry = Telemetry(self._workdir, resume_step=resume_step, log_every=training.log_every, enabled=is_chief)
+        telemetry = Telemetry(
+            self._workdir, resume_step=resume_step, log_every=training.recording.log_every, enabled=is_chief
+        )
         telemetry.config(to_json(self._config))
         settings = {name: value for name, value in flatten(self._config).items() if name not in OPERATIONAL_FIELDS}
         telemetry.session_start(hparams.settings_of(settings), started=self._started or time.time())
-        if not training.log_example_ids or not is_chief:
+        if not training.recording.log_example_ids or not is_chief:
             return telemetry, None
         return telemetry, StepLog(storage.join(self._workdir, "example_ids.jsonl"), resume_step=resume_step)
 
@@ -105,7 +107,7 @@ class RunWatcher:
     def on_start(self, step: int) -> None:
         if step:
             self._progress.note(f"going on after step {step}")
-        self._peak = machine_peak(self._devices, self._config.training.precision)
+        self._peak = machine_peak(self._devices, self._config.training.devices.precision)
         self._telemetry.text(step, "time/peak_flops", self._peak.origin)
         try:
             self._flops = count_step_flops(self._task, self._state, self._devices)
@@ -119,7 +121,7 @@ class RunWatcher:
         self._progress(records[-1])
         step = int(records[-1]["step"])
         self._profile.after_step(step)
-        every = self._config.training.histograms_every
+        every = self._config.training.recording.histograms_every
         if every and not step % every:
             self._draw_weights(step)
 

@@ -26,6 +26,7 @@ from aigc_tf.config.experiment import (
     DataConfig,
     ExperimentConfig,
     GenerationConfig,
+    OptimizerConfig,
     TrainingConfig,
 )
 from aigc_tf.config.fields import flatten, unknown_field
@@ -51,12 +52,12 @@ def validate(config: ExperimentConfig) -> None:
         ("data.split", data.split, SPLITS),
         ("data.truncation", data.truncation, TRUNCATIONS),
         ("tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS),
-        ("training.schedule", training.schedule, SCHEDULES),
-        ("training.optimizer", training.optimizer, OPTIMIZERS),
-        ("training.precision", training.precision, PRECISIONS),
-        ("training.jit", training.jit, JIT_MODES),
-        ("training.strategy", training.strategy, STRATEGIES),
-        ("training.on_bad_step", training.on_bad_step, BAD_STEP_POLICIES),
+        ("training.schedule.name", training.schedule.name, SCHEDULES),
+        ("training.optimizer.name", training.optimizer.name, OPTIMIZERS),
+        ("training.devices.precision", training.devices.precision, PRECISIONS),
+        ("training.devices.jit", training.devices.jit, JIT_MODES),
+        ("training.devices.strategy", training.devices.strategy, STRATEGIES),
+        ("training.bad_steps.policy", training.bad_steps.policy, BAD_STEP_POLICIES),
         ("evaluation.weights", config.evaluation.weights, WEIGHT_KINDS),
         ("export.dtype", config.export.dtype, ("float32", "bfloat16")),
         ("export.long_prompt", config.export.long_prompt, LONG_PROMPTS),
@@ -101,54 +102,66 @@ def validate(config: ExperimentConfig) -> None:
 def _validate_optimisation(training: TrainingConfig) -> None:
     """The optimizer, the schedule, and that no field is set which they do not read."""
     for name in sorted({name for names in OPTIMIZERS.values() for name in names}):
-        value, default = getattr(training, name), getattr(TrainingConfig(), name)
-        if name not in OPTIMIZERS[training.optimizer] and value not in (default, 0.0):
+        value, default = getattr(training.optimizer, name), getattr(OptimizerConfig(), name)
+        if name not in OPTIMIZERS[training.optimizer.name] and value not in (default, 0.0):
             readers = ", ".join(optimizer for optimizer, names in OPTIMIZERS.items() if name in names)
             raise InputError(
-                f"training.{name} is {value!r}, which the optimizer {training.optimizer!r} does not read; leave it "
-                f"out, or take one that does: {readers}."
+                f"training.optimizer.{name} is {value!r}, which the optimizer {training.optimizer.name!r} does "
+                "not read; "
+                f"leave it out, or take one that does: {readers}."
             )
-    if training.optimizer == "lion" and not training.beta_1:
-        raise InputError("training.beta_1 is 0.0; for the optimizer 'lion' it must be above 0.")
-    if training.decay_steps and training.schedule != "wsd":
+    if training.optimizer.name == "lion" and not training.optimizer.beta_1:
+        raise InputError("training.optimizer.beta_1 is 0.0; for the optimizer 'lion' it must be above 0.")
+    if training.schedule.decay_steps and training.schedule.name != "wsd":
         raise InputError(
-            f"training.decay_steps belongs to training.schedule 'wsd', received {training.schedule!r}; leave it out."
+            "training.schedule.decay_steps belongs to training.schedule.name 'wsd', received "
+            f"{training.schedule.name!r}; leave it out."
         )
-    if training.warmup_steps + training.decay_steps > training.num_steps:
+    if training.schedule.warmup_steps + training.schedule.decay_steps > training.num_steps:
         raise InputError(
-            f"training.warmup_steps and training.decay_steps are {training.warmup_steps} and {training.decay_steps}, "
+            "training.schedule.warmup_steps and training.schedule.decay_steps are "
+            f"{training.schedule.warmup_steps} and {training.schedule.decay_steps}, "
             f"together more than training.num_steps, {training.num_steps}; lower them."
         )
-    if training.final_rate_share and training.schedule not in ("linear", "cosine", "wsd"):
+    if training.schedule.final_rate_share and training.schedule.name not in ("linear", "cosine", "wsd"):
         raise InputError(
-            f"training.final_rate_share is {training.final_rate_share!r}, but the schedule {training.schedule!r} falls "
-            "to no final rate; leave it out, or take linear, cosine or wsd."
+            f"training.schedule.final_rate_share is {training.schedule.final_rate_share!r}, but the schedule "
+            f"{training.schedule.name!r} falls to no final rate; leave it out, or take linear, cosine or wsd."
         )
-    share = training.final_rate_share
-    _require(0 <= share <= 1, "training.final_rate_share", share, "a share in [0, 1]")
-    _require(0 < training.layer_decay <= 1, "training.layer_decay", training.layer_decay, "in (0, 1]; 1 is one rate")
+    share = training.schedule.final_rate_share
+    _require(0 <= share <= 1, "training.schedule.final_rate_share", share, "a share in [0, 1]")
+    _require(
+        0 < training.optimizer.layer_decay <= 1,
+        "training.optimizer.layer_decay",
+        training.optimizer.layer_decay,
+        "in (0, 1]; 1 is one rate",
+    )
 
 
 def _validate_losses(config: ExperimentConfig) -> None:
     """What weights and bends the loss fits the task."""
     data, training = config.data, config.training
-    if training.class_weights and (min(training.class_weights) < 0 or not any(training.class_weights)):
+    if training.loss.class_weights and (min(training.loss.class_weights) < 0 or not any(training.loss.class_weights)):
         raise InputError(
-            f"training.class_weights is {training.class_weights}; weights are 0 or more, and at least one is above 0."
+            f"training.loss.class_weights is {training.loss.class_weights}; weights are 0 or more, and at least "
+            "one is above 0."
         )
-    if training.class_weights and training.balance_classes:
+    if training.loss.class_weights and training.loss.balance_classes:
         raise InputError(
-            "training.class_weights and training.balance_classes both weight the classes; set one of them."
+            "training.loss.class_weights and training.loss.balance_classes both weight the classes; set one of them."
         )
-    if (training.class_weights or training.balance_classes) and data.problem_type != "single_label":
+    if (training.loss.class_weights or training.loss.balance_classes) and data.problem_type != "single_label":
         raise InputError(
             f"Class weights fit data.problem_type 'single_label', received {data.problem_type!r}; remove them."
         )
-    if training.label_smoothing and data.problem_type == "regression":
-        raise InputError("training.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.")
-    if training.z_loss and config.task == "classify" and data.problem_type != "single_label":
+    if training.loss.label_smoothing and data.problem_type == "regression":
         raise InputError(
-            f"training.z_loss is about a softmax, which data.problem_type {data.problem_type!r} has not; set it to 0."
+            "training.loss.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0."
+        )
+    if training.loss.z_loss and config.task == "classify" and data.problem_type != "single_label":
+        raise InputError(
+            f"training.loss.z_loss is about a softmax, which data.problem_type {data.problem_type!r} has not; set "
+            "it to 0."
         )
 
 
@@ -207,8 +220,8 @@ _CLASSIFIER_FIELDS = (
     "data.label_thresholds",
     "data.label_margin",
     "data.truncation",
-    "training.class_weights",
-    "training.balance_classes",
+    "training.loss.class_weights",
+    "training.loss.balance_classes",
 )
 
 
@@ -267,23 +280,23 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         "model.intermediate_dim": 1,
         "training.num_steps": 1,
         "training.global_batch_size": 1,
-        "training.learning_rate": 0,
-        "training.warmup_steps": 0,
-        "training.weight_decay": 0,
-        "training.clip_norm": 0,
-        "training.decay_steps": 0,
-        "training.z_loss": 0,
+        "training.optimizer.learning_rate": 0,
+        "training.schedule.warmup_steps": 0,
+        "training.optimizer.weight_decay": 0,
+        "training.optimizer.clip_norm": 0,
+        "training.schedule.decay_steps": 0,
+        "training.loss.z_loss": 0,
         "training.seed": 0,
-        "training.steps_per_call": 1,
-        "training.log_every": 1,
+        "training.devices.steps_per_call": 1,
+        "training.recording.log_every": 1,
         "training.checkpoint_every": 1,
         "training.evaluate_every": 0,
         "training.early_stopping_patience": 0,
-        "training.micro_batches": 1,
-        "training.spike_threshold": 0,
-        "training.rollback_batches": 1,
-        "training.histograms_every": 0,
-        "training.workers_timeout": 1,
+        "training.devices.micro_batches": 1,
+        "training.bad_steps.spike_threshold": 0,
+        "training.bad_steps.rollback_batches": 1,
+        "training.recording.histograms_every": 0,
+        "training.devices.workers_timeout": 1,
         "evaluation.batch_size": 1,
         "adapter.rank": 1,
         "adapter.prefix_length": 1,
@@ -301,11 +314,11 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         _require(flat[name] <= highest, name, flat[name], f"at most {highest}")
     for name in (
         "model.dropout",
-        "training.beta_1",
-        "training.beta_2",
-        "training.momentum",
-        "training.label_smoothing",
-        "training.ema_decay",
+        "training.optimizer.beta_1",
+        "training.optimizer.beta_2",
+        "training.optimizer.momentum",
+        "training.loss.label_smoothing",
+        "training.optimizer.ema_decay",
     ):
         _require(0 <= flat[name] < 1, name, flat[name], "in [0, 1)")
     _require(0 <= config.data.max_bad_share <= 1, "data.max_bad_share", config.data.max_bad_share, "a share in [0, 1]")
@@ -315,25 +328,36 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         raise InputError(
             f"model.hidden_dim is {model.hidden_dim}, which is no multiple of model.num_heads, {model.num_heads}."
         )
-    if config.training.warmup_steps >= config.training.num_steps:
+    if config.training.schedule.warmup_steps >= config.training.num_steps:
         raise InputError(
-            f"training.warmup_steps is {config.training.warmup_steps}, so the rate would never reach its peak; "
+            f"training.schedule.warmup_steps is {config.training.schedule.warmup_steps}, so the rate would never "
+            "reach its peak; "
             f"it must be below training.num_steps, {config.training.num_steps}."
         )
-    _require(config.training.epsilon > 0, "training.epsilon", config.training.epsilon, "above 0, or 0 would divide 0")
-    if config.training.rollback_batches > 1 and config.training.on_bad_step != "rollback":
-        raise InputError("training.rollback_batches belongs to training.on_bad_step 'rollback'; set that too.")
-    if config.evaluation.weights == "averaged" and not config.training.ema_decay:
-        raise InputError("evaluation.weights is 'averaged', but no average is kept; set training.ema_decay too.")
-    window = config.training.profile_steps
+    _require(
+        config.training.optimizer.epsilon > 0,
+        "training.optimizer.epsilon",
+        config.training.optimizer.epsilon,
+        "above 0, or 0 would divide 0",
+    )
+    if config.training.bad_steps.rollback_batches > 1 and config.training.bad_steps.policy != "rollback":
+        raise InputError(
+            "training.bad_steps.rollback_batches belongs to training.bad_steps.policy 'rollback'; set that too."
+        )
+    if config.evaluation.weights == "averaged" and not config.training.optimizer.ema_decay:
+        raise InputError(
+            "evaluation.weights is 'averaged', but no average is kept; set training.optimizer.ema_decay too."
+        )
+    window = config.training.recording.profile_steps
     if window and (len(window) != 2 or not 1 <= window[0] <= window[1]):
         raise InputError(
-            f"training.profile_steps is {window}; it is the first and the last step to profile, counted from 1, "
+            f"training.recording.profile_steps is {window}; it is the first and the last step to profile, counted "
+            "from 1, "
             "such as 20,24."
         )
     if window and window[0] > config.training.num_steps:
         raise InputError(
-            f"training.profile_steps begins at {window[0]}, but the run ends at training.num_steps, "
+            f"training.recording.profile_steps begins at {window[0]}, but the run ends at training.num_steps, "
             f"{config.training.num_steps}."
         )
     if config.training.early_stopping_patience and not config.training.evaluate_every:
@@ -378,8 +402,8 @@ def _check_sections(config: Any, default: Any, prefix: str) -> None:
 
 _ITEMS: dict[str, tuple[Any, str]] = {
     "data.label_thresholds": ((int, float), "finite numbers"),
-    "training.class_weights": ((int, float), "finite numbers"),
-    "training.profile_steps": (int, "whole numbers"),
+    "training.loss.class_weights": ((int, float), "finite numbers"),
+    "training.recording.profile_steps": (int, "whole numbers"),
     "export.batch_sizes": (int, "whole numbers"),
 }
 

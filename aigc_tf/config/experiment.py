@@ -26,7 +26,7 @@ OPTIMIZERS = {
     "lion": ("weight_decay", "beta_1", "beta_2"),
     "muon": ("weight_decay", "momentum", "beta_1", "beta_2", "epsilon"),
 }
-"""The fields of `TrainingConfig` that each optimizer reads, besides the learning rate."""
+"""The fields of `OptimizerConfig` that each optimizer reads, besides the learning rate."""
 PRECISIONS = ("auto", "float32", "bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 JIT_MODES = ("auto", "on", "off")
@@ -138,20 +138,13 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainingConfig:
-    """The optimisation, and how it is watched and kept."""
+class OptimizerConfig:
+    """How a gradient becomes an update of the weights."""
 
-    num_steps: int = 1000
-    """Optimizer steps of the whole run."""
-    global_batch_size: int = 32
-    """Examples of one step over all workers and replicas; for a generator, and with `data.packing`, rows of
-    `data.max_length` tokens."""
+    name: str = "adamw"
+    """A key of `OPTIMIZERS`, which says what other fields it reads."""
     learning_rate: float = 5e-5
     """Peak rate, reached after warm-up."""
-    warmup_steps: int = 0
-    """Steps of linear warm-up from 0."""
-    schedule: str = "linear"
-    """One of `SCHEDULES`: what the rate does after warm-up."""
     weight_decay: float = 0.01
     """Decoupled weight decay; variables of one axis, biases and normalisation weights, are excluded. Adam has none."""
     beta_1: float = 0.9
@@ -160,16 +153,50 @@ class TrainingConfig:
     """Decay of the second moment (the same), in [0, 1). Lion's authors take 0.99."""
     epsilon: float = 1e-8
     """Keeps the second moment from 0 (AdamW, Adam, RMSprop, LAMB, Muon's AdamW)."""
+    momentum: float = 0.9
+    """Decay of the momentum of SGD and Muon, in [0, 1). Muon's author takes 0.95."""
     clip_norm: float = 1.0
     """Global norm the gradient is clipped to. 0: no clipping."""
+    layer_decay: float = 1.0
+    """Factor on the rate from each layer to the one below, in (0, 1]; the head has the whole rate. 1: one rate."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, in [0, 1), such as 0.999. 0: none is kept."""
+    freeze: tuple[str, ...] = ()
+    """Globs on paths of weights that keep their values, such as `embeddings/*` or `transformer_layer_[0-3]/*`."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ScheduleConfig:
+    """How the learning rate changes over the steps."""
+
+    name: str = "linear"
+    """One of `SCHEDULES`: what the rate does after warm-up."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0."""
+    decay_steps: int = 0
+    """Schedule wsd: the last steps, over which the rate falls in a line. 0: a tenth of the run."""
+    final_rate_share: float = 0.0
+    """Share of the peak rate to which linear, cosine and wsd fall, in [0, 1]."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class LossConfig:
+    """What bends and weights the loss."""
+
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
+    z_loss: float = 0.0
+    """Weight of the squared log of the softmax's denominator in the loss. PaLM's authors take 1e-4. 0: none."""
     class_weights: tuple[float, ...] = ()
     """One loss weight a label, in the sorted order of the labels. Empty: 1 each."""
     balance_classes: bool = False
     """Weight the classes by n / (num_classes * count), as scikit-learn's `balanced` does."""
-    seed: int = 0
-    """Seed of order, dropout and random weights."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class DevicesConfig:
+    """Where and how precisely the steps are computed."""
+
     precision: str = "auto"
     """One of `PRECISIONS`; `auto` is bfloat16 (mixed) where the hardware multiplies it, else float32."""
     jit: str = "auto"
@@ -180,49 +207,64 @@ class TrainingConfig:
     """Make every op deterministic on GPU; on CPU they are so anyway."""
     steps_per_call: int = 10
     """Steps of one call into the graph. Intervals below are cut at exactly their step all the same."""
-    log_every: int = 10
-    """Steps between two records in TensorBoard and the progress bar; metrics.jsonl has them all."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints. The last step always has one."""
-    evaluate_every: int = 500
-    """Steps between two evaluations on the validation split. 0: only at the end."""
-    early_stopping_patience: int = 0
-    """Stop after this many evaluations without a better one. 0: never."""
     micro_batches: int = 1
     """Parts that each replica's rows are computed in, one after another (gradient accumulation): less memory, the same
     result."""
     recompute: bool = False
     """Compute the network's blocks again in the backward pass instead of keeping what is inside them: less memory."""
-    ema_decay: float = 0.0
-    """Decay of an exponential moving average of the weights, in [0, 1), such as 0.999. 0: none is kept."""
-    on_bad_step: str = "stop"
+    workers_timeout: int = 600
+    """Seconds that a worker waits at the start until all the others are there."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class BadStepsConfig:
+    """What happens at a loss or gradient that is not finite, or at a spike of the loss."""
+
+    policy: str = "stop"
     """One of `BAD_STEP_POLICIES`: what happens at a loss or gradient that is not finite, or a spike of the loss."""
     spike_threshold: float = 0.0
     """Standard deviations above its running mean from which a step's loss is a spike. 0: spikes are not looked for."""
     rollback_batches: int = 1
-    """With on_bad_step `rollback`: batches left out from then on, the bad one and those right before it."""
+    """With policy `rollback`: batches left out from then on, the bad one and those right before it."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class RecordingConfig:
+    """What a run records while it trains."""
+
+    log_every: int = 10
+    """Steps between two records in TensorBoard and the progress bar; metrics.jsonl has them all."""
     log_example_ids: bool = False
     """Write which examples each step saw to example_ids.jsonl."""
     profile_steps: tuple[int, ...] = ()
     """First and last step, counted from 1, that TensorFlow's profiler watches; calls are cut there. Empty: none."""
     histograms_every: int = 0
     """Steps between two histograms of every trained weight in TensorBoard; calls are cut there. 0: none."""
-    optimizer: str = "adamw"
-    """A key of `OPTIMIZERS`, which says what other fields it reads."""
-    momentum: float = 0.9
-    """Decay of the momentum of SGD and Muon, in [0, 1). Muon's author takes 0.95."""
-    decay_steps: int = 0
-    """Schedule wsd: the last steps, over which the rate falls in a line. 0: a tenth of the run."""
-    final_rate_share: float = 0.0
-    """Share of the peak rate to which linear, cosine and wsd fall, in [0, 1]."""
-    layer_decay: float = 1.0
-    """Factor on the rate from each layer to the one below, in (0, 1]; the head has the whole rate. 1: one rate."""
-    z_loss: float = 0.0
-    """Weight of the squared log of the softmax's denominator in the loss. PaLM's authors take 1e-4. 0: none."""
-    freeze: tuple[str, ...] = ()
-    """Globs on paths of weights that keep their values, such as `embeddings/*` or `transformer_layer_[0-3]/*`."""
-    workers_timeout: int = 600
-    """Seconds that a worker waits at the start until all the others are there."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingConfig:
+    """How long and on what a run trains, and when it is judged and kept."""
+
+    num_steps: int = 1000
+    """Optimizer steps of the whole run."""
+    global_batch_size: int = 32
+    """Examples of one step over all workers and replicas; for a generator, and with `data.packing`, rows of
+    `data.max_length` tokens."""
+    seed: int = 0
+    """Seed of order, dropout and random weights."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints. The last step always has one."""
+    evaluate_every: int = 500
+    """Steps between two evaluations on the validation split. 0: only at the end."""
+    early_stopping_patience: int = 0
+    """Stop after this many evaluations without a better one. 0: never."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    devices: DevicesConfig = dataclasses.field(default_factory=DevicesConfig)
+    bad_steps: BadStepsConfig = dataclasses.field(default_factory=BadStepsConfig)
+    recording: RecordingConfig = dataclasses.field(default_factory=RecordingConfig)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -235,7 +277,8 @@ class EvaluationConfig:
     """Metric of the validation split that names the best checkpoint; `auto`: accuracy, micro_f1 or mse by problem,
     for a generator loss."""
     weights: str = "auto"
-    """One of `WEIGHT_KINDS`: which weights are judged, exported and asked; `auto`: averaged where training.ema_decay is
+    """One of `WEIGHT_KINDS`: which weights are judged, exported and asked; `auto`: averaged where
+    training.optimizer.ema_decay is
     set."""
     sample_prompts: tuple[str, ...] = ("",)
     """Generators: what is continued after each evaluation, for people to read. Empty: nothing is."""
@@ -328,21 +371,21 @@ OPERATIONAL_FIELDS = frozenset(
         "data.prepared_dir",
         "data.tfds_data_dir",
         "data.tfds_download",
-        "training.jit",
-        "training.strategy",
-        "training.steps_per_call",
-        "training.log_every",
+        "training.devices.jit",
+        "training.devices.strategy",
+        "training.devices.steps_per_call",
+        "training.recording.log_every",
         "training.checkpoint_every",
         "training.evaluate_every",
-        "training.micro_batches",
-        "training.recompute",
-        "training.on_bad_step",
-        "training.spike_threshold",
-        "training.rollback_batches",
-        "training.log_example_ids",
-        "training.profile_steps",
-        "training.histograms_every",
-        "training.workers_timeout",
+        "training.devices.micro_batches",
+        "training.devices.recompute",
+        "training.bad_steps.policy",
+        "training.bad_steps.spike_threshold",
+        "training.bad_steps.rollback_batches",
+        "training.recording.log_example_ids",
+        "training.recording.profile_steps",
+        "training.recording.histograms_every",
+        "training.devices.workers_timeout",
         "evaluation.batch_size",
         "evaluation.sample_prompts",
         "export.directory",

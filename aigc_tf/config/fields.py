@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aigc_tf.config.experiment import ExperimentConfig
@@ -74,6 +75,20 @@ def _from_dict(cls: type, values: Any, prefix: str) -> Any:
     return cls(**arguments)
 
 
+def replace_fields(config: Any, values: Mapping[str, Any]) -> Any:
+    """Returns a copy of a config with other values in some fields.
+
+    Args:
+        config: A config dataclass.
+        values: By dotted name, such as `training.devices.jit`.
+    """
+    for path, value in values.items():
+        name, _, rest = path.partition(".")
+        changed = replace_fields(getattr(config, name), {rest: value}) if rest else value
+        config = dataclasses.replace(config, **{name: changed})
+    return config
+
+
 def sha256(config: Any) -> str:
     """Returns the sha256 of the config's canonical JSON (sorted keys, no spaces)."""
     canonical = json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
@@ -90,7 +105,7 @@ def unknown_field(cls: type, name: str) -> InputError:
 
 
 def check_field(path: str) -> None:
-    """Checks that a dotted path, such as `training.learning_rate`, names a field of the config.
+    """Checks that a dotted path, such as `training.optimizer.learning_rate`, names a field of the config.
 
     Raises:
         InputError: If it names nothing, or a whole section.

@@ -26,7 +26,8 @@ def repeated_blocks(model: keras.Model) -> list[keras.layers.Layer]:
     repeated = [group for group in groups.values() if len(group) > 1 and group[0].count_params()]
     if not repeated:
         raise InputError(
-            f"training.recompute needs a network of repeated blocks; {type(backbone).__name__} has none here, so leave "
+            f"training.devices.recompute needs a network of repeated blocks; {type(backbone).__name__} has none "
+            "here, so leave "
             "it out."
         )
     return max(repeated, key=lambda group: sum(layer.count_params() for layer in group))

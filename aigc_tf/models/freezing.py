@@ -19,10 +19,11 @@ def freeze(model: keras.Model, patterns: Sequence[str]) -> None:
     """
     if not patterns:
         return
-    frozen = set(match_paths(patterns, [weight.path for weight in model.weights], field="training.freeze"))
+    frozen = set(match_paths(patterns, [weight.path for weight in model.weights], field="training.optimizer.freeze"))
     if all(weight.path in frozen or not weight.trainable for weight in model.weights):
         raise InputError(
-            f"training.freeze {', '.join(map(repr, patterns))} leaves no weight to train; leave a pattern out."
+            f"training.optimizer.freeze {', '.join(map(repr, patterns))} leaves no weight to train; leave a "
+            "pattern out."
         )
     for weight in model.weights:
         if weight.path in frozen:

@@ -53,7 +53,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             num_outputs=len(label_names) or 1,
             vocabulary_size=tokenizer.vocabulary_size,
             max_length=config.data.max_length,
-            dtype=policy_of(config.training.precision),
+            dtype=policy_of(config.training.devices.precision),
             seed=config.training.seed,
         )
         if config.data.packing:
@@ -67,8 +67,8 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             labels,
             logits,
             problem_type=problem_type,
-            label_smoothing=config.training.label_smoothing,
-            z_loss=config.training.z_loss,
+            label_smoothing=config.training.loss.label_smoothing,
+            z_loss=config.training.loss.z_loss,
         )
         return values, losses.class_weights(labels, table)
 
@@ -161,13 +161,14 @@ def _evaluations(
 
 
 def _class_weights(config: ExperimentConfig, prepared: PreparedDataset) -> tuple[float, ...]:
-    given = config.training.class_weights
+    given = config.training.loss.class_weights
     if given and len(given) != len(prepared.label_names):
         raise InputError(
-            f"training.class_weights has {len(given)} numbers, but the data have {len(prepared.label_names)} labels: "
+            f"training.loss.class_weights has {len(given)} numbers, but the data have {len(prepared.label_names)} "
+            "labels: "
             f"{', '.join(prepared.label_names)}; give one weight for each, in this order."
         )
-    if not config.training.balance_classes:
+    if not config.training.loss.balance_classes:
         return given
     counts = np.bincount(prepared.splits["train"].all_labels(), minlength=len(prepared.label_names))
     return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())

@@ -85,9 +85,10 @@ def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: De
                 f"take a multiple of {devices.num_replicas}."
             )
     per_replica = config.training.global_batch_size // devices.num_replicas
-    if per_replica % config.training.micro_batches:
+    if per_replica % config.training.devices.micro_batches:
         raise InputError(
-            f"training.micro_batches is {config.training.micro_batches}, into which the {per_replica} rows of each of "
+            f"training.devices.micro_batches is {config.training.devices.micro_batches}, into which the "
+            f"{per_replica} rows of each of "
             f"the {devices.num_replicas} replica(s) cannot be split evenly; take a divisor of {per_replica}."
         )
     if config.training.early_stopping_patience and "validation" not in prepared.splits:
@@ -114,5 +115,5 @@ def check_tokenizer(config: ExperimentConfig, prepared: PreparedDataset) -> None
 
 
 def policy_of(precision: str) -> str:
-    """Returns the Keras dtype policy of a resolved `training.precision`."""
+    """Returns the Keras dtype policy of a resolved `training.devices.precision`."""
     return "mixed_bfloat16" if precision == "bfloat16" else "float32"

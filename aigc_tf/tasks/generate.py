@@ -54,7 +54,7 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             model_config,
             vocabulary_size=tokenizer.vocabulary_size,
             max_length=config.data.max_length,
-            dtype=policy_of(config.training.precision),
+            dtype=policy_of(config.training.devices.precision),
             seed=config.training.seed,
         )
         if config.data.packing:
@@ -66,8 +66,8 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         values = losses.token_losses(
             batch["labels"],
             logits,
-            label_smoothing=config.training.label_smoothing,
-            z_loss=config.training.z_loss,
+            label_smoothing=config.training.loss.label_smoothing,
+            z_loss=config.training.loss.z_loss,
         )
         return values, batch["weights"]
 

@@ -66,7 +66,9 @@ class Checkpoint:
             InputError: If there are no averages.
         """
         if kind == "averaged" and not self.averages:
-            raise InputError("This run keeps no averaged weights (training.ema_decay is 0); ask for raw ones.")
+            raise InputError(
+                "This run keeps no averaged weights (training.optimizer.ema_decay is 0); ask for raw ones."
+            )
         return self.weights if kind == "raw" else self.weights | self.averages
 
 

@@ -101,7 +101,7 @@ def train(
         Preempted: If this process or another worker was asked to end; a last checkpoint is on disk.
         RunError: If a step is bad and the policy is to stop, or a checkpoint cannot be written.
     """
-    reach = config.rollback_batches - 1 if config.on_bad_step == "rollback" else 0
+    reach = config.bad_steps.rollback_batches - 1 if config.bad_steps.policy == "rollback" else 0
     with checkpoints.Writer(workdir, reach=reach) as writer:
         loop = _Loop(
             task,
@@ -142,10 +142,10 @@ class _Loop:
             learning_rate=functools.partial(optimizers.learning_rate, config=config),
             config=config,
             averages=state.averages,
-            blocks=task.blocks(state.model) if config.recompute else (),
+            blocks=task.blocks(state.model) if config.devices.recompute else (),
         )
         self._evaluator = Evaluator(
-            state.model, task, devices=devices, jit=config.jit == "on", stop_requested=stop_requested
+            state.model, task, devices=devices, jit=config.devices.jit == "on", stop_requested=stop_requested
         )
         self._feed = Feed(task, devices, state.step)
         self._omitted = skipping.omitted_steps(workdir, resume_step=state.step)
@@ -157,7 +157,7 @@ class _Loop:
         if self._devices.is_chief:
             self._watcher.on_start(state.step)
             skipping.cut_back(self._workdir, resume_step=state.step)
-            if config.on_bad_step == "rollback" and not state.step:
+            if config.bad_steps.policy == "rollback" and not state.step:
                 self._save(improved=False)  # or there would be nothing to go back to before the first one
         try:
             if self._is_due_for_evaluation():
@@ -202,7 +202,7 @@ class _Loop:
                 "time/tokens_per_second": tokens / seconds,
             }
             self._watcher.on_steps([record | rates for record in records])
-            if self._config.log_example_ids:
+            if self._config.recording.log_example_ids:
                 self._watcher.on_example_ids(state.step + 1, arrays["example_ids"])
             self._report_written(self._writer.poll())
         state.step += len(records)
@@ -226,7 +226,7 @@ class _Loop:
 
         The weights are those that the step was computed with.
         """
-        step, policy = int(record["step"]), self._config.on_bad_step
+        step, policy = int(record["step"]), self._config.bad_steps.policy
         self._bad_in_a_row, self._last_bad_step = self._bad_in_a_row + 1, step
         what = (
             f"Step {step} gave a loss of {record['train/loss']:.6g} and a gradient norm of "
@@ -236,12 +236,14 @@ class _Loop:
         if policy == "stop":
             raise RunError(
                 f"{what}; training stopped, and the checkpoints in {self._workdir} are from before. {look} Lower "
-                "training.learning_rate in another --workdir, or go on with --config.training.on_bad_step=skip."
+                "training.optimizer.learning_rate in another --workdir, or go on with "
+                "--config.training.bad_steps.policy=skip."
             )
         if self._bad_in_a_row == _BAD_STEPS_IN_A_ROW:
             raise RunError(
                 f"{what}, the {self._bad_in_a_row}th bad step in a row, which is no fault of its batch; training "
-                f"stopped, and the checkpoints in {self._workdir} are from before. {look} Lower training.learning_rate "
+                f"stopped, and the checkpoints in {self._workdir} are from before. {look} Lower "
+                "training.optimizer.learning_rate "
                 "in another --workdir."
             )
         if policy == "rollback":
@@ -264,7 +266,7 @@ class _Loop:
     def _roll_back(self, record: dict[str, Any], message: str) -> None:
         """Goes back to the newest checkpoint from before the batches that are left out, the same on every worker."""
         step = int(record["step"])
-        first = max(step - self._config.rollback_batches + 1, 1)
+        first = max(step - self._config.bad_steps.rollback_batches + 1, 1)
         self._report_written(self._writer.wait())
         target = agree(self._devices, self._step_to_go_back_to(first) if self._devices.is_chief else 0)
         newest, _ = checkpoints.load_newest(self._workdir, last_step=target)
@@ -372,9 +374,14 @@ class _Loop:
 
 def _steps_to_event(step: int, config: TrainingConfig) -> int:
     """Steps until something happens between two calls, at most `steps_per_call`."""
-    intervals = [config.steps_per_call, config.checkpoint_every, config.evaluate_every, config.histograms_every]
+    intervals = [
+        config.devices.steps_per_call,
+        config.checkpoint_every,
+        config.evaluate_every,
+        config.recording.histograms_every,
+    ]
     to_intervals = [interval - step % interval for interval in intervals if interval]
-    return min([*to_intervals, *profiling.steps_to_edge(step, config.profile_steps), config.num_steps - step])
+    return min([*to_intervals, *profiling.steps_to_edge(step, config.recording.profile_steps), config.num_steps - step])
 
 
 def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tuple[str, int], patience: int) -> bool:

@@ -74,9 +74,9 @@ def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainSt
     """Builds model and optimizer under the strategy, at step 0."""
     with devices.strategy.scope():
         model = task.build_model()
-        freezing.freeze(model, config.freeze)
+        freezing.freeze(model, config.optimizer.freeze)
         optimizer = optimizers.build_optimizer(config, model.trainable_variables)
-        averages = build_averages(model.trainable_variables) if config.ema_decay else []
+        averages = build_averages(model.trainable_variables) if config.optimizer.ema_decay else []
     return TrainState(
         model=model,
         optimizer=optimizer,
@@ -105,7 +105,7 @@ def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
         if variable.path not in checkpoint.averages:
             raise InputError(
                 f"The checkpoint has no average of {variable.path!r}: the run kept none when it was written; "
-                "take another --workdir, or training.ema_decay 0."
+                "take another --workdir, or training.optimizer.ema_decay 0."
             )
         average.assign(checkpoint.averages[variable.path])
     progress = {"evaluated_step": checkpoint.step} | progress  # what runs did not keep before they kept averages

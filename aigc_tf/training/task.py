@@ -43,6 +43,6 @@ class Task:
     judged_weights: str = "auto"
     """One of config.WEIGHT_KINDS."""
     blocks: Callable[[keras.Model], Sequence[keras.layers.Layer]] = lambda model: ()
-    """The layers that `training.recompute` computes again in the backward pass."""
+    """The layers that `training.devices.recompute` computes again in the backward pass."""
     sample: Callable[[keras.Model], list[tuple[str, str]]] | None = None
     """Prompts and what the model makes of each, to be looked at after an evaluation."""

@@ -145,18 +145,22 @@ def test_prepare_gets_the_config_with_its_overrides(run, calls, texts):
 @pytest.mark.parametrize(
     ("flags", "field", "value"),
     [
-        (["--config.training.learning_rate=1e-3"], "learning_rate", 1e-3),
-        (["--config.training.learning_rate=1"], "learning_rate", 1.0),
+        (["--config.training.optimizer.learning_rate=1e-3"], "learning_rate", 1e-3),
+        (["--config.training.optimizer.learning_rate=1"], "learning_rate", 1.0),
         (["--config.training.num_steps", "2000"], "num_steps", 2000),
-        (["--config.training.balance_classes"], "balance_classes", True),
-        (["--noconfig.training.balance_classes"], "balance_classes", False),
-        (["--config.training.balance_classes=true"], "balance_classes", True),
+        (["--config.training.loss.balance_classes"], "balance_classes", True),
+        (["--noconfig.training.loss.balance_classes"], "balance_classes", False),
+        (["--config.training.loss.balance_classes=true"], "balance_classes", True),
         (["-config.training.seed=7"], "seed", 7),
         (["--config.training.seed=1", "--config.training.seed=2"], "seed", 2),
-        (["--config.training.class_weights=1,2"], "class_weights", (1.0, 2.0)),
-        (["--config.training.class_weights=(1, 2.5)"], "class_weights", (1.0, 2.5)),
-        (["--config.training.class_weights=1", "--config.training.class_weights=3"], "class_weights", (1.0, 3.0)),
-        (["--config.training.class_weights="], "class_weights", ()),
+        (["--config.training.loss.class_weights=1,2"], "class_weights", (1.0, 2.0)),
+        (["--config.training.loss.class_weights=(1, 2.5)"], "class_weights", (1.0, 2.5)),
+        (
+            ["--config.training.loss.class_weights=1", "--config.training.loss.class_weights=3"],
+            "class_weights",
+            (1.0, 3.0),
+        ),
+        (["--config.training.loss.class_weights="], "class_weights", ()),
     ],
 )
 def test_an_override_has_the_type_of_its_field(run, calls, tmp_path, flags, field, value):
@@ -297,7 +301,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ),
         (
             [*WITH_CONFIG, "--config.learning_rate=1"],
-            "ExperimentConfig has no field 'learning_rate'. Did you mean 'training.learning_rate'?",
+            "ExperimentConfig has no field 'learning_rate'. Did you mean 'training.optimizer.learning_rate'?",
         ),
         (
             [*WITH_CONFIG, "--noconfig.training.balance_clases"],
@@ -310,40 +314,40 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         (
             [*WITH_CONFIG, "--config.training=1"],
             "'training' is a section of the config; set one of its fields, such as training.num_steps, "
-            "training.global_batch_size, training.learning_rate.",
+            "training.global_batch_size, training.optimizer.learning_rate.",
         ),
         (
             [*WITH_CONFIG, "--config.training.num_steps=1e3"],
             "flag --config.training.num_steps=1e3: a whole number such as 1000 fits here.",
         ),
         (
-            [*WITH_CONFIG, "--config.training.learning_rate=fast"],
-            "flag --config.training.learning_rate=fast: a number such as 5e-5 fits here.",
+            [*WITH_CONFIG, "--config.training.optimizer.learning_rate=fast"],
+            "flag --config.training.optimizer.learning_rate=fast: a number such as 5e-5 fits here.",
         ),
         (
-            [*WITH_CONFIG, "--config.training.learning_rate=nan"],
-            "training.learning_rate must be a finite number, received nan.",
+            [*WITH_CONFIG, "--config.training.optimizer.learning_rate=nan"],
+            "training.optimizer.learning_rate must be a finite number, received nan.",
         ),
         (
-            [*WITH_CONFIG, "--config.training.balance_classes=maybe"],
-            "flag --config.training.balance_classes=maybe: true or false fits here.",
+            [*WITH_CONFIG, "--config.training.loss.balance_classes=maybe"],
+            "flag --config.training.loss.balance_classes=maybe: true or false fits here.",
         ),
         (
-            [*WITH_CONFIG, "--config.training.class_weights=1,x"],
-            "flag --config.training.class_weights=1,x: a list of numbers such as 0.5,1 fits here.",
+            [*WITH_CONFIG, "--config.training.loss.class_weights=1,x"],
+            "flag --config.training.loss.class_weights=1,x: a list of numbers such as 0.5,1 fits here.",
         ),
         (
             [*WITH_CONFIG, "--config.data.sources=('a',"],
             "flag --config.data.sources=('a',: a list such as a,b or ('a','b') fits here.",
         ),
         (
-            [*WITH_CONFIG, "--config.training.balance_classes", "false"],
+            [*WITH_CONFIG, "--config.training.loss.balance_classes", "false"],
             "The argument 'false' belongs to no flag; values are given as --name=value. "
             "Join a switch and its value: --name=false.",
         ),
         (
-            [*WITH_CONFIG, "--config.training.schedule=cosin"],
-            "training.schedule is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean "
+            [*WITH_CONFIG, "--config.training.schedule.name=cosin"],
+            "training.schedule.name is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean "
             "'cosine'?",
         ),
         (["--config.training.seed=1"], "--config.training.seed sets a field of a config, so --config is needed too."),
@@ -354,7 +358,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ([*WITH_CONFIG, "--zzz"], "There is no flag --zzz. Known: config, debug, device, dry_run, workdir."),
         (
             [*WITH_CONFIG, "--learning_rate=1"],
-            "There is no flag --learning_rate. Did you mean --config.training.learning_rate?",
+            "There is no flag --learning_rate. Did you mean --config.training.optimizer.learning_rate?",
         ),
         ([*WITH_CONFIG, "--nodry_run=1"], "--nodry_run=1 does not take an argument."),
         ([*WITH_CONFIG, "--dry_run=perhaps"], None),
@@ -621,27 +625,41 @@ def test_a_sweep_gets_its_space_and_the_script_beside_its_own(run, monkeypatch, 
     monkeypatch.setattr("aigc_tf.commands.sweep.sweep", lambda *args, **kwargs: made.append((args, kwargs)))
     (tmp_path / "prepared" / "bert_sentiment").mkdir(parents=True)
     (tmp_path / "prepared" / "bert_sentiment" / "dataset.json").write_text("{}")
-    arguments = [f"--config={CONFIG}", "--workdir=s", "--search=training.beta_1=0.5..0.9", "--trials=3"]
-    status, out, _ = run("sweep", *arguments, "--search", "training.schedule=linear|wsd", "--dry_run")
+    arguments = [f"--config={CONFIG}", "--workdir=s", "--search=training.optimizer.beta_1=0.5..0.9", "--trials=3"]
+    status, out, _ = run("sweep", *arguments, "--search", "training.schedule.name=linear|wsd", "--dry_run")
     assert status == 0
-    assert out.endswith("search\n  training.beta_1=0.5..0.9\n  training.schedule=linear|wsd\n  3 trials\n")
+    assert out.endswith(
+        "search\n  training.optimizer.beta_1=0.5..0.9\n  training.schedule.name=linear|wsd\n  3 trials\n"
+    )
     assert not made
     assert run("sweep", *arguments, "--config.training.seed=5")[0] == 0
     [((config, workdir), rest)] = made
     assert (config.training.seed, workdir, rest["num_trials"]) == (5, "s", 3)
-    assert [str(dimension) for dimension in rest["space"]] == ["training.beta_1=0.5..0.9"]
+    assert [str(dimension) for dimension in rest["space"]] == ["training.optimizer.beta_1=0.5..0.9"]
     assert rest["train_script"] == str(tmp_path / "scripts" / "train.py")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--search=training.beta_1=0..0.5"], "There is no prepared data set prepared/bert_sentiment; make it with: "),
+        (
+            ["--search=training.optimizer.beta_1=0..0.5"],
+            "There is no prepared data set prepared/bert_sentiment; make it with: ",
+        ),
         ([], "--search is missing"),
-        (["--search=training.beta_1=0..0.5", "--trials=0"], "--trials is 0; it must be at least 1."),
-        (["--search=training.beta_1=0..0.5", "--trials=x"], "flag --trials=x: a whole number such as 1000 fits here."),
-        (["--search=training.beta_1=0..1"], "The search would try training.beta_1=1, which does not fit"),
-        (["--search=training.beta_1=0..0.5", "--workdir=gs://b/s"], "--workdir gs://b/s is on an object store;"),
+        (["--search=training.optimizer.beta_1=0..0.5", "--trials=0"], "--trials is 0; it must be at least 1."),
+        (
+            ["--search=training.optimizer.beta_1=0..0.5", "--trials=x"],
+            "flag --trials=x: a whole number such as 1000 fits here.",
+        ),
+        (
+            ["--search=training.optimizer.beta_1=0..1"],
+            "The search would try training.optimizer.beta_1=1, which does not fit",
+        ),
+        (
+            ["--search=training.optimizer.beta_1=0..0.5", "--workdir=gs://b/s"],
+            "--workdir gs://b/s is on an object store;",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(run, arguments, sentence):
@@ -654,7 +672,7 @@ def test_a_sweep_that_cannot_be_is_refused(run, arguments, sentence):
 
 def test_a_sweep_stays_on_one_host(run, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
-    status, _, errors = run("sweep", f"--config={CONFIG}", "--workdir=s", "--search=training.beta_1=0..0.5")
+    status, _, errors = run("sweep", f"--config={CONFIG}", "--workdir=s", "--search=training.optimizer.beta_1=0..0.5")
     assert (status, errors) == (2, "error: TF_CONFIG is set, but a sweep trains on one host; unset it.\n")
 
 

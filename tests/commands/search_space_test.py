@@ -16,58 +16,89 @@ def _config(**training):
 
 def test_ranges_and_choices_are_read_by_the_type_of_their_field():
     texts = [
-        "training.learning_rate=log:1e-5..1e-3",
-        "config.training.warmup_steps=0..100",
-        "training.schedule=linear|cosine",
-        "training.balance_classes=true|false",
+        "training.optimizer.learning_rate=log:1e-5..1e-3",
+        "config.training.schedule.warmup_steps=0..100",
+        "training.schedule.name=linear|cosine",
+        "training.loss.balance_classes=true|false",
         "training.global_batch_size=16|32",
     ]
     rate, warmup, schedule, balance, batch = parse_search(texts)
-    assert rate == Dimension(field="training.learning_rate", low=1e-5, high=1e-3, is_log=True)
-    assert warmup == Dimension(field="training.warmup_steps", low=0, high=100, is_whole=True)
+    assert rate == Dimension(field="training.optimizer.learning_rate", low=1e-5, high=1e-3, is_log=True)
+    assert warmup == Dimension(field="training.schedule.warmup_steps", low=0, high=100, is_whole=True)
     assert schedule.choices == ("linear", "cosine")
     assert balance.choices == (True, False)
     assert batch.choices == (16, 32)
     assert [str(dimension) for dimension in parse_search([str(rate), str(warmup)])] == [
-        "training.learning_rate=log:1e-05..0.001",
-        "training.warmup_steps=0..100",
+        "training.optimizer.learning_rate=log:1e-05..0.001",
+        "training.schedule.warmup_steps=0..100",
     ]
 
 
 @pytest.mark.parametrize(
     ("texts", "sentence"),
     [
-        ([], "--search is missing: a field and the values to try, such as 'training.learning_rate=log:1e-5..1e-3"),
-        (["training.learning_rate"], "--search is 'training.learning_rate'; it is a field and its values, such as"),
-        (["training.learning_rate= "], "--search is 'training.learning_rate= '; it is a field and its values"),
+        (
+            [],
+            "--search is missing: a field and the values to try, such as "
+            "'training.optimizer.learning_rate=log:1e-5..1e-3",
+        ),
+        (
+            ["training.optimizer.learning_rate"],
+            "--search is 'training.optimizer.learning_rate'; it is a field and its values, such as",
+        ),
+        (
+            ["training.optimizer.learning_rate= "],
+            "--search is 'training.optimizer.learning_rate= '; it is a field and its values",
+        ),
         (["training.learning_rte=1..2"], "TrainingConfig has no field 'learning_rte'. Did you mean 'learning_rate'?"),
         (["training=1..2"], "'training' is a section of the config; set one of its fields, such as training.num_steps"),
-        (["training.log_every=1..9"], "--search names training.log_every, which changes nothing that is learned;"),
-        (["name=a|b"], "--search names name, which changes nothing that is learned;"),
-        (["training.class_weights=1|2"], "--search names training.class_weights, which holds several values;"),
         (
-            ["training.beta_1=0.9"],
-            "--search 'training.beta_1=0.9' has one value; give a range LOW..HIGH or choices A|B, or set "
-            "--config.training.beta_1=0.9.",
+            ["training.recording.log_every=1..9"],
+            "--search names training.recording.log_every, which changes nothing that is learned;",
         ),
-        (["training.beta_1=0.9|0.9"], "--search names a value of training.beta_1 twice: 0.9|0.9."),
-        (["training.schedule=a..b"], "--search gives a range for training.schedule, which is no number; give choices"),
-        (["training.balance_classes=0..1"], "--search gives a range for training.balance_classes, which is no number;"),
-        (["training.balance_classes=yes|no"], "--search gives training.balance_classes the value 'yes'; true|false"),
+        (["name=a|b"], "--search names name, which changes nothing that is learned;"),
+        (
+            ["training.loss.class_weights=1|2"],
+            "--search names training.loss.class_weights, which holds several values;",
+        ),
+        (
+            ["training.optimizer.beta_1=0.9"],
+            "--search 'training.optimizer.beta_1=0.9' has one value; give a range LOW..HIGH or choices A|B, or set "
+            "--config.training.optimizer.beta_1=0.9.",
+        ),
+        (["training.optimizer.beta_1=0.9|0.9"], "--search names a value of training.optimizer.beta_1 twice: 0.9|0.9."),
+        (
+            ["training.schedule.name=a..b"],
+            "--search gives a range for training.schedule.name, which is no number; give choices",
+        ),
+        (
+            ["training.loss.balance_classes=0..1"],
+            "--search gives a range for training.loss.balance_classes, which is no number;",
+        ),
+        (
+            ["training.loss.balance_classes=yes|no"],
+            "--search gives training.loss.balance_classes the value 'yes'; true|false",
+        ),
         (
             ["training.num_steps=1.5..3"],
             "--search gives training.num_steps the value '1.5'; a whole number such as 100",
         ),
         (
-            ["training.beta_1=0..inf"],
-            "--search gives training.beta_1 the value 'inf'; a number such as 5e-5 fits here.",
+            ["training.optimizer.beta_1=0..inf"],
+            "--search gives training.optimizer.beta_1 the value 'inf'; a number such as 5e-5 fits here.",
         ),
         (
-            ["training.beta_1=0.9..0.1"],
-            "--search training.beta_1=0.9..0.1 must go from the lower to the higher number.",
+            ["training.optimizer.beta_1=0.9..0.1"],
+            "--search training.optimizer.beta_1=0.9..0.1 must go from the lower to the higher number.",
         ),
-        (["training.beta_1=log:0..1"], "--search training.beta_1=log:0..1 must begin above 0, since a logarithmic"),
-        (["training.beta_1=0..0.5", "training.beta_1=0.6|0.7"], "--search names training.beta_1 twice;"),
+        (
+            ["training.optimizer.beta_1=log:0..1"],
+            "--search training.optimizer.beta_1=log:0..1 must begin above 0, since a logarithmic",
+        ),
+        (
+            ["training.optimizer.beta_1=0..0.5", "training.optimizer.beta_1=0.6|0.7"],
+            "--search names training.optimizer.beta_1 twice;",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(texts, sentence):
@@ -78,21 +109,30 @@ def test_what_does_not_fit_is_one_sentence(texts, sentence):
 
 def test_values_are_set_on_a_copy():
     config = _config()
-    changed = with_values(config, {"training.learning_rate": 0.5, "name": "b"})
-    assert (changed.training.learning_rate, changed.name) == (0.5, "b")
-    assert (config.training.learning_rate, config.name) == (5e-5, "a")
+    changed = with_values(config, {"training.optimizer.learning_rate": 0.5, "name": "b"})
+    assert (changed.training.optimizer.learning_rate, changed.name) == (0.5, "b")
+    assert (config.training.optimizer.learning_rate, config.name) == (5e-5, "a")
 
 
 def test_combinations_that_no_trial_could_run_are_refused_before_any_does():
-    check_space(_config(), parse_search(["training.warmup_steps=0..100", "training.num_steps=200|300"]))
-    with pytest.raises(InputError, match=r"would try training.warmup_steps=100, training.num_steps=50, which does not"):
-        check_space(_config(), parse_search(["training.warmup_steps=0..100", "training.num_steps=200|50"]))
+    check_space(_config(), parse_search(["training.schedule.warmup_steps=0..100", "training.num_steps=200|300"]))
     with pytest.raises(
-        InputError, match=r"would try training.schedule=cosin, which does not fit: training.schedule is"
+        InputError, match=r"would try training.schedule.warmup_steps=100, training.num_steps=50, which does not"
     ):
-        check_space(_config(), parse_search(["training.schedule=linear|cosin"]))
+        check_space(_config(), parse_search(["training.schedule.warmup_steps=0..100", "training.num_steps=200|50"]))
+    with pytest.raises(
+        InputError, match=r"would try training.schedule.name=cosin, which does not fit: training.schedule.name is"
+    ):
+        check_space(_config(), parse_search(["training.schedule.name=linear|cosin"]))
 
 
 def test_values_are_shown_as_they_are_typed():
-    values = {"training.learning_rate": 1.23456e-5, "training.balance_classes": True, "training.schedule": "wsd"}
-    assert show(values) == "training.learning_rate=1.235e-05, training.balance_classes=true, training.schedule=wsd"
+    values = {
+        "training.optimizer.learning_rate": 1.23456e-5,
+        "training.loss.balance_classes": True,
+        "training.schedule.name": "wsd",
+    }
+    assert (
+        show(values)
+        == "training.optimizer.learning_rate=1.235e-05, training.loss.balance_classes=true, training.schedule.name=wsd"
+    )

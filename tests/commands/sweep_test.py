@@ -18,7 +18,7 @@ from aigc_tf.config.fields import from_json
 from aigc_tf.errors import InputError, Preempted, RunError
 from aigc_tf.evaluation import report
 
-SPACE = parse_search(["training.learning_rate=log:1e-5..1e-1", "training.schedule=linear|cosine"])
+SPACE = parse_search(["training.optimizer.learning_rate=log:1e-5..1e-1", "training.schedule.name=linear|cosine"])
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ class Trainer:
         flags = dict(flag.lstrip("-").split("=", 1) for flag in command[2:])
         config = from_json(storage.read_bytes(flags["config"]).decode())
         number = int(flags["workdir"][-4:])
-        self.tried.append((number, config.training.learning_rate, config.training.schedule))
+        self.tried.append((number, config.training.optimizer.learning_rate, config.training.schedule.name))
         ending = self.endings.get(number, 0)
         if isinstance(ending, BaseException):
             raise ending
@@ -55,7 +55,7 @@ class Trainer:
             with open(output, "a") as file:
                 file.write("loss 1.0\nerror: Step 3 gave a loss of nan.\n")
             return ending
-        accuracy = 1.0 / (1.0 + abs(config.training.learning_rate - 1e-3) * 1e3)
+        accuracy = 1.0 / (1.0 + abs(config.training.optimizer.learning_rate - 1e-3) * 1e3)
         report.write_report(
             flags["workdir"],
             task="classify",
@@ -126,13 +126,15 @@ def test_more_trials_go_on_and_no_more_are_done_again(config, tmp_path):
 
 def test_another_config_or_search_is_refused_by_name(config, tmp_path):
     run(config, tmp_path / "sweep", Trainer(), trials=1)
-    config.training.log_every = 5  # only changes how it is watched
+    config.training.recording.log_every = 5  # only changes how it is watched
     run(config, tmp_path / "sweep", Trainer(), trials=2)
     config.training.seed = 7
     with pytest.raises(InputError, match=r"began with another config: training.seed was 0 and is 7"):
         run(config, tmp_path / "sweep", Trainer(), trials=2)
     config.training.seed = 0
-    with pytest.raises(InputError, match=r"--search was .*rate=log:1e-05..0.1 training.schedule=linear\|cosine and is"):
+    with pytest.raises(
+        InputError, match=r"--search was .*rate=log:1e-05..0.1 training.schedule.name=linear\|cosine and is"
+    ):
         run(config, tmp_path / "sweep", Trainer(), trials=2, space=SPACE[:1])
 
 

@@ -11,13 +11,15 @@ import pytest
 
 from aigc_tf import storage
 from aigc_tf.commands import asking
-from aigc_tf.commands import train as commands
 from aigc_tf.config import (
     DataConfig,
+    DevicesConfig,
     EvaluationConfig,
     ExperimentConfig,
     ExportConfig,
     ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
 )
@@ -28,6 +30,8 @@ from aigc_tf.evaluation.report import REPORT_KEYS, read_report
 from aigc_tf.models.weights import weights_sha256
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
+from tests import scripts_behind as commands
+from tests.training_fields import training_with
 
 GOOD, BAD = ["fine", "lovely", "great", "splendid"], ["awful", "dreadful", "poor", "horrid"]
 
@@ -59,11 +63,17 @@ def tiny_config(tmp_path, **data):
         training=TrainingConfig(
             num_steps=60,
             global_batch_size=16,
-            learning_rate=3e-3,
-            warmup_steps=5,
-            precision="float32",
             checkpoint_every=20,
             evaluate_every=30,
+            optimizer=OptimizerConfig(
+                learning_rate=3e-3,
+            ),
+            schedule=ScheduleConfig(
+                warmup_steps=5,
+            ),
+            devices=DevicesConfig(
+                precision="float32",
+            ),
         ),
         evaluation=EvaluationConfig(batch_size=16),
         export=ExportConfig(directory=str(tmp_path / "saved_models")),
@@ -158,11 +168,11 @@ def test_more_steps_go_on_and_another_config_is_refused_by_name(trained, tmp_pat
 
     folder, config = trained
     shutil.copytree(folder / "run", tmp_path / "run")
-    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, num_steps=70))
+    longer = dataclasses.replace(config, training=training_with(config.training, num_steps=70))
     commands.train(longer, str(tmp_path / "run"))
     assert read_report(tmp_path / "run")["steps"] == 70
-    other = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e-4, num_steps=80))
-    with pytest.raises(InputError, match=r"training\.learning_rate was 0\.003 and is 0\.0001"):
+    other = dataclasses.replace(config, training=training_with(config.training, learning_rate=1e-4, num_steps=80))
+    with pytest.raises(InputError, match=r"training\.optimizer\.learning_rate was 0\.003 and is 0\.0001"):
         commands.train(other, str(tmp_path / "run"))
 
 
@@ -206,7 +216,7 @@ def test_batches_that_cannot_be_split_are_refused_before_the_first_step(trained,
     _, config = trained
     odd = dataclasses.replace(
         config,
-        training=dataclasses.replace(config.training, strategy="mirrored"),
+        training=training_with(config.training, strategy="mirrored"),
         evaluation=dataclasses.replace(config.evaluation, batch_size=15),
     )
     with pytest.raises(InputError, match=r"evaluation\.batch_size is 15, which cannot be split evenly over 2 replicas"):
@@ -257,7 +267,7 @@ def test_a_run_can_be_the_start_of_another(trained, tmp_path):
     again = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, source=str(folder / "run")),
-        training=dataclasses.replace(config.training, num_steps=1, learning_rate=0.0),
+        training=training_with(config.training, num_steps=1, learning_rate=0.0),
     )
     commands.train(again, str(tmp_path / "again"))
     first = checkpoints.load_named(str(folder / "run"), "best").weights
@@ -344,7 +354,7 @@ def test_texts_that_do_not_fit_the_model_are_refused(trained):
 def test_a_run_that_failed_before_its_first_checkpoint_takes_another_config(trained, tmp_path):
     _, config = trained
     (tmp_path / "run").mkdir()
-    failed = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e30))
+    failed = dataclasses.replace(config, training=training_with(config.training, learning_rate=1e30))
     (tmp_path / "run" / "config.json").write_text(to_json(failed))
     commands.train(config, str(tmp_path / "run"), dry_run=True)
 

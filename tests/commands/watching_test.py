@@ -108,8 +108,8 @@ def test_tensorboard_is_told_the_peak_the_settings_and_the_end(tmp_path, monkeyp
     content = read.PluginTagToContent("hparams")
     assert set(content) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
     start = content["_hparams_/session_start_info"]
-    assert b"training.learning_rate" in start
-    assert b"training.log_every" not in start  # operational: it changes nothing that is computed
+    assert b"training.optimizer.learning_rate" in start
+    assert b"training.recording.log_every" not in start  # operational: it changes nothing that is computed
 
 
 def test_after_a_rollback_the_records_go_on_from_there(tmp_path, monkeypatch):

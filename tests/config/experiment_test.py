@@ -59,43 +59,63 @@ def test_the_configs_that_come_along_are_valid(name, request):
             "data.truncation is 'tial'; it is one of head, tail, head_tail. Did you mean 'tail'?",
         ),
         (
-            {"training.schedule": "cosin"},
-            "training.schedule is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you mean 'cos",
+            {"training.schedule.name": "cosin"},
+            "training.schedule.name is 'cosin'; it is one of linear, cosine, constant, inverse_sqrt, wsd. Did you "
+            "mean 'cos",
         ),
         (
-            {"training.optimizer": "adamW"},
-            "training.optimizer is 'adamW'; it is one of adamw, adam, sgd, rmsprop, lamb, adafactor, lion, muon. Did "
+            {"training.optimizer.name": "adamW"},
+            "training.optimizer.name is 'adamW'; it is one of adamw, adam, sgd, rmsprop, lamb, adafactor, lion, "
+            "muon. Did "
             "you mean 'adamw'?",
         ),
         (
-            {"training.momentum": 0.5},
-            "training.momentum is 0.5, which the optimizer 'adamw' does not read; leave it out, or take one that does: "
+            {"training.optimizer.momentum": 0.5},
+            "training.optimizer.momentum is 0.5, which the optimizer 'adamw' does not read; leave it out, or take "
+            "one that does: "
             "sgd, muon.",
         ),
         (
-            {"training.optimizer": "adam", "training.weight_decay": 0.1},
-            "training.weight_decay is 0.1, which the optimizer 'adam' does not read;",
-        ),
-        ({"training.momentum": 1.0, "training.optimizer": "sgd"}, "training.momentum is 1.0; it must be in [0, 1)."),
-        ({"training.optimizer": "lion", "training.beta_1": 0.0}, "training.beta_1 is 0.0; for the optimizer 'lion'"),
-        (
-            {"training.decay_steps": 5},
-            "training.decay_steps belongs to training.schedule 'wsd', received 'linear'; leave it out.",
+            {"training.optimizer.name": "adam", "training.optimizer.weight_decay": 0.1},
+            "training.optimizer.weight_decay is 0.1, which the optimizer 'adam' does not read;",
         ),
         (
-            {"training.decay_steps": 600, "training.warmup_steps": 401, "training.schedule": "wsd"},
-            "training.warmup_steps and training.decay_steps are 401 and 600, together more than training.num_ste",
+            {"training.optimizer.momentum": 1.0, "training.optimizer.name": "sgd"},
+            "training.optimizer.momentum is 1.0; it must be in [0, 1).",
         ),
         (
-            {"training.final_rate_share": 0.1, "training.schedule": "constant"},
-            "training.final_rate_share is 0.1, but the schedule 'constant' falls to no final rate;",
+            {"training.optimizer.name": "lion", "training.optimizer.beta_1": 0.0},
+            "training.optimizer.beta_1 is 0.0; for the optimizer 'lion'",
         ),
-        ({"training.final_rate_share": 1.5}, "training.final_rate_share is 1.5; it must be a share in [0, 1]."),
-        ({"training.layer_decay": 0.0}, "training.layer_decay is 0.0; it must be in (0, 1]; 1 is one rate."),
-        ({"training.z_loss": -1.0}, "training.z_loss is -1.0; it must be a number of at least 0."),
         (
-            {"training.z_loss": 1e-4, "data.problem_type": "multi_label"},
-            "training.z_loss is about a softmax, which data.problem_type 'multi_label' has not; set it to 0.",
+            {"training.schedule.decay_steps": 5},
+            "training.schedule.decay_steps belongs to training.schedule.name 'wsd', received 'linear'; leave it out.",
+        ),
+        (
+            {
+                "training.schedule.decay_steps": 600,
+                "training.schedule.warmup_steps": 401,
+                "training.schedule.name": "wsd",
+            },
+            "training.schedule.warmup_steps and training.schedule.decay_steps are 401 and 600, together more than "
+            "training.num_ste",
+        ),
+        (
+            {"training.schedule.final_rate_share": 0.1, "training.schedule.name": "constant"},
+            "training.schedule.final_rate_share is 0.1, but the schedule 'constant' falls to no final rate;",
+        ),
+        (
+            {"training.schedule.final_rate_share": 1.5},
+            "training.schedule.final_rate_share is 1.5; it must be a share in [0, 1].",
+        ),
+        (
+            {"training.optimizer.layer_decay": 0.0},
+            "training.optimizer.layer_decay is 0.0; it must be in (0, 1]; 1 is one rate.",
+        ),
+        ({"training.loss.z_loss": -1.0}, "training.loss.z_loss is -1.0; it must be a number of at least 0."),
+        (
+            {"training.loss.z_loss": 1e-4, "data.problem_type": "multi_label"},
+            "training.loss.z_loss is about a softmax, which data.problem_type 'multi_label' has not; set it to 0.",
         ),
         ({"adapter.kind": "lore"}, "adapter.kind is 'lore'; it is one of lora, prefix. Did you mean 'lora'?"),
         ({"adapter.rank": 0}, "adapter.rank is 0; it must be a number of at least 1."),
@@ -110,13 +130,13 @@ def test_the_configs_that_come_along_are_valid(name, request):
             "adapter.kind 'prefix' is for task 'generate', received task 'classify'; take 'lora'.",
         ),
         (
-            {"training.precision": "float16"},
-            "training.precision is 'float16'; it is one of auto, float32, bfloat16. Did",
+            {"training.devices.precision": "float16"},
+            "training.devices.precision is 'float16'; it is one of auto, float32, bfloat16. Did",
         ),
-        ({"training.jit": "yes"}, "training.jit is 'yes'; it is one of auto, on, off."),
+        ({"training.devices.jit": "yes"}, "training.devices.jit is 'yes'; it is one of auto, on, off."),
         (
-            {"training.strategy": "tpus"},
-            "training.strategy is 'tpus'; it is one of auto, none, mirrored, multi_worker, tpu",
+            {"training.devices.strategy": "tpus"},
+            "training.devices.strategy is 'tpus'; it is one of auto, none, mirrored, multi_worker, tpu",
         ),
         ({"export.batch_sizes": (4, 2)}, "export.batch_sizes is (4, 2); it must be 1 to 64 ascending whole numbers"),
         ({"export.batch_sizes": ()}, "export.batch_sizes is (); it must be 1 to 64 ascending whole numbers from 1 on"),
@@ -168,23 +188,38 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ({"model.dropout": 1.0}, "model.dropout is 1.0; it must be in [0, 1)."),
         ({"training.num_steps": 0}, "training.num_steps is 0; it must be a number of at least 1."),
         ({"training.global_batch_size": 0}, "training.global_batch_size is 0; it must be a number of at least 1."),
-        ({"training.learning_rate": -1e-3}, "training.learning_rate is -0.001; it must be a number of at least 0."),
-        ({"training.weight_decay": -0.1}, "training.weight_decay is -0.1; it must be a number of at least 0."),
-        ({"training.epsilon": -1.0}, "training.epsilon is -1.0; it must be above 0, or 0 would divide 0."),
-        ({"training.clip_norm": -1.0}, "training.clip_norm is -1.0; it must be a number of at least 0."),
-        ({"training.beta_1": 1.0}, "training.beta_1 is 1.0; it must be in [0, 1)."),
-        ({"training.beta_2": -0.1}, "training.beta_2 is -0.1; it must be in [0, 1)."),
-        ({"training.label_smoothing": 1.0}, "training.label_smoothing is 1.0; it must be in [0, 1)."),
+        (
+            {"training.optimizer.learning_rate": -1e-3},
+            "training.optimizer.learning_rate is -0.001; it must be a number of at least 0.",
+        ),
+        (
+            {"training.optimizer.weight_decay": -0.1},
+            "training.optimizer.weight_decay is -0.1; it must be a number of at least 0.",
+        ),
+        (
+            {"training.optimizer.epsilon": -1.0},
+            "training.optimizer.epsilon is -1.0; it must be above 0, or 0 would divide 0.",
+        ),
+        (
+            {"training.optimizer.clip_norm": -1.0},
+            "training.optimizer.clip_norm is -1.0; it must be a number of at least 0.",
+        ),
+        ({"training.optimizer.beta_1": 1.0}, "training.optimizer.beta_1 is 1.0; it must be in [0, 1)."),
+        ({"training.optimizer.beta_2": -0.1}, "training.optimizer.beta_2 is -0.1; it must be in [0, 1)."),
+        ({"training.loss.label_smoothing": 1.0}, "training.loss.label_smoothing is 1.0; it must be in [0, 1)."),
         ({"training.seed": -1}, "training.seed is -1; it must be a number of at least 0."),
         ({"training.seed": 2**63}, "training.seed is 9223372036854775808; it must be below 2**63."),
-        ({"training.steps_per_call": 0}, "training.steps_per_call is 0; it must be a number of at least 1."),
-        ({"training.log_every": 0}, "training.log_every is 0; it must be a number of at least 1."),
+        (
+            {"training.devices.steps_per_call": 0},
+            "training.devices.steps_per_call is 0; it must be a number of at least 1.",
+        ),
+        ({"training.recording.log_every": 0}, "training.recording.log_every is 0; it must be a number of at least 1."),
         ({"training.checkpoint_every": 0}, "training.checkpoint_every is 0; it must be a number of at least 1."),
         ({"training.evaluate_every": -1}, "training.evaluate_every is -1; it must be a number of at least 0."),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size is 0; it must be a number of at least 1."),
         (
-            {"training.warmup_steps": 1000},
-            "training.warmup_steps is 1000, so the rate would never reach its peak; "
+            {"training.schedule.warmup_steps": 1000},
+            "training.schedule.warmup_steps is 1000, so the rate would never reach its peak; "
             "it must be below training.num_steps, 1000.",
         ),
         (
@@ -192,20 +227,20 @@ def test_the_configs_that_come_along_are_valid(name, request):
             "training.early_stopping_patience counts evaluations; set training.evaluate_every too.",
         ),
         (
-            {"training.class_weights": (1.0,), "training.balance_classes": True},
-            "training.class_weights and training.balance_classes both weight the classes; set one of them.",
+            {"training.loss.class_weights": (1.0,), "training.loss.balance_classes": True},
+            "training.loss.class_weights and training.loss.balance_classes both weight the classes; set one of them.",
         ),
         (
-            {"training.balance_classes": True, "data.problem_type": "multi_label"},
+            {"training.loss.balance_classes": True, "data.problem_type": "multi_label"},
             "Class weights fit data.problem_type 'single_label', received 'multi_label'; remove them.",
         ),
         (
-            {"training.class_weights": (1.0,), "data.problem_type": "regression"},
+            {"training.loss.class_weights": (1.0,), "data.problem_type": "regression"},
             "Class weights fit data.problem_type 'single_label', received 'regression'; remove them.",
         ),
         (
-            {"training.label_smoothing": 0.1, "data.problem_type": "regression"},
-            "training.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.",
+            {"training.loss.label_smoothing": 0.1, "data.problem_type": "regression"},
+            "training.loss.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0.",
         ),
         ({"data.split": "files"}, "data.split 'files' needs data.test_files, globs on the names of the files held out"),
         (
@@ -232,22 +267,42 @@ def test_validate_names_the_field_its_value_and_what_fits(changes, sentence):
     [
         ("training.num_steps", 1.5, "training.num_steps must be of type int, received 1.5."),
         ("training.num_steps", True, "training.num_steps must be of type int, received True."),
-        ("training.learning_rate", "1e-3", "training.learning_rate must be of type float, received '1e-3'."),
-        ("training.learning_rate", None, "training.learning_rate must be of type float, received None."),
-        ("training.learning_rate", True, "training.learning_rate must be of type float, received True."),
-        ("training.learning_rate", float("nan"), "training.learning_rate must be a finite number, received nan."),
-        ("training.learning_rate", float("inf"), "training.learning_rate must be a finite number, received inf."),
-        ("training.balance_classes", 1, "training.balance_classes must be of type bool, received 1."),
-        ("training.class_weights", [1.0], "training.class_weights must be of type tuple, received [1.0]."),
         (
-            "training.class_weights",
-            ("1",),
-            "training.class_weights is a tuple of finite numbers, received the item '1'.",
+            "training.optimizer.learning_rate",
+            "1e-3",
+            "training.optimizer.learning_rate must be of type float, received '1e-3'.",
         ),
         (
-            "training.class_weights",
+            "training.optimizer.learning_rate",
+            None,
+            "training.optimizer.learning_rate must be of type float, received None.",
+        ),
+        (
+            "training.optimizer.learning_rate",
+            True,
+            "training.optimizer.learning_rate must be of type float, received True.",
+        ),
+        (
+            "training.optimizer.learning_rate",
+            float("nan"),
+            "training.optimizer.learning_rate must be a finite number, received nan.",
+        ),
+        (
+            "training.optimizer.learning_rate",
+            float("inf"),
+            "training.optimizer.learning_rate must be a finite number, received inf.",
+        ),
+        ("training.loss.balance_classes", 1, "training.loss.balance_classes must be of type bool, received 1."),
+        ("training.loss.class_weights", [1.0], "training.loss.class_weights must be of type tuple, received [1.0]."),
+        (
+            "training.loss.class_weights",
+            ("1",),
+            "training.loss.class_weights is a tuple of finite numbers, received the item '1'.",
+        ),
+        (
+            "training.loss.class_weights",
             (float("nan"),),
-            "training.class_weights is a tuple of finite numbers, received the",
+            "training.loss.class_weights is a tuple of finite numbers, received the",
         ),
         (
             "data.label_thresholds",
@@ -274,8 +329,8 @@ def test_a_value_of_another_type_or_a_field_that_is_none_is_refused(path, value,
 
 def test_a_whole_number_is_fine_where_a_float_is_wanted():
     config = _valid()
-    config.training.learning_rate = 1
-    config.training.class_weights = (1, 2)
+    config.training.optimizer.learning_rate = 1
+    config.training.loss.class_weights = (1, 2)
     validate(config)
 
 
@@ -284,7 +339,7 @@ def test_json_gives_an_equal_config_back():
     config.data.sources = ("ä.csv", 'quote".csv')
     config.data.label_thresholds = (-0.5, 1e-7)
     config.data.label_names = ("a", "b", "c")
-    config.training.learning_rate = 1 / 3
+    config.training.optimizer.learning_rate = 1 / 3
     config.training.seed = 2**63 - 1
     written = to_json(config)
     assert from_json(written) == config
@@ -358,7 +413,7 @@ def test_every_field_has_a_type_that_flags_can_set_and_a_line_that_says_what_it_
 
 
 def test_a_field_is_looked_up_by_its_dotted_path():
-    check_field("training.learning_rate")
+    check_field("training.optimizer.learning_rate")
     check_field("name")
     for path, sentence in {
         "": "ExperimentConfig has no field ''. Known: ",
@@ -381,7 +436,7 @@ def test_the_nearest_name_is_suggested_and_all_names_where_none_is_near():
 @pytest.mark.parametrize("weights", [(-1.0, 1.0), (0.0, 0.0)])
 def test_class_weights_that_train_nothing_or_backwards_are_refused(weights):
     config = ExperimentConfig(name="x", data=DataConfig(sources=("a.csv",)))
-    config.training.class_weights = weights
+    config.training.loss.class_weights = weights
     with pytest.raises(InputError, match="weights are 0 or more, and at least one is above 0"):
         validate(config)
 
@@ -395,7 +450,7 @@ def test_prepared_data_on_an_object_store_are_refused():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_works_with_the_defaults_and_with_no_decay(optimizer):
     config = _valid()
-    config.training.optimizer = optimizer
+    config.training.optimizer.name = optimizer
     validate(config)
-    config.training.weight_decay = 0.0
+    config.training.optimizer.weight_decay = 0.0
     validate(config)

@@ -8,12 +8,12 @@ import random
 import signal
 
 import pytest
-from tests.commands_test import tiny_config, write_reviews
 
-from aigc_tf.commands import train as commands
 from aigc_tf.config.fields import to_json
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.training.recording.telemetry import read_metrics
+from tests import scripts_behind as commands
+from tests.commands.train_test import tiny_config, write_reviews
 from tests.fork_server import ForkServer, finish, start, wait_for
 
 NUM_STEPS = 300
@@ -27,13 +27,13 @@ def experiment(tmp_path_factory):
     config = tiny_config(folder)
     commands.prepare(config)
     training = config.training
-    training.num_steps, training.checkpoint_every, training.evaluate_every, training.steps_per_call = (
+    training.num_steps, training.checkpoint_every, training.evaluate_every, training.devices.steps_per_call = (
         NUM_STEPS,
         7,
         25,
         4,
     )
-    training.ema_decay = 0.9
+    training.optimizer.ema_decay = 0.9
     assert config.model.dropout > 0
     (folder / "config.json").write_text(to_json(config))
     return folder

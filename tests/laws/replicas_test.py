@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import OPTIMIZERS, TrainingConfig
+from aigc_tf.config import OPTIMIZERS, OptimizerConfig, TrainingConfig
 from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices.strategy import build_devices
 from aigc_tf.training.optimizers.optimizers import build_optimizer
@@ -63,7 +63,15 @@ def apply_twice(name, strategy, layer_decay):
         for layer, shape in {"embeddings": (2, 4), "block_0": (4, 6), "block_1": (4,)}.items():
             with keras.name_scope(layer):
                 variables.append(keras.Variable(np.linspace(-1, 1, np.prod(shape)).reshape(shape), dtype="float32"))
-        optimizer = build_optimizer(TrainingConfig(optimizer=name, layer_decay=layer_decay), variables)
+        optimizer = build_optimizer(
+            TrainingConfig(
+                optimizer=OptimizerConfig(
+                    name=name,
+                    layer_decay=layer_decay,
+                ),
+            ),
+            variables,
+        )
 
     @tf.function
     def step(rate):

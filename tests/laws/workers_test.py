@@ -14,16 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.commands_test import tiny_config, write_reviews
 
-from aigc_tf.commands import train as commands
 from aigc_tf.commands.runs import open_prepared_of, stored_config
 from aigc_tf.config.fields import to_json
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.tasks import TASKS
 from aigc_tf.training.devices.strategy import build_devices
 from aigc_tf.training.recording.telemetry import read_metrics
+from tests import scripts_behind as commands
+from tests.commands.train_test import tiny_config, write_reviews
 from tests.fork_server import ForkServer, finish, start
+from tests.training_fields import training_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +68,7 @@ def seen(workdir):
 def test_two_then_one_then_four_workers_see_the_same_examples(server, tmp_path, measure):
     write_reviews(tmp_path / "reviews.csv")
     config = tiny_config(tmp_path)
-    training = dataclasses.replace(
+    training = training_with(
         config.training, num_steps=150, steps_per_call=1, checkpoint_every=5, evaluate_every=0, log_example_ids=True
     )
     config = dataclasses.replace(config, training=training)
@@ -92,12 +93,12 @@ def test_two_then_one_then_four_workers_see_the_same_examples(server, tmp_path, 
     assert 5 <= len(seen(workdir)) < 150
 
     commands.train(config, str(workdir))  # one worker, here
-    assert stored_config(workdir).training.strategy == "none"
+    assert stored_config(workdir).training.devices.strategy == "none"
 
-    longer = dataclasses.replace(config, training=dataclasses.replace(training, num_steps=170))
+    longer = dataclasses.replace(config, training=training_with(training, num_steps=170))
     (tmp_path / "config.json").write_text(to_json(longer))
     finish(start(server, tmp_path, "run", workers=4))
-    assert stored_config(workdir).training.strategy == "multi_worker"
+    assert stored_config(workdir).training.devices.strategy == "multi_worker"
 
     task = TASKS["classify"].build(stored_config(workdir), open_prepared_of(config), build_devices("none"))
     expected = [(step + 1, task.order.batch(step).example_ids.tolist()) for step in range(170)]
@@ -111,7 +112,7 @@ def test_two_then_one_then_four_workers_see_the_same_examples(server, tmp_path, 
 def test_two_workers_leave_one_run_folder_with_the_run_of_one(server, tmp_path):
     write_reviews(tmp_path / "reviews.csv")
     config = tiny_config(tmp_path)
-    short = dataclasses.replace(config.training, num_steps=12, evaluate_every=6, checkpoint_every=6)
+    short = training_with(config.training, num_steps=12, evaluate_every=6, checkpoint_every=6)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0), training=short)
     (tmp_path / "config.json").write_text(to_json(config))
     commands.prepare(config)

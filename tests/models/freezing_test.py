@@ -74,7 +74,7 @@ def test_a_pattern_that_fits_nothing_is_told_with_paths_close_to_it(pattern, nea
     model = tiny_classifier.build_model()
     with pytest.raises(InputError) as caught:
         freeze(model, ["logits/*", pattern])
-    assert f"training.freeze {pattern!r} fits no weight of the model" in str(caught.value)
+    assert f"training.optimizer.freeze {pattern!r} fits no weight of the model" in str(caught.value)
     assert near in str(caught.value)
     assert trained(model) == {weight.path for weight in model.weights}
 

@@ -109,7 +109,7 @@ def cluster(strategy: str) -> tuple[tuple[str, ...], int] | None:
         return tuple(addresses), index
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"training.strategy 'multi_worker' reads the environment variable TF_CONFIG, received {value!r}; "
+            f"training.devices.strategy 'multi_worker' reads the environment variable TF_CONFIG, received {value!r}; "
             f"give every worker something like {example}."
         ) from error
 
@@ -122,8 +122,8 @@ def _tpu_strategy() -> tf.distribute.Strategy:
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, tf.errors.OpError) as error:
         raise InputError(
-            f"training.strategy is 'tpu', but TensorFlow finds no TPU here ({str(error).splitlines()[0]}); "
-            "see docs/install.md, or set training.strategy to 'auto'."
+            f"training.devices.strategy is 'tpu', but TensorFlow finds no TPU here ({str(error).splitlines()[0]}); "
+            "see docs/install.md, or set training.devices.strategy to 'auto'."
         ) from error
 
 

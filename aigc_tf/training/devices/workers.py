@@ -452,7 +452,7 @@ def _absent(addresses: Sequence[str], missing: Sequence[int], timeout: float) ->
     shown = _list(addresses, missing)
     return (
         f"{shown[0].upper()}{shown[1:]} did not come up within {timeout:g} s; start the same command on every worker "
-        "that TF_CONFIG lists, or raise training.workers_timeout."
+        "that TF_CONFIG lists, or raise training.devices.workers_timeout."
     )
 
 

@@ -36,28 +36,28 @@ def learning_rate(step: tf.Tensor, config: TrainingConfig) -> tf.Tensor:
     2017, equation 3 (inverse_sqrt); Hu et al. 2024, section 4.2 (wsd).
     """
     position = tf.cast(step, tf.float32) + 1.0
-    warmup = float(config.warmup_steps)
-    first = warmup if config.schedule != "wsd" else float(config.num_steps - wsd_decay_steps(config))
+    warmup = float(config.schedule.warmup_steps)
+    first = warmup if config.schedule.name != "wsd" else float(config.num_steps - wsd_decay_steps(config))
     progress = (position - 1.0 - first) / max(config.num_steps - first, 1.0)
     progress = tf.clip_by_value(progress, 0.0, 1.0)
-    if config.schedule in ("linear", "wsd"):
+    if config.schedule.name in ("linear", "wsd"):
         decay = 1.0 - progress
-    elif config.schedule == "cosine":
+    elif config.schedule.name == "cosine":
         decay = 0.5 * (1.0 + tf.cos(math.pi * progress))
-    elif config.schedule == "inverse_sqrt":
+    elif config.schedule.name == "inverse_sqrt":
         decay = tf.sqrt(max(warmup, 1.0) / position)
     else:
         decay = tf.ones([])
-    if config.final_rate_share:
-        decay = config.final_rate_share + (1.0 - config.final_rate_share) * decay
+    if config.schedule.final_rate_share:
+        decay = config.schedule.final_rate_share + (1.0 - config.schedule.final_rate_share) * decay
     rising = position / max(warmup, 1.0)
-    return config.learning_rate * tf.where(position <= warmup, rising, decay)
+    return config.optimizer.learning_rate * tf.where(position <= warmup, rising, decay)
 
 
 def wsd_decay_steps(config: TrainingConfig) -> int:
     """Returns the steps over which `wsd` comes down: `decay_steps`, or a tenth of the run, as Hu et al. 2024 found."""
-    rest = config.num_steps - config.warmup_steps
-    return config.decay_steps or min(max(config.num_steps // 10, 1), max(rest, 1))
+    rest = config.num_steps - config.schedule.warmup_steps
+    return config.schedule.decay_steps or min(max(config.num_steps // 10, 1), max(rest, 1))
 
 
 def build_optimizer(config: TrainingConfig, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
@@ -77,23 +77,23 @@ def build_optimizer(config: TrainingConfig, variables: list[keras.Variable]) -> 
     optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) < 2])
     optimizer.build(variables)
     optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
-    if config.layer_decay != 1.0:
-        _scale_rates(optimizer, variables, layer_scales(variables, config.layer_decay))
+    if config.optimizer.layer_decay != 1.0:
+        _scale_rates(optimizer, variables, layer_scales(variables, config.optimizer.layer_decay))
     return optimizer
 
 
 def _create(config: TrainingConfig, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
-    name = config.optimizer
-    common: dict[str, Any] = {"name": name, "learning_rate": float(config.learning_rate)}
-    decay = {"weight_decay": config.weight_decay}
-    betas = {"beta_1": config.beta_1, "beta_2": config.beta_2}
-    epsilon = {"epsilon": config.epsilon}
+    name = config.optimizer.name
+    common: dict[str, Any] = {"name": name, "learning_rate": float(config.optimizer.learning_rate)}
+    decay = {"weight_decay": config.optimizer.weight_decay}
+    betas = {"beta_1": config.optimizer.beta_1, "beta_2": config.optimizer.beta_2}
+    epsilon = {"epsilon": config.optimizer.epsilon}
     if name == "adamw":
         return keras.optimizers.AdamW(**common, **decay, **betas, **epsilon)
     if name == "adam":
         return keras.optimizers.Adam(**common, **betas, **epsilon)
     if name == "sgd":
-        return keras.optimizers.SGD(**common, **decay, momentum=float(config.momentum))
+        return keras.optimizers.SGD(**common, **decay, momentum=float(config.optimizer.momentum))
     if name == "rmsprop":
         return keras.optimizers.RMSprop(**common, **decay, **epsilon, rho=_RMSPROP_DECAY)
     if name == "lamb":
@@ -106,10 +106,10 @@ def _create(config: TrainingConfig, variables: list[keras.Variable]) -> keras.op
         **common,
         **decay,
         **epsilon,
-        momentum=config.momentum,
-        adam_weight_decay=config.weight_decay,
-        adam_beta_1=config.beta_1,
-        adam_beta_2=config.beta_2,
+        momentum=config.optimizer.momentum,
+        adam_weight_decay=config.optimizer.weight_decay,
+        adam_beta_1=config.optimizer.beta_1,
+        adam_beta_2=config.optimizer.beta_2,
         matrices=_hidden_matrices(variables),
     )
 
@@ -138,8 +138,8 @@ def layer_depths(variables: Sequence[keras.Variable]) -> tuple[list[int], int]:
     series = collections.Counter(name for name, _ in filter(None, numbered))
     if not series:
         raise InputError(
-            "The model has no numbered layers such as 'transformer_layer_0', which training.optimizer 'muon' and "
-            "training.layer_decay go by; leave them out."
+            "The model has no numbered layers such as 'transformer_layer_0', which training.optimizer.name 'muon' and "
+            "training.optimizer.layer_decay go by; leave them out."
         )
     layers = series.most_common(1)[0][0]
     places = [found[1] if found and found[0] == layers else None for found in numbered]

@@ -81,32 +81,32 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     """
     host = resident_bytes()
     model = task.build_model()
-    freezing.freeze(model, config.freeze)
+    freezing.freeze(model, config.optimizer.freeze)
     optimizer = optimizers.build_optimizer(config, model.trainable_variables)
-    averages = build_averages(model.trainable_variables) if config.ema_decay else []
+    averages = build_averages(model.trainable_variables) if config.optimizer.ema_decay else []
     lengths = [int(length) for length in task.order.bucket_lengths]
     spec = replica_batch(task, devices)
 
     def update(gradients: list[tf.Tensor], step: tf.Tensor) -> None:
         optimizer.apply(gradients, model.trainable_variables)
         if averages:
-            move_averages(averages, model.trainable_variables, decay=config.ema_decay, step=step)
+            move_averages(averages, model.trainable_variables, decay=config.optimizer.ema_decay, step=step)
 
     traced = TracedStep(
         model,
         task.losses,
-        {name: _slice_of(rows, config.micro_batches) for name, rows in spec.items()},
+        {name: _slice_of(rows, config.devices.micro_batches) for name, rows in spec.items()},
         update=update,
-        blocks=task.blocks(model) if config.recompute else (),
+        blocks=task.blocks(model) if config.devices.recompute else (),
     )
     longest = traced.at(max(lengths))
     peak = peak_memory(longest)
     gradients = variable_bytes(model.trainable_weights)
     # The sums of micro-batches are alive beside the gradients of each.
-    sums = gradients if config.micro_batches > 1 else 0
+    sums = gradients if config.devices.micro_batches > 1 else 0
     flops = StepFlops(TracedStep(model, task.losses, spec), lengths)  # the model's: some optimizers multiply too
     step_flops = {length: flops(length) * devices.num_replicas for length in lengths}
-    is_compiled = config.jit == "on" or devices.static_shapes
+    is_compiled = config.devices.jit == "on" or devices.static_shapes
     return Plan(
         trained_parameters=count_parameters(model.trainable_weights),
         frozen_parameters=count_parameters(model.non_trainable_weights),
@@ -189,8 +189,8 @@ def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: Devi
 
 
 def _saving(config: TrainingConfig) -> str:
-    parts = [f"in {config.micro_batches} micro-batches"] if config.micro_batches > 1 else []
-    parts += ["with blocks computed again"] if config.recompute else []
+    parts = [f"in {config.devices.micro_batches} micro-batches"] if config.devices.micro_batches > 1 else []
+    parts += ["with blocks computed again"] if config.devices.recompute else []
     return f", {', '.join(parts)}" if parts else ""
 
 
@@ -203,7 +203,7 @@ def _fit_rows(
         own = bytes_shown(plan.host_bytes + memory.graph)
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return {"fits this host": f"{verdict(needed, memory, there)} (of which {own} for TensorFlow and the graph)"}
-    rate = device.rate(config.precision) * devices.num_replicas * ASSUMED_UTILISATION
+    rate = device.rate(config.devices.precision) * devices.num_replicas * ASSUMED_UTILISATION
     hours = mean_flops / rate * config.num_steps / 3600
     return {
         f"fits {device.name}": verdict(memory.device, memory, device.memory_bytes // device.replicas),
@@ -217,7 +217,8 @@ def verdict(needed: int, memory: Memory, there: int) -> str:
     shown = f"{bytes_shown(needed)} of {bytes_shown(there)}"
     error = math.ceil(ACTIVATION_ERROR * memory.activations)
     if needed > there:
-        return f"no: {shown}; raise training.micro_batches, set training.recompute, or lower data.max_length"
+        advice = "raise training.devices.micro_batches, set training.devices.recompute, or lower data.max_length"
+        return f"no: {shown}; {advice}"
     if needed + error > there:
         return f"perhaps: {shown}, nearer than the estimate is exact"
     return f"yes: {shown}"

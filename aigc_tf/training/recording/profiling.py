@@ -17,7 +17,7 @@ def steps_to_edge(step: int, window: tuple[int, ...]) -> list[int]:
 
     Args:
         step: Steps that are done.
-        window: `training.profile_steps`: first and last step, counted from 1, or nothing.
+        window: `training.recording.profile_steps`: first and last step, counted from 1, or nothing.
     """
     edges = (window[0] - 1, window[1]) if window else ()
     return [edge - step for edge in edges if edge > step]
@@ -28,7 +28,7 @@ class ProfileWindow:
 
     Args:
         logs: The folder of the run's event files.
-        window: `training.profile_steps`.
+        window: `training.recording.profile_steps`.
     """
 
     def __init__(self, logs: str, window: tuple[int, ...]):
@@ -56,7 +56,7 @@ class ProfileWindow:
             try:
                 tf.profiler.experimental.start(self._logs)
             except tf.errors.AlreadyExistsError:
-                logging.warning("Another profiler watches this process; training.profile_steps is left out.")
+                logging.warning("Another profiler watches this process; training.recording.profile_steps is left out.")
                 self._window = ()
                 return
             self._is_on = True

@@ -136,7 +136,8 @@ def build_run_steps(
     `stop` is a bool scalar: whether this worker was asked to end. The records, one a step, up to the first bad one:
     `loss` (weighted mean over the global batch), `weight`, `gradient_norm` (before clipping), `learning_rate`,
     `finite`, `good`, `stop` (whether any worker was asked to end), `tokens` (not padding), `positions` (with padding),
-    `input_seconds` (waited for the batch), each `(num_steps,)`, and with `config.log_example_ids` what the replicas
+    `input_seconds` (waited for the batch), each `(num_steps,)`, and with `config.recording.log_example_ids` what the
+    replicas
     saw, `example_ids` (num_steps, B, ...).
 
     Args:
@@ -176,7 +177,7 @@ def build_run_steps(
         )
         return record
 
-    names = [*_RECORD, "example_ids"] if config.log_example_ids else list(_RECORD)
+    names = [*_RECORD, "example_ids"] if config.recording.log_example_ids else list(_RECORD)
 
     @tf.function(reduce_retracing=True)
     def run_steps(
@@ -188,9 +189,9 @@ def build_run_steps(
             step = first_step + tf.cast(index, tf.int64)
             batch, waited = _timed_next(iterator, strategy)
             rate = learning_rate(step)
-            record = one_step(batch, step, rate, spike_limit(history, config.spike_threshold), stop)
+            record = one_step(batch, step, rate, spike_limit(history, config.bad_steps.spike_threshold), stop)
             record |= {"learning_rate": rate, "input_seconds": waited}
-            if config.log_example_ids:
+            if config.recording.log_example_ids:
                 record["example_ids"] = strategy.gather(batch["example_ids"], axis=0)
             arrays = {name: array.write(index, record[name]) for name, array in arrays.items()}
             good = record["good"]
@@ -233,25 +234,25 @@ def _build_compute(
         mask = tf.cast(batch["padding_mask"], tf.float32)
         return [*gradients, total, tf.reduce_sum(weights), tf.reduce_sum(mask), tf.cast(tf.size(mask), tf.float32)]
 
-    compute_slice = tf.function(forward_backward, jit_compile=True) if config.jit == "on" else forward_backward
+    compute_slice = tf.function(forward_backward, jit_compile=True) if config.devices.jit == "on" else forward_backward
 
     def sum_of_slices(batch: Batch, step: tf.Tensor, replica: tf.Tensor) -> list[tf.Tensor]:
-        if config.micro_batches == 1:
+        if config.devices.micro_batches == 1:
             return compute_slice(batch, forward_key(config.seed, step, replica))
-        slices = _slices(batch, config.micro_batches)
+        slices = _slices(batch, config.devices.micro_batches)
 
         def add_slice(index: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            key = forward_key(config.seed, step, replica * config.micro_batches + index)
+            key = forward_key(config.seed, step, replica * config.devices.micro_batches + index)
             more = compute_slice({name: parts[index] for name, parts in slices.items()}, key)
             return index + 1, [old + new for old, new in zip(sums, more, strict=True)]
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables] + [tf.zeros([])] * 4
         return tf.while_loop(
-            lambda index, _: index < config.micro_batches,
+            lambda index, _: index < config.devices.micro_batches,
             add_slice,
             (tf.constant(0), zeros),
             parallel_iterations=1,
-            maximum_iterations=config.micro_batches,
+            maximum_iterations=config.devices.micro_batches,
         )[1]
 
     def compute(batch: Batch, step: tf.Tensor, stop: tf.Tensor) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
@@ -261,7 +262,11 @@ def _build_compute(
         gradients, (total, weight, tokens, positions, stops) = sums[:-5], sums[-5:]
         mean = tf.math.reciprocal_no_nan(weight)
         norm = tf.linalg.global_norm(gradients) * mean
-        scale = mean * (config.clip_norm / tf.maximum(norm, config.clip_norm) if config.clip_norm else 1.0)
+        scale = mean * (
+            config.optimizer.clip_norm / tf.maximum(norm, config.optimizer.clip_norm)
+            if config.optimizer.clip_norm
+            else 1.0
+        )
         record = {
             "loss": total * mean,
             "weight": weight,
@@ -295,7 +300,7 @@ def _build_update(
         optimizer.learning_rate = rate
         optimizer.apply(gradients, variables)
         if averages:
-            move_averages(averages, variables, decay=config.ema_decay, step=step)
+            move_averages(averages, variables, decay=config.optimizer.ema_decay, step=step)
         return step
 
     return update
@@ -314,14 +319,14 @@ def build_inspect_step(
         with stateless_seeds(generators, key):
             return losses(model, batch)
 
-    compute_slice = tf.function(forward, jit_compile=True) if config.jit == "on" else forward
+    compute_slice = tf.function(forward, jit_compile=True) if config.devices.jit == "on" else forward
 
     def compute(batch: Batch, step: tf.Tensor) -> dict[str, tf.Tensor]:
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
-        slices = _slices(batch, config.micro_batches)
+        slices = _slices(batch, config.devices.micro_batches)
         parts = []
-        for index in range(config.micro_batches):
-            key = forward_key(config.seed, step, replica * config.micro_batches + index)
+        for index in range(config.devices.micro_batches):
+            key = forward_key(config.seed, step, replica * config.devices.micro_batches + index)
             parts.append(compute_slice({name: value[index] for name, value in slices.items()}, key))
         values, weights = (tf.concat(part, axis=0) for part in zip(*parts, strict=True))
         return {"example_ids": batch["example_ids"], "losses": values, "weights": weights}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.config import OPTIMIZERS, TrainingConfig
+from aigc_tf.config import OPTIMIZERS, OptimizerConfig, TrainingConfig
 from aigc_tf.errors import InputError
 from aigc_tf.models.generators.generator_sources import wrap_backbone
 from aigc_tf.training import checkpoints
 from aigc_tf.training.optimizers.optimizers import build_optimizer, layer_depths, layer_scales, learning_rate
 from tests import tiny_classifier, tiny_generator
+from tests.training_fields import training_with
 
 KERNEL = np.array([[1.0, -2.0], [0.5, 3.0]])
 BIAS = np.array([0.25, -1.0])
@@ -33,7 +34,7 @@ def toy_variables():
 
 def toy_config(optimizer, **changes):
     settings = {name: value for name, value in SETTINGS.items() if name in OPTIMIZERS[optimizer]}
-    return TrainingConfig(optimizer=optimizer, **settings | changes)
+    return training_with(**settings | changes, optimizer=optimizer)
 
 
 def run_steps(optimizer, variables, rates=RATES):
@@ -216,7 +217,15 @@ def test_muon_gives_the_head_steps_and_decay_of_adamw():
             heads.append(keras.Variable(KERNEL, dtype="float32", name="kernel"))
         layer, bias = toy_variables()
         fields = {field: SETTINGS[field] for field in ("weight_decay", "beta_1", "beta_2", "epsilon")}
-        optimizer = build_optimizer(TrainingConfig(optimizer=name, **fields), [layer, bias, heads[-1]])
+        optimizer = build_optimizer(
+            TrainingConfig(
+                **fields,
+                optimizer=OptimizerConfig(
+                    name=name,
+                ),
+            ),
+            [layer, bias, heads[-1]],
+        )
         for gradient in GRADIENTS:
             optimizer.learning_rate = 0.1
             gradients = [tf.constant(value, tf.float32) for value in (gradient, gradient[0], gradient)]
@@ -358,7 +367,7 @@ def test_without_layer_decay_the_optimizer_is_that_of_keras():
 
 
 def _rates(steps, **fields):
-    config = TrainingConfig(**{"learning_rate": 1.0, "num_steps": 10} | fields)
+    config = training_with(**{"learning_rate": 1.0, "num_steps": 10} | fields)
     return [float(learning_rate(tf.constant(step, tf.int64), config)) for step in steps]
 
 
@@ -412,7 +421,13 @@ def test_one_step_of_adamw_by_hand_with_biases_left_out_of_decay():
     model = keras.Sequential(
         [keras.Input([1]), keras.layers.Dense(1, kernel_initializer="ones", bias_initializer="ones")]
     )
-    config = TrainingConfig(learning_rate=0.1, weight_decay=0.5, epsilon=1e-8)
+    config = TrainingConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=0.1,
+            weight_decay=0.5,
+            epsilon=1e-8,
+        ),
+    )
     optimizer = build_optimizer(config, model.trainable_variables)
     optimizer.apply([tf.constant([[2.0]]), tf.constant([2.0])], model.trainable_variables)
     # The first step of Adam moves by the rate whatever the gradient; decay takes another 0.1 * 0.5 of the kernel.

@@ -10,6 +10,7 @@ from aigc_tf.training.devices.strategy import build_devices
 from aigc_tf.training.planning import preflight
 from aigc_tf.training.planning.preflight import Memory, bytes_shown, count_shown, plan_rows, plan_run, verdict
 from tests import tiny_task
+from tests.training_fields import training_with
 
 GIB = 2**30
 
@@ -58,7 +59,7 @@ def test_flops_of_the_run_are_those_of_its_steps(planned):
 
 def test_two_replicas_take_half_of_the_rows_each_and_each_padded_length_is_a_compilation_under_xla(planned):
     task, config, plan = planned
-    two = plan_run(task, dataclasses.replace(config, jit="on"), build_devices("mirrored"))
+    two = plan_run(task, training_with(config, jit="on"), build_devices("mirrored"))
     assert two.step_flops == plan.step_flops
     assert two.memory.parameters == plan.memory.parameters
     assert two.memory.activations < plan.memory.activations
@@ -69,7 +70,7 @@ def test_two_replicas_take_half_of_the_rows_each_and_each_padded_length_is_a_com
 def test_micro_batches_recomputation_and_averages_change_the_memory_and_not_the_flops(planned):
     task, config, plan = planned
     task = dataclasses.replace(task, blocks=lambda model: model.backbone.transformer_layers)
-    changed = dataclasses.replace(config, micro_batches=4, recompute=True, ema_decay=0.9)
+    changed = training_with(config, micro_batches=4, recompute=True, ema_decay=0.9)
     saving = plan_run(task, changed, build_devices("none"))
     assert saving.step_flops == plan.step_flops
     assert saving.memory.averages == saving.memory.gradients == plan.memory.gradients
@@ -96,7 +97,7 @@ def test_a_verdict_knows_how_exact_the_estimate_is():
     assert verdict(memory.device, memory, 16 * GIB) == "yes: 13.00 GiB of 16.00 GiB"
     assert verdict(memory.device, memory, 14 * GIB).startswith("perhaps: 13.00 GiB of 14.00 GiB")
     assert verdict(memory.device, memory, 12 * GIB).startswith(
-        "no: 13.00 GiB of 12.00 GiB; raise training.micro_batches"
+        "no: 13.00 GiB of 12.00 GiB; raise training.devices.micro_batches"
     )
 
 

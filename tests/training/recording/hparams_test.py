@@ -8,13 +8,21 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from aigc_tf.training.recording.hparams import settings_of
 from aigc_tf.training.recording.telemetry import Telemetry
 
-SETTINGS = {"training.learning_rate": 1e-3, "training.schedule": "linear", "training.balance_classes": False}
+SETTINGS = {
+    "training.optimizer.learning_rate": 1e-3,
+    "training.schedule.name": "linear",
+    "training.loss.balance_classes": False,
+}
 
 
 def live(workdir, *, learning_rate, accuracy, resume_step=0, succeeded=True, steps=4, **settings):
     """One life of a run, as the commands report it."""
     with Telemetry(workdir, resume_step=resume_step) as telemetry:
-        fields = SETTINGS | {"training.learning_rate": learning_rate, "training.class_weights": (1.0, 2.0)} | settings
+        fields = (
+            SETTINGS
+            | {"training.optimizer.learning_rate": learning_rate, "training.loss.class_weights": (1.0, 2.0)}
+            | settings
+        )
         telemetry.session_start(settings_of(fields), started=1000.0)
         telemetry.scalars(resume_step + steps, {"validation/accuracy": accuracy})
         telemetry.session_end(succeeded=succeeded)
@@ -49,14 +57,14 @@ def test_two_runs_are_two_rows_with_their_settings_metrics_and_ends(tmp_path):
     live(tmp_path / "b", learning_rate=2e-3, accuracy=0.75, succeeded=False)
     experiment, groups = session_groups(tmp_path)
     types = {info.name: info.type for info in experiment.hparam_infos}
-    assert types["training.learning_rate"] == api_pb2.DATA_TYPE_FLOAT64
-    assert types["training.schedule"] == api_pb2.DATA_TYPE_STRING
-    assert types["training.balance_classes"] == api_pb2.DATA_TYPE_BOOL
+    assert types["training.optimizer.learning_rate"] == api_pb2.DATA_TYPE_FLOAT64
+    assert types["training.schedule.name"] == api_pb2.DATA_TYPE_STRING
+    assert types["training.loss.balance_classes"] == api_pb2.DATA_TYPE_BOOL
     assert "validation/accuracy" in {info.name.tag for info in experiment.metric_infos}
     rows = {group.sessions[0].name: group for group in groups}
     assert set(rows) == {"a/logs", "b/logs"}
-    assert rows["a/logs"].hparams["training.learning_rate"].number_value == 1e-3
-    assert rows["b/logs"].hparams["training.class_weights"].string_value == "1.0, 2.0"
+    assert rows["a/logs"].hparams["training.optimizer.learning_rate"].number_value == 1e-3
+    assert rows["b/logs"].hparams["training.loss.class_weights"].string_value == "1.0, 2.0"
     assert [value.value for value in rows["b/logs"].metric_values] == [0.75]
     assert rows["a/logs"].sessions[0].status == api_pb2.STATUS_SUCCESS
     assert rows["b/logs"].sessions[0].status == api_pb2.STATUS_FAILURE
