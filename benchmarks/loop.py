@@ -30,7 +30,7 @@ from aigc_tf.commands import runs
 from aigc_tf.commands.watching import RunWatcher
 from aigc_tf.config import ExperimentConfig, TrainingConfig
 from aigc_tf.config.files import load_config
-from aigc_tf.tasks import facts_of
+from aigc_tf.tasks.door import facts_of
 from aigc_tf.training import loop, run_state
 from aigc_tf.training.devices import strategy
 from aigc_tf.training.task import Task

@@ -11,7 +11,7 @@ from aigc_tf.commands.runs import (
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError
-from aigc_tf.tasks import DataFacts
+from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import skipping
 from aigc_tf.training.devices import strategy
 

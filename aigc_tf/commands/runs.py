@@ -20,7 +20,8 @@ from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
 from aigc_tf.errors import InputError, suggest
 from aigc_tf.models.building import ARCHITECTURE_FILE
 from aigc_tf.models.weights import load_weights_by_path
-from aigc_tf.tasks import TASKS, DataFacts, TaskDoor
+from aigc_tf.tasks import TASKS
+from aigc_tf.tasks.door import DataFacts, TaskDoor
 from aigc_tf.training import checkpoints
 from aigc_tf.training.devices import strategy
 from aigc_tf.training.devices.strategy import Devices
@@ -34,7 +35,8 @@ def door_of(config: ExperimentConfig) -> TaskDoor:
     """Returns the functions of the config's task."""
     if config.task not in TASKS:
         raise InputError(f"task is {config.task!r}, which is no task.{suggest(config.task, TASKS)}")
-    return TASKS[config.task]
+    door: TaskDoor = TASKS[config.task].load()
+    return door
 
 
 def describe_run(workdir: str, config: ExperimentConfig, facts: DataFacts, model: keras.Model) -> None:

@@ -29,7 +29,7 @@ from aigc_tf.data.preparing import preparation
 from aigc_tf.errors import RunError
 from aigc_tf.evaluation import report
 from aigc_tf.models.weights import weights_by_path, weights_sha256
-from aigc_tf.tasks import DataFacts, facts_of
+from aigc_tf.tasks.door import DataFacts, facts_of
 from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices import strategy
 from aigc_tf.training.devices.hardware import DeviceKind, named_device

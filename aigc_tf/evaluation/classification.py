@@ -59,6 +59,11 @@ def best_metric(problem_type: str, name: str = "auto") -> tuple[str, int]:
     return key, directions[key]
 
 
+def directions(problem_type: str) -> dict[str, int]:
+    """Returns the metrics that can name the best checkpoint, and 1 where more is better, -1 where less is."""
+    return dict(_DIRECTIONS[problem_type])
+
+
 def classification_metrics(
     labels: np.ndarray,
     logits: np.ndarray,

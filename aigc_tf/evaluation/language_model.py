@@ -12,7 +12,8 @@ import numpy as np
 
 from aigc_tf.errors import InputError, suggest
 
-_DIRECTIONS = {"loss": -1, "perplexity": -1, "bits_per_byte": -1, "accuracy": 1}
+DIRECTIONS = {"loss": -1, "perplexity": -1, "bits_per_byte": -1, "accuracy": 1}
+"""Metrics that can name the best checkpoint: 1 where more is better, -1 where less is. The first is the default."""
 
 
 def language_model_metrics(
@@ -50,11 +51,11 @@ def best_metric(name: str = "auto") -> tuple[str, int]:
         InputError: If there is no such metric.
     """
     key = "loss" if name == "auto" else name
-    if _DIRECTIONS.get(key[1:]) == -1 and key.startswith("-"):
+    if DIRECTIONS.get(key[1:]) == -1 and key.startswith("-"):
         key = key[1:]
-    if key not in _DIRECTIONS:
+    if key not in DIRECTIONS:
         raise InputError(
             f"evaluation.best_metric is {name!r}, which is no metric of a generator."
-            f"{suggest(name, ['auto', *_DIRECTIONS])}"
+            f"{suggest(name, ['auto', *DIRECTIONS])}"
         )
-    return key, _DIRECTIONS[key]
+    return key, DIRECTIONS[key]

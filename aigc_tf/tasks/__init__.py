@@ -1,11 +1,12 @@
-"""Wires the rooms: for each task how it trains, exports and answers. Nothing else wires them.
+"""The tasks: for each how it trains, exports and answers. The only place where a task is named.
 
-To add a task: a module here with a `TaskDoor`, its entry in `TASKS`, its name in config.TASK_NAMES, a config, a test.
+To add a task: a folder here with a `spec` and a `door`, its entry in `TASKS`, a config, a test, a page in docs.
 """
 
-from aigc_tf.tasks import classify, generate
-from aigc_tf.tasks.door import DataFacts, TaskDoor, facts_of
+from aigc_tf.tasks.classify import spec as classify
+from aigc_tf.tasks.generate import spec as generate
+from aigc_tf.tasks.spec import TaskSpec
 
-TASKS: dict[str, TaskDoor] = {"classify": classify.DOOR, "generate": generate.DOOR}
+TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in (classify.SPEC, generate.SPEC)}
 
-__all__ = ["TASKS", "DataFacts", "TaskDoor", "facts_of"]
+__all__ = ["TASKS", "TaskSpec"]

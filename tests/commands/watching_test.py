@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aigc_tf.commands import runs, watching
 from aigc_tf.commands.watching import RunWatcher, count_step_flops, goodput
 from aigc_tf.config import ExperimentConfig
-from aigc_tf.tasks import DataFacts
+from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import run_state
 from aigc_tf.training.devices.hardware import MachinePeak
 from aigc_tf.training.devices.strategy import build_devices

@@ -100,7 +100,7 @@ def test_two_then_one_then_four_workers_see_the_same_examples(server, tmp_path, 
     finish(start(server, tmp_path, "run", workers=4))
     assert stored_config(workdir).training.devices.strategy == "multi_worker"
 
-    task = TASKS["classify"].build(stored_config(workdir), open_prepared_of(config), build_devices("none"))
+    task = TASKS["classify"].load().build(stored_config(workdir), open_prepared_of(config), build_devices("none"))
     expected = [(step + 1, task.order.batch(step).example_ids.tolist()) for step in range(170)]
     found = seen(workdir)
     assert [step for step, _ in found] == list(range(1, 171))

@@ -1,0 +1,115 @@
+"""How the task `classify` is served: its export, and how a live model of it is asked."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.prepared import PreparedDataset
+from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.evaluation import classification
+from aigc_tf.models.classifiers import classifier
+from aigc_tf.serving.local.predictor import predict_texts
+from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
+from aigc_tf.serving.publishing.classifier_export import export_classifier
+from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.weights_cost import Judge
+from aigc_tf.tasks.classify.training import classify
+from aigc_tf.tasks.door import DataFacts
+from aigc_tf.tasks.weights_cost import compare_weights
+from aigc_tf.training.devices.strategy import build_devices
+
+_EXPORT_SAMPLES = 32
+"""Examples of the data on which an exported model must answer like the trained one, besides hostile texts."""
+
+
+def _serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
+    return ServingSpec(
+        label_names=facts.label_names,
+        problem_type=facts.problem_type,
+        is_pair=facts.is_pair,
+        max_length=config.data.max_length,
+        truncation=config.data.truncation,
+        label_separator=config.data.label_separator,
+    )
+
+
+def export_classification(
+    model: keras.Model,
+    config: ExperimentConfig,
+    facts: DataFacts,
+    *,
+    prepared: PreparedDataset | None,
+    source: dict[str, Any],
+) -> Export:
+    """Exports a trained classifier; where its data are at hand, a few of their examples are tried on it."""
+    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    samples: list[tuple[str, ...]] = []
+    if prepared is not None:
+        split = prepared.splits.get("test", prepared.splits["train"])
+        rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
+        samples = [tuple(tokenizer.decode(part) for part in row[: 1 + facts.is_pair]) for row in rows]
+    return export_classifier(
+        model,
+        tokenizer,
+        _serving_spec(config, facts),
+        directory=config.export.directory,
+        name=config.name,
+        dtype=config.export.dtype,
+        target=config.export.target,
+        batch_sizes=config.export.batch_sizes,
+        weights=config.export.weights,
+        judge=None if prepared is None or config.export.weights == "float32" else _judge(config, prepared),
+        samples=samples,
+        source=source,
+    )
+
+
+def _judge(config: ExperimentConfig, prepared: PreparedDataset) -> Judge | None:
+    """Returns what judges smaller weights on the validation data, None where there are none."""
+    task = classify(config, prepared, build_devices("none"))
+    if "validation" not in task.evaluations:
+        return None
+    split, metric = task.evaluations["validation"], task.best_metric[0]
+
+    def judge(full: keras.Model, small: keras.Model) -> dict[str, Any]:
+        compared = compare_weights(
+            (full, small),
+            split,
+            logits_of=lambda model, batch: tf.cast(
+                model(classifier.model_inputs(model, batch), training=False), tf.float32
+            ),
+            observe=lambda logits, batch: {"logits": logits, "labels": batch["labels"]},
+            score=lambda rows: split.score(rows)[metric],
+        )
+        return {"split": "validation", "metric": metric, **compared}
+
+    return judge
+
+
+def answer_classification(
+    model: keras.Model, config: ExperimentConfig, facts: DataFacts, rows: Iterable[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Answers texts, or pairs of texts, with a trained classifier, by the functions that an export publishes."""
+    module = ClassifierModule(model, load_tokenizer(facts.tokenizer_folder), _serving_spec(config, facts))
+    first, second = itertools.tee(rows)
+    return predict_texts(
+        text_function(module),
+        (text for text, _ in first),
+        (text_b for _, text_b in second) if facts.is_pair else None,
+        label_names=facts.label_names,
+        problem_type=facts.problem_type,
+        batch_size=config.evaluation.batch_size,
+    )
+
+
+def draw_confusions(metrics: dict[str, Any], facts: DataFacts) -> dict[str, np.ndarray]:
+    """Draws the confusion matrix where there is one."""
+    if "confusion_matrix" not in metrics:
+        return {}
+    matrix = np.array(metrics["confusion_matrix"])
+    return {"confusion_matrix": classification.plot_confusion_matrix(matrix, facts.label_names)}

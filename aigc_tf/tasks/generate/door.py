@@ -1,0 +1,18 @@
+"""The functions by which the task `generate` enters the commands."""
+
+from aigc_tf.models.generators import generator
+from aigc_tf.tasks.door import TaskDoor
+from aigc_tf.tasks.generate.serving import export_generation
+from aigc_tf.tasks.generate.training import generate
+
+DOOR = TaskDoor(
+    build=generate,
+    describe=generator.describe_generator,
+    rebuild=generator.rebuild_generator,
+    export=export_generation,
+    answer=None,
+    draw=lambda metrics, facts: {},
+    ask_script="generate.py --prompt",
+    unit="windows",
+    rate="tokens_per_second",
+)

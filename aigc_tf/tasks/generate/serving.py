@@ -1,0 +1,83 @@
+"""How the task `generate` is served: its export, and how a live model of it is asked."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.prepared import PreparedDataset
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.models.generators import generator
+from aigc_tf.serving.publishing.generator_export import export_generator
+from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.weights_cost import Judge
+from aigc_tf.tasks.door import DataFacts
+from aigc_tf.tasks.generate.training import evaluations_of
+from aigc_tf.tasks.weights_cost import compare_weights
+from aigc_tf.training.step import losses
+
+_EXPORT_SAMPLES = 8
+"""Beginnings of documents that an exported model must continue like the trained one, besides hostile texts."""
+_EXPORT_PROMPT_TOKENS = 16
+
+
+def export_generation(
+    model: keras.Model,
+    config: ExperimentConfig,
+    facts: DataFacts,
+    *,
+    prepared: PreparedDataset | None,
+    source: dict[str, Any],
+) -> Export:
+    """Exports a trained generator; where its data are at hand, beginnings of their documents are tried on it."""
+    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    prompts: list[str] = []
+    if prepared is not None:
+        split = prepared.splits.get("test", prepared.splits["train"])
+        rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
+        prompts = [tokenizer.decode(row[0][:_EXPORT_PROMPT_TOKENS]) for row in rows]
+    return export_generator(
+        model,
+        tokenizer,
+        max_length=config.data.max_length,
+        generation=config.generation,
+        directory=config.export.directory,
+        name=config.name,
+        dtype=config.export.dtype,
+        long_prompt=config.export.long_prompt,
+        target=config.export.target,
+        batch_sizes=config.export.batch_sizes,
+        weights=config.export.weights,
+        judge=None if prepared is None else _judge(config, prepared, tokenizer),
+        prompts=prompts,
+        source=source,
+    )
+
+
+def _judge(config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer) -> Judge | None:
+    """Returns what judges smaller weights by bits per byte of validation data, None where there are none."""
+    split = evaluations_of(config, prepared, tokenizer).get("validation")
+    if split is None:
+        return None
+    num_bytes = tf.constant([len(piece) for piece in tokenizer.piece_bytes()], tf.float32)
+
+    def observe(logits: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        weights = batch["weights"]
+        return {
+            "losses": tf.reduce_sum(losses.token_losses(batch["labels"], logits) * weights, axis=1),
+            "bytes": tf.reduce_sum(tf.gather(num_bytes, batch["labels"]) * weights, axis=1),
+        }
+
+    def judge(full: keras.Model, small: keras.Model) -> dict[str, Any]:
+        compared = compare_weights(
+            (full, small),
+            split,
+            logits_of=lambda model, batch: model(generator.model_inputs(model, batch), training=False),
+            observe=observe,
+            score=lambda rows: float(np.sum(rows["losses"]) / np.log(2) / np.sum(rows["bytes"])),
+        )
+        return {"split": "validation", "metric": "bits_per_byte", **compared}
+
+    return judge

@@ -1,0 +1,44 @@
+"""What is known of a task before TensorFlow is imported: its name, the config it reads, how it is asked.
+
+Standard library only, and so are the modules `spec` of the tasks, so that the command line, the checks of a config, a
+sweep and a deployment know a task at once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from aigc_tf.config import ExperimentConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskSpec:
+    """How a trained or exported model of a task is asked."""
+
+    script: str
+    """Name of the script that asks it, without `.py`."""
+    inputs: tuple[str, ...]
+    """Fields of one question, in order, such as `("text", "text_b")`. Each is a flag of the script and a column of
+    a file of questions."""
+    takes_settings: bool = False
+    """Whether a question takes the fields of `GenerationConfig` as flags."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task, as far as it is known without TensorFlow."""
+
+    name: str
+    sections: tuple[str, ...]
+    """The top-level sections of the config that it reads. Others are not printed, and are refused when set."""
+    check: Callable[[ExperimentConfig], None]
+    """Refuses fields that do not fit the task; it is called after `config.checks.validate`."""
+    metrics: Callable[[ExperimentConfig], dict[str, int]]
+    """Metrics that can name the best checkpoint -> 1 where more is better, else -1. The first is the default."""
+    ask: AskSpec
+    latency_seconds: float
+    """What a rendered deployment takes as an acceptable latency of one request."""
+    timeout_seconds: float
+    """After that a rendered deployment gives a request up."""
+    load: Callable[[], Any]
+    """Returns the task's `TaskDoor`; imports TensorFlow."""
