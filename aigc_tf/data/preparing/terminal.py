@@ -223,6 +223,7 @@ def _labels(split: Mapping[str, Any]) -> str:
 
 def _notes(info: Mapping[str, Any]) -> list[str]:
     notes = [f"Stage {stage['name']}: {note}." for stage in info.get("stages", []) for note in stage["notes"]]
+    notes += [f"{source['uri']}: {note}." for source in info.get("sources", []) for note in source.get("notes", [])]
     broken = [example for source in info.get("sources", []) for example in source["examples"]]
     if broken:
         notes.append(f"Broken rows, {min(len(broken), _BROKEN_SHOWN)} of {_num_broken(info['sources']):,}:")

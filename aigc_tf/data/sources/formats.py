@@ -1,10 +1,10 @@
-"""The formats of files: plain text by line or as a whole, TSV, CSV, JSONL (each also gzipped), Parquet and TFRecord.
+"""The formats of files: plain text by line or as a whole, JSONL (each also gzipped), Parquet and TFRecord; and a table
+of all readers. TSV and CSV are in `tables`.
 
 Every reader is a generator of lists of `Record`, a list being what one block of the file holds; memory stays constant
 however long the file is, but for documents, which are as long as their files.
 """
 
-import csv
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,7 +20,8 @@ from aigc_tf.data.sources.records import (
     in_batches,
     no_such_column,
 )
-from aigc_tf.data.sources.text_files import MAX_RECORD_BYTES, is_text, open_file, read_lines, read_whole, split_lines
+from aigc_tf.data.sources.tables import read_csv, read_tsv
+from aigc_tf.data.sources.text_files import is_text, open_file, read_lines, read_whole, split_lines
 from aigc_tf.errors import InputError, RunError
 
 _BROKEN = object()
@@ -47,103 +48,6 @@ def read_document(reading: Reading) -> Iterator[list[Record]]:
     """A file as one text, the newlines as they are, an empty file included. There are no labels."""
     text = read_whole(reading)
     yield [] if text is None else [Record(text, "", "", reading.index, 1)]
-
-
-class _Table:
-    """Where the needed cells stand in a row of a table, and what makes a row broken."""
-
-    def __init__(self, reading: Reading, names: list[str]) -> None:
-        data, self._reading, self._width = reading.data, reading, len(names)
-        for field, name in reading.needed.items():
-            if name not in names:
-                error = no_such_column(reading.source.uri, field, name, names)
-                hint = "" if data.column_names else " If its first line is no header, set data.column_names."
-                raise InputError(f"{error}{hint}")
-            if names.count(name) > 1:
-                raise column_twice(reading.source.uri, name)
-        self._text = names.index(data.text_column)
-        self._text_b = names.index(data.text_b_column) if data.text_b_column else -1
-        self._label = names.index(data.label_column) if data.label_column else -1
-
-    def record(self, line: int, cells: list[str]) -> Record | None:
-        """Returns the record of a row, or counts the row as broken; a blank line is no row."""
-        reading = self._reading
-        if len(cells) != self._width or cells == [""]:
-            if cells not in ([], [""]):
-                reading.report.count_broken(line, "wrong number of columns", f"{len(cells)}, not {self._width}")
-            return None
-        text, label = cells[self._text], cells[self._label] if self._label >= 0 else ""
-        text_b = cells[self._text_b] if self._text_b >= 0 else ""
-        if reading.tainted and not is_text(text, text_b, label):
-            reading.report.count_broken(line, f"not valid {reading.data.encoding}")
-        elif reading.lacks_label(label):
-            reading.report.count_broken(line, f"no value in {reading.data.label_column!r}")
-        else:
-            return Record(text, text_b, label, reading.index, line)
-        return None
-
-
-def read_tsv(reading: Reading) -> Iterator[list[Record]]:
-    """Tab-separated lines without quoting: quotes are text, and no cell holds a tab or a newline."""
-    table = _Table(reading, list(reading.data.column_names)) if reading.data.column_names else None
-    for first, text in read_lines(reading):
-        lines = split_lines(text)
-        if table is None:
-            table = _Table(reading, lines.pop(0).split("\t") if lines else [""])
-            first += 1
-        make = table.record
-        yield [record for line, row in enumerate(lines, first) if (record := make(line, row.split("\t")))]
-
-
-class _CsvLines:
-    """The lines of a file for the csv module, ends kept, which must know them inside quotes."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self.skipped = 0
-        """Lines that were too long to be handed out, so far; the csv module does not count them."""
-
-    def __iter__(self) -> Iterator[str]:
-        handed_out = 0
-        for first, text in read_lines(self._reading):
-            self.skipped = first - 1 - handed_out
-            lines = text.split("\n")
-            end = lines.pop()
-            handed_out += len(lines)
-            yield from [line + "\n" for line in lines]
-            if end:
-                handed_out += 1
-                yield end
-
-
-def read_csv(reading: Reading) -> Iterator[list[Record]]:
-    """Comma-separated values (RFC 4180): cells may be quoted, and hold commas, newlines and doubled quotes."""
-    csv.field_size_limit(MAX_RECORD_BYTES)  # in the whole process; the default of 128 kB is short for documents
-    yield from in_batches(_csv_records(reading))
-
-
-def _csv_records(reading: Reading) -> Iterator[Record | None]:
-    lines = _CsvLines(reading)
-    rows = csv.reader(lines, strict=True)
-    table = _Table(reading, list(reading.data.column_names)) if reading.data.column_names else None
-    while True:
-        start = rows.line_num + 1
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if table is None:
-                raise InputError(f"The header line of {reading.source.uri} is broken CSV ({error}).") from error
-            # A quote that is never closed swallows the rows after it: each of its lines counts.
-            swallowed = rows.line_num - start + 1
-            reading.report.count_broken(start + lines.skipped, "broken quoting", str(error), rows=swallowed)
-            yield None
-            continue
-        if table is None:
-            table = _Table(reading, cells)
-        else:
-            yield table.record(start + lines.skipped, cells)
 
 
 def read_jsonl(reading: Reading) -> Iterator[list[Record]]:

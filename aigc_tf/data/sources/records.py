@@ -65,6 +65,8 @@ class SourceReport:
     """Broken rows by reason."""
     examples: list[str] = dataclasses.field(default_factory=list)
     """`file:line: reason` of the first broken rows."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """How the file is read where that is not what its ending says, such as `its cells are separated by ';'`."""
 
     def count_broken(self, line: int, reason: str, detail: str = "", rows: int = 1) -> None:
         """Counts a broken row that starts at `line`; `detail` shows in the examples only."""

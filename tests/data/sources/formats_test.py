@@ -192,6 +192,7 @@ def test_a_report_has_the_hash_of_the_file_as_it_lies_on_disk(tmp_path):
         "records": 1,
         "bad": {},
         "examples": [],
+        "notes": [],
     }
 
 

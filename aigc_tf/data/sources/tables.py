@@ -1,0 +1,160 @@
+"""Tables in text files, CSV and TSV, each also gzipped: rows to records, in constant memory."""
+
+import csv
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+
+from aigc_tf.data.sources.dialects import ROWS_SEEN, find_separator, is_quoted, named_separator
+from aigc_tf.data.sources.records import Reading, Record, SourceReport, column_twice, in_batches, no_such_column
+from aigc_tf.data.sources.text_files import MAX_RECORD_BYTES, is_text, read_lines, split_lines
+from aigc_tf.errors import InputError
+
+_Block = tuple[int, str]
+"""The number of the first line, and the text of whole lines."""
+
+
+class _Table:
+    """Where the needed cells stand in a row of a table, and what makes a row broken."""
+
+    def __init__(self, reading: Reading, names: list[str], hint: str = "") -> None:
+        data, self._reading, self._width = reading.data, reading, len(names)
+        for field, name in reading.needed.items():
+            if name not in names:
+                error = no_such_column(reading.source.uri, field, name, names)
+                raise InputError(f"{error}{hint}")
+            if names.count(name) > 1:
+                raise column_twice(reading.source.uri, name)
+        self._text = names.index(data.text_column)
+        self._text_b = names.index(data.text_b_column) if data.text_b_column else -1
+        self._label = names.index(data.label_column) if data.label_column else -1
+
+    def record(self, line: int, cells: list[str]) -> Record | None:
+        """Returns the record of a row, or counts the row as broken; a blank line is no row."""
+        reading = self._reading
+        if len(cells) != self._width or cells == [""]:
+            if cells not in ([], [""]):
+                reading.report.count_broken(line, "wrong number of columns", f"{len(cells)}, not {self._width}")
+            return None
+        text, label = cells[self._text], cells[self._label] if self._label >= 0 else ""
+        text_b = cells[self._text_b] if self._text_b >= 0 else ""
+        if reading.tainted and not is_text(text, text_b, label):
+            reading.report.count_broken(line, f"not valid {reading.data.encoding}")
+        elif reading.lacks_label(label):
+            reading.report.count_broken(line, f"no value in {reading.data.label_column!r}")
+        else:
+            return Record(text, text_b, label, reading.index, line)
+        return None
+
+
+def read_csv(reading: Reading) -> Iterator[list[Record]]:
+    """Comma-separated values (RFC 4180): cells may be quoted, and hold commas, newlines and doubled quotes."""
+    return _read_table(reading, ",")
+
+
+def read_tsv(reading: Reading) -> Iterator[list[Record]]:
+    """Tab-separated lines. Quotes are text, and no cell holds a tab or a newline, unless the file is a quoted one."""
+    return _read_table(reading, "\t")
+
+
+def _read_table(reading: Reading, usual: str) -> Iterator[list[Record]]:
+    csv.field_size_limit(MAX_RECORD_BYTES)  # in the whole process; the default of 128 kB is short for documents
+    blocks = read_lines(reading)
+    head = next(blocks, None)
+    if head is None:
+        return
+    separator = named_separator(head[1])
+    if separator:
+        head = (head[0] + 1, head[1].partition("\n")[2])
+    else:
+        lines = head[1].split("\n", ROWS_SEEN)[:ROWS_SEEN]
+        separator = find_separator(lines, usual, needed=reading.needed.values(), names=reading.data.column_names)
+    if separator != usual:
+        reading.report.notes.append(f"its cells are separated by {separator!r}")  # said in errors too
+    blocks = itertools.chain([head], blocks)
+    if separator == "\t":
+        yield from _tab_records(reading, blocks, first_line=head[0])
+    else:
+        yield from in_batches(_csv_records(reading, blocks, separator))
+
+
+def _table(reading: Reading, header: list[str]) -> _Table:
+    seen = "".join(f" Note: {note}." for note in reading.report.notes)
+    return _Table(reading, header, f"{seen} If its first line is no header, set data.column_names.")
+
+
+def _named_table(reading: Reading) -> _Table | None:
+    return _Table(reading, list(reading.data.column_names)) if reading.data.column_names else None
+
+
+def _tab_records(reading: Reading, blocks: Iterator[_Block], *, first_line: int) -> Iterator[list[Record]]:
+    table = _named_table(reading)
+    is_decided = False
+    for first, text in blocks:
+        if not is_decided and '"' in text:  # up to here a quoted file and a plain one read the same
+            is_decided = True
+            if is_quoted(_lines_again(reading, first_line), width=len(reading.data.column_names)):
+                reading.report.notes.append("it is a quoted TSV: quotes around a cell are not part of it")
+                rest = itertools.chain([(first, text)], blocks)
+                yield from in_batches(_csv_records(reading, rest, "\t", table))
+                return
+        lines = split_lines(text)
+        if table is None and lines:
+            table = _table(reading, lines.pop(0).split("\t"))
+            first += 1
+        if table is not None:
+            make = table.record
+            yield [record for line, row in enumerate(lines, first) if (record := make(line, row.split("\t")))]
+
+
+def _lines_again(reading: Reading, first_line: int) -> Iterator[str]:
+    """Yields the lines of a file once more, ends kept; what is wrong with them is not counted twice."""
+    again = dataclasses.replace(reading, report=SourceReport(reading.source.uri))
+    return itertools.islice(_CsvLines(read_lines(again)), first_line - 1, None)
+
+
+class _CsvLines:
+    """The lines of a file for the csv module, ends kept, which must know them inside quotes."""
+
+    def __init__(self, blocks: Iterable[_Block]) -> None:
+        self._blocks = blocks
+        self.skipped = 0
+        """Lines that were not handed out so far, such as too long ones; the csv module does not count them."""
+
+    def __iter__(self) -> Iterator[str]:
+        handed_out = 0
+        for first, text in self._blocks:
+            self.skipped = first - 1 - handed_out
+            lines = text.split("\n")
+            end = lines.pop()
+            handed_out += len(lines)
+            yield from [line + "\n" for line in lines]
+            if end:
+                handed_out += 1
+                yield end
+
+
+def _csv_records(
+    reading: Reading, blocks: Iterable[_Block], separator: str, table: _Table | None = None
+) -> Iterator[Record | None]:
+    lines = _CsvLines(blocks)
+    rows = csv.reader(lines, strict=True, delimiter=separator)
+    table = table or _named_table(reading)
+    while True:
+        start = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if table is None:
+                raise InputError(f"The header line of {reading.source.uri} is broken CSV ({error}).") from error
+            # A quote that is never closed swallows the rows after it: each of its lines counts.
+            swallowed = rows.line_num - start + 1
+            reading.report.count_broken(start + lines.skipped, "broken quoting", str(error), rows=swallowed)
+            yield None
+            continue
+        if table is None:
+            table = _table(reading, cells)
+        else:
+            yield table.record(start + lines.skipped, cells)
