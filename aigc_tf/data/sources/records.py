@@ -35,6 +35,8 @@ class SourceFile:
     """`train`, `validation` or `test` where the sources decide it; empty where the hash rule does."""
     path: str = ""
     """Where it lies on disk. Empty: `uri` is the path."""
+    part_of: str = ""
+    """The folder or glob that it was found by: of its parts some may be without rows, as Spark and Beam write them."""
 
 
 class Record(NamedTuple):

@@ -4,6 +4,7 @@ A source is a file, a glob, a folder, `sample:NAME` or `tfds:NAME[/CONFIG][:VERS
 only and takes well under a second; `read_records` reads.
 """
 
+import dataclasses
 import fnmatch
 import glob
 import os
@@ -44,6 +45,11 @@ _ENDINGS = {
     ".tfrecord": "tfrecord",
     ".tfrecords": "tfrecord",
 }
+
+# What Spark, Hadoop and Delta Lake write beside the data. Not every name with _: code and documents have such names.
+_ENGINE_NAMES = re.compile(
+    r"_(SUCCESS|temporary|metadata|common_metadata|spark_metadata|delta_log|(committed|started)_.*)"
+)
 
 
 def find_sources(data: DataConfig) -> list[SourceFile]:
@@ -110,9 +116,20 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
                 _check_documents(sources[: len(reports)], data, reports)
             continue
         reading.check()
-        if not report.num_rows:
+        if not report.num_rows and not source.part_of:
             raise InputError(f"{source.uri} has no rows; a file with records is needed.")
+        _check_parts(sources, reports)
     _check_documents(sources, data, reports)
+
+
+def _check_parts(sources: list[SourceFile], reports: list[SourceReport]) -> None:
+    """Refuses a folder or glob when its last part is read and none of them had a row."""
+    whole, following = sources[len(reports) - 1].part_of, sources[len(reports) :]
+    if not whole or (following and following[0].part_of == whole):
+        return
+    parts = [report for source, report in zip(sources, reports, strict=False) if source.part_of == whole]
+    if not any(report.num_rows for report in parts):
+        raise InputError(f"None of the {len(parts)} files of {whole} has a row; a file with records is needed.")
 
 
 def _check_documents(sources: list[SourceFile], data: DataConfig, reports: list[SourceReport]) -> None:
@@ -186,7 +203,7 @@ def _expand(source: str, data: DataConfig, *, split: str = "") -> list[SourceFil
         raise InputError(f"Sources are read from a POSIX path, not from {source}; copy it, or mount it with gcsfuse.")
     path = os.path.expanduser(source)
     if os.path.isdir(path):
-        return [SourceFile(file, _format(file, data), split) for file in _files_of_known_format(path, data)]
+        return [_part(file, path, data, split) for file in _files_of_known_format(path, data)]
     if os.path.isfile(path):
         return [SourceFile(path, _format(path, data), split)]
     if os.path.exists(path):
@@ -196,7 +213,11 @@ def _expand(source: str, data: DataConfig, *, split: str = "") -> list[SourceFil
     files = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     if not files:
         raise InputError(f"The glob {source!r} matches no file.{storage.nearest_path(path)}")
-    return [SourceFile(file, _format(file, data), split) for file in files]
+    return [_part(file, source, data, split) for file in files]
+
+
+def _part(path: str, whole: str, data: DataConfig, split: str) -> SourceFile:
+    return SourceFile(path, _format(path, data), split, part_of=whole)
 
 
 def _expand_tfds(source: str, data: DataConfig, split: str) -> list[SourceFile]:
@@ -209,7 +230,7 @@ def _expand_tfds(source: str, data: DataConfig, split: str) -> list[SourceFile]:
     elif others:
         print(f"{source}: left out the splits {', '.join(others)}.", file=sys.stderr, flush=True)
     if not split:
-        return [SourceFile(file.uri, file.format, "", file.path) for file in files]
+        return [dataclasses.replace(file, split="") for file in files]
     return files
 
 
@@ -249,14 +270,18 @@ def _files_of_known_format(folder: str, data: DataConfig) -> list[str]:
     return files
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or bool(_ENGINE_NAMES.fullmatch(name))
+
+
 def _walk(folder: str) -> Iterator[str]:
-    """Yields the files below a folder. Links to folders are followed, each folder once."""
+    """Yields the files below a folder but hidden ones. Links to folders are followed, each folder once."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
         if real not in seen:
-            yield from (os.path.join(root, name) for name in files if not name.startswith("."))
+            yield from (os.path.join(root, name) for name in files if not _is_hidden(name))
         seen.add(real)
 
 
@@ -274,7 +299,7 @@ def _split_by_names(files: list[SourceFile], data: DataConfig) -> list[SourceFil
                     raise InputError(f"{uri} matches both data.test_files and data.validation_files; it can be in one.")
     if len(splits) == len(files):
         raise InputError("data.test_files and data.validation_files match every file; none is left for training.")
-    return [SourceFile(file.uri, file.format, splits.get(file.uri, "train"), file.path) for file in files]
+    return [dataclasses.replace(file, split=splits.get(file.uri, "train")) for file in files]
 
 
 def _file_name(file: SourceFile) -> str:
@@ -300,7 +325,8 @@ def _check_found(files: list[SourceFile], data: DataConfig) -> None:
         seen[key] = file.uri
         if not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read; check its permissions.")
-        if os.path.isfile(path) and not os.path.getsize(path) and file.format != "document":
+        may_be_empty = file.format == "document" or (file.part_of and file.format != "parquet")
+        if os.path.isfile(path) and not os.path.getsize(path) and not may_be_empty:
             raise InputError(f"{path} is empty; a file with records is needed.")
     if data.split != "hash" and not any(file.split == "train" for file in files):
         raise InputError("No source is left for the split 'train'; data.sources must hold training data.")

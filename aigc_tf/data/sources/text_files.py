@@ -113,8 +113,8 @@ def _blocks(reading: Reading) -> Iterator[bytes]:
 def _refuse_other_kinds(reading: Reading, head: bytes, zipped: bool) -> None:
     uri = reading.source.uri
     if not head:
-        if reading.source.format == "document":
-            return  # the empty text
+        if reading.source.format == "document" or reading.source.part_of:
+            return  # the empty text, or a part without rows
         raise InputError(f"{uri} is empty; a file with records is needed.")
     if uri.lower().endswith(".gz") and not zipped:
         raise InputError(f"{uri} is not gzip, though its name ends in .gz; name it as what it is.")

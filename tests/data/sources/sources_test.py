@@ -1,8 +1,10 @@
 """Sources: what the names in a config stand for, and one clear sentence where they stand for nothing."""
 
+import gzip
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from aigc_tf.config import DataConfig
 from aigc_tf.data.sources import samples
 from aigc_tf.data.sources.sources import check_labelled, find_sources, hash_source, read_records
 from aigc_tf.errors import InputError
+
+CASES = Path(__file__).parents[1] / "cases"
 
 
 def write(path, content):
@@ -85,6 +89,65 @@ def test_the_same_file_twice_is_refused(tmp_path):
     refuses("twice", path, split="given", test_sources=(path,))
     os.symlink(path, tmp_path / "b.csv")
     refuses("the same file as .*a.csv. twice", str(tmp_path))
+
+
+def test_a_folder_of_spark_is_read_with_its_part_without_rows(capsys):
+    reports = []
+    assert len(read(f"{CASES}/spark_folder", reports=reports)) == 120
+    assert [report.records for report in reports] == [40, 40, 40, 0]
+    assert capsys.readouterr().err == ""  # _SUCCESS is none of the data
+    assert len(read(f"{CASES}/spark_folder/*.parquet")) == 120
+    assert len(read(f"{CASES}/spark_folder", format="parquet")) == 120
+    refuses("part-00003.* has no rows", f"{CASES}/spark_folder/part-00003-c000.snappy.parquet")
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "header"),
+    [
+        ("jsonl", '{"text": "a", "label": "x"}\n', ""),
+        ("csv", "text,label\na,x\n", "text,label\n"),
+        ("tsv", "text\tlabel\na\tx\n", "text\tlabel\n"),
+        ("txt", "a\n", ""),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_part_of_a_folder_or_glob_may_be_empty(tmp_path, ending, content, header, zipped):
+    fields = dict(label_column="" if ending == "txt" else "label")
+    for name, part in (("part-0", ""), ("part-1", content), ("part-2", header), ("part-3", "\n"[: not header])):
+        data = gzip.compress(part.encode()) if zipped and name != "part-3" else part
+        write(tmp_path / "all" / f"{name}.{ending}{'.gz' * (zipped and name != 'part-3')}", data)
+    reports = []
+    expected = 2 if ending == "txt" else 1  # an empty line is an empty text
+    assert len(read(f"{tmp_path}/all", reports=reports, **fields)) == expected
+    assert len(reports) == 4
+    assert all(report.sha256 for report in reports)
+    assert len(read(f"{tmp_path}/all/part-*", **fields)) == expected
+    write(tmp_path / "none" / f"a.{ending}", "")
+    write(tmp_path / "none" / f"b.{ending}", header)
+    refuses("None of the 2 files of .*/none has a row", f"{tmp_path}/none", f"{tmp_path}/all", **fields)
+    refuses(r"is empty", f"{tmp_path}/none/a.{ending}", **fields)
+
+
+def test_an_empty_part_of_tfrecords_is_one_and_of_parquet_is_damaged(tmp_path):
+    import tensorflow as tf
+
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a"]))
+    with tf.io.TFRecordWriter(f"{tmp_path}/a.tfrecord-00000-of-00002") as writer:
+        example = tf.train.Example(features=tf.train.Features(feature={"text": feature, "label": feature}))
+        writer.write(example.SerializeToString())
+    write(tmp_path / "a.tfrecord-00001-of-00002", "")
+    assert pairs(read(str(tmp_path))) == [("a", "a")]
+    write(tmp_path / "b.parquet", "")
+    refuses("b.parquet is empty", str(tmp_path))
+
+
+def test_what_engines_write_beside_the_data_is_left_out(tmp_path):
+    for name in ("_temporary/0/part-0.jsonl", "_delta_log/0.json", "_committed_1.json", "_SUCCESS"):
+        write(tmp_path / name, "")
+    for name in ("_own.jsonl", "part-0.jsonl"):
+        write(tmp_path / name, '{"text": "a", "label": "x"}\n')
+    assert names(find_sources(DataConfig(sources=(str(tmp_path),)))) == ["_own.jsonl", "part-0.jsonl"]
+    assert len(find_sources(DataConfig(sources=(str(tmp_path),), format="jsonl"))) == 2
 
 
 def test_files_are_split_by_their_names(tmp_path):
