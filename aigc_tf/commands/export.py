@@ -12,8 +12,10 @@ from aigc_tf.commands.runs import (
 )
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.fields import sha256
+from aigc_tf.config.shell import shell_line
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.errors import InputError
+from aigc_tf.tasks import TASKS
 from aigc_tf.tasks.door import policy_of
 
 
@@ -42,9 +44,18 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
     if table := done.cost_table():
         print(f"\nWhat its weights cost:\n{table}")
     folder = os.path.dirname(done.path)
-    flag = door.ask_script.partition(" ")[2]
-    print(f'\nAsk it:         python scripts/{door.ask_script.replace(" ", f" --model={folder} ")}="..."')
-    print(f"Serve it:       tensorflow_model_server --rest_api_port=8501 --model_name={config.name} \\")
-    print(f"                    --model_base_path={os.path.abspath(folder)}")
-    print(f'Ask the server: python scripts/ask.py --server=http://localhost:8501 --model={config.name} {flag}="..."')
-    print(f"Deploy it:      python scripts/render_deployment.py --model={folder} --output=deploy/{config.name}")
+    _print_what_comes_next(folder, config)
+
+
+def _print_what_comes_next(folder: str, config: ExperimentConfig) -> None:
+    """Prints the commands that ask, serve and deploy the model in `folder`, ready to be pasted."""
+    ask, name = TASKS[config.task].ask, config.name
+    question = f'--{ask.inputs[0]}="..."'
+    model, server = f"--model={folder}", "--server=http://localhost:8501"
+    base_path = shell_line(f"--model_base_path={os.path.abspath(folder)}")
+    deploy = shell_line("python", "scripts/render_deployment.py", model, f"--output=deploy/{name}")
+    print(f"\nAsk it:         {shell_line('python', f'scripts/{ask.script}.py', model)} {question}")
+    print(f"Serve it:       {shell_line('tensorflow_model_server', '--rest_api_port=8501', f'--model_name={name}')} \\")
+    print(f"                    {base_path}")
+    print(f"Ask the server: {shell_line('python', 'scripts/ask.py', server, f'--model={name}')} {question}")
+    print(f"Deploy it:      {deploy}")

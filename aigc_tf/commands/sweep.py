@@ -29,6 +29,7 @@ from aigc_tf.commands.search_space import Dimension, show, with_values
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
 from aigc_tf.config.checks import validate
 from aigc_tf.config.fields import flatten, from_json, to_json
+from aigc_tf.config.shell import shell_line
 from aigc_tf.errors import InputError, Preempted, RunError
 from aigc_tf.evaluation import classification, language_model, report
 
@@ -313,6 +314,7 @@ def _print_results(workdir: str, study: Any, space: Sequence[Dimension], metric:
     print(f"\nBest: trial {best.number}, validation {metric} {best.value:.4f}")
     for field in fields:
         print(f"  {show({field: best.params[field]})}")
-    print(f"\nCompare them:      tensorboard --logdir={workdir}")
-    print(f"Export the best:   python scripts/export.py --workdir={folder}")
-    print(f"Train it anew:     python scripts/train.py --config={storage.join(folder, _TRIAL)} --workdir=...")
+    trial = storage.join(folder, _TRIAL)
+    print(f"\nCompare them:      {shell_line('tensorboard', f'--logdir={workdir}')}")
+    print(f"Export the best:   {shell_line('python', 'scripts/export.py', f'--workdir={folder}')}")
+    print(f"Train it anew:     {shell_line('python', 'scripts/train.py', f'--config={trial}', '--workdir=...')}")

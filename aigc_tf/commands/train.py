@@ -24,11 +24,13 @@ from aigc_tf.commands.runs import (
 from aigc_tf.commands.watching import RunWatcher, goodput
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.fields import flatten, sha256, table
+from aigc_tf.config.shell import shell_line
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import preparation
 from aigc_tf.errors import RunError
 from aigc_tf.evaluation import report
 from aigc_tf.models.weights import weights_by_path, weights_sha256
+from aigc_tf.tasks import TASKS
 from aigc_tf.tasks.door import DataFacts, facts_of
 from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices import strategy
@@ -185,10 +187,11 @@ def _finish(
         metrics=metrics,
     )
     report.print_report(written, workdir=workdir)
-    ask = door_of(config).ask_script.replace(" ", f" --model={workdir} ")
-    print(f"\nLook at it:  tensorboard --logdir={workdir}/logs")
-    print(f'Ask it:      python scripts/{ask}="..."')
-    print(f"Export it:   python scripts/export.py --workdir={workdir}")
+    ask = TASKS[config.task].ask
+    print(f"\nLook at it:  {shell_line('tensorboard', f'--logdir={workdir}/logs')}")
+    asking = shell_line("python", f"scripts/{ask.script}.py", f"--model={workdir}")
+    print(f'Ask it:      {asking} --{ask.inputs[0]}="..."')
+    print(f"Export it:   {shell_line('python', 'scripts/export.py', f'--workdir={workdir}')}")
 
 
 def _print_plan(config: ExperimentConfig, task: Task, devices: Devices, device: DeviceKind | None) -> None:

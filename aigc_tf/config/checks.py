@@ -30,6 +30,7 @@ from aigc_tf.config.experiment import (
     TrainingConfig,
 )
 from aigc_tf.config.fields import flatten, unknown_field
+from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError, nearest, suggest
 
 
@@ -41,9 +42,7 @@ def validate(config: ExperimentConfig) -> None:
     """
     check_types(config)
     data, training = config.data, config.training
-    _require(bool(config.name), "name", config.name, "a name without spaces or slashes, such as 'bert_sentiment'")
-    plain = not set(config.name) & set(" /\\") and config.name[:1] != "."
-    _require(plain, "name", config.name, "without spaces, slashes or a leading dot")
+    check_name(config.name)
     _require(bool(data.sources), "data.sources", data.sources, "at least one file, glob, folder, sample: or tfds: name")
     for name, value, known in (
         ("task", config.task, TASK_NAMES),

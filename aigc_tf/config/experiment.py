@@ -353,6 +353,7 @@ class ExperimentConfig:
     """One experiment. `name` names its prepared data and its exported model."""
 
     name: str = ""
+    """Letters, digits, `_`, `-` and `.`, at most 100 bytes; it becomes a folder and a part of a server's URL."""
     task: str = "classify"
     """A key of `tasks.TASKS`."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
+from aigc_tf.config.shell import shell_line
 from aigc_tf.errors import Preempted, RunError
 from aigc_tf.training import checkpoints, skipping
 from aigc_tf.training.devices.strategy import Devices
@@ -261,7 +262,8 @@ class _Loop:
             skipping.write_examples(self._workdir, step, rows)
         except RunError as error:
             return f"Its examples could not be written: {error}"
-        return f"Look at its examples: python scripts/inspect_examples.py --workdir={self._workdir} --step={step}."
+        command = shell_line("python", "scripts/inspect_examples.py", f"--workdir={self._workdir}", f"--step={step}")
+        return f"Look at its examples: {command}"
 
     def _roll_back(self, record: dict[str, Any], message: str) -> None:
         """Goes back to the newest checkpoint from before the batches that are left out, the same on every worker."""

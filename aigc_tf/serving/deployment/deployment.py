@@ -19,6 +19,7 @@ from urllib.parse import quote
 import jinja2
 
 from aigc_tf import storage
+from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError
 from aigc_tf.serving.deployment.server_configs import read_batching
 from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
@@ -32,7 +33,6 @@ DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
 _MODELS_FILE = "server/models.config"
 """By which a folder is known as rendered."""
 _TEMPLATES = Path(__file__).parent / "deployment_templates"
-_NAME = re.compile(r"[\w.-]+")
 _MIB = 2**20
 _CPUS = 2
 _LATENCY_SECONDS = {"classify": 1, "generate": 30}
@@ -342,11 +342,7 @@ def _check_place(folder: str, name: str) -> None:
             f"{folder} holds no version of an exported model; give the folder above the numbers, such as "
             "saved_models/bert_sentiment."
         )
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"The model is called {name!r}, but a name that a server is asked for has letters, digits, '_', '-' and "
-            "'.' only; export it under another (--config.name=...)."
-        )
+    check_name(name, what="The model's name")
     path = os.path.abspath(folder)
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in path):
         raise InputError(f"The path {path!r} has a character that no config file takes; rename the folder.")

@@ -13,6 +13,7 @@ import keras_nlp
 import tensorflow as tf
 
 from aigc_tf.config import ExportConfig
+from aigc_tf.config.names import check_name
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.classifiers.classifier import clone_classifier, describe_classifier, merge_classifier
 from aigc_tf.models.classifiers.classifier_formats import build_word_piece, save_hugging_face, save_keras_preset
@@ -26,7 +27,6 @@ from aigc_tf.serving.publishing.publishing import (
     Comparison,
     Export,
     Publication,
-    check_name,
     publish,
     write_adapter,
 )
@@ -68,7 +68,7 @@ def export_classifier(
         RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
             full; then no version was added.
     """
-    check_name(name)
+    check_name(name)  # before the minutes that the rest takes
     with tf.device("CPU:0"):  # see serving.other_process
         full = merge_classifier(model, dtype=POLICIES[dtype])
         served = full if weights == "float32" else clone_classifier(full, dtype=POLICIES[dtype])

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExportConfig, GenerationConfig
+from aigc_tf.config.names import check_name
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.models.adapters.adapters import adapter_of
@@ -29,7 +30,6 @@ from aigc_tf.serving.publishing.publishing import (
     Comparison,
     Export,
     Publication,
-    check_name,
     publish,
     write_adapter,
 )
@@ -80,7 +80,7 @@ def export_generator(
         RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
             full; then no version was added.
     """
-    check_name(name)
+    check_name(name)  # before the minutes that the rest takes
     if generation.num_beams > 1:
         raise InputError(
             f"generation.num_beams is {generation.num_beams}, but an exported model has no beam search; export it with "

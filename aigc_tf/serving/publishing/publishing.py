@@ -26,6 +26,7 @@ import keras
 import tensorflow as tf
 
 from aigc_tf import storage
+from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.models.adapters.adapters import adapter_of, save_adapter
 from aigc_tf.serving.gate.op_gate import check_servable, graph_ops
@@ -125,16 +126,6 @@ def publish(
     advice = "Set export.directory to a folder that can be written."
     with storage.locked_file(storage.join(directory, f".{name}.lock"), busy=busy, advice=advice):
         return _publish(publication, storage.join(directory, name), name, source or {})
-
-
-def check_name(name: str) -> None:
-    """Checks that a model's name is a folder of its own.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not name or set(name) & set("/\\ ") or name[0] == "." or name.endswith("-formats"):
-        raise InputError(f"The model's name is {name!r}; it must have no spaces or slashes and not end in -formats.")
 
 
 def write_adapter(model: keras.Model, folder: Path) -> list[str]:

@@ -143,9 +143,9 @@ def test_two_exports_of_one_name_do_not_run_at_once(tmp_path):
     assert run(tmp_path) == (1, True)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a b", ".a", "toy-formats"])
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", ".a", "toy-formats"])
 def test_a_name_that_is_no_folder_of_its_own_is_refused(name, tmp_path):
-    with pytest.raises(InputError, match="model's name"):
+    with pytest.raises(InputError, match=r"^name is "):
         publish(publication(), directory=tmp_path, name=name)
 
 
