@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from aigc_tf import storage
+from aigc_tf.data.tokenizers.vocabularies import GENERIC_CLASSES
 from aigc_tf.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -19,7 +20,7 @@ END_OF_TEXT = "<|endoftext|>"
 _VOCABULARY_FILE, _MERGES_FILE = "vocab.json", "merges.txt"
 _FILES = ((_VOCABULARY_FILE, _MERGES_FILE), ("encoder.json", "vocab.bpe"))  # of transformers, and of OpenAI
 # transformers' classes that split as GPT-2 does; others with the same files have a pattern of their own.
-_CLASSES = frozenset({"GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"})
+_CLASSES = GENERIC_CLASSES | {"GPT2Tokenizer", "GPT2TokenizerFast"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,14 +27,14 @@ _MAX_TOKEN_BYTES = 256  # what the op's trie can hold
 # The op ends strings at the first and marks states with the second; the others end a line of vocab.txt.
 _FORBIDDEN = {"\0": "U+0000", "\x11": "U+0011", "\n": "U+000A", "\r": "U+000D"}
 
-# transformers' classes that are plain BERT WordPiece; others that also have a vocab.txt split words in other ways.
-_BERT_CLASSES = frozenset(
-    {
-        *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
-        *("BertTokenizerFast", "DistilBertTokenizerFast", "ElectraTokenizerFast", "MobileBertTokenizerFast"),
-        "PreTrainedTokenizerFast",  # whatever tokenizer.json says
-    }
-)
+# transformers' names for "whatever tokenizer.json says": that of version 4, and that of version 5, which writes it for
+# most models.
+GENERIC_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+# Its classes that are plain BERT WordPiece; others that also have a vocab.txt split words in other ways.
+_BERT_CLASSES = GENERIC_CLASSES | {
+    *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
+    *("BertTokenizerFast", "DistilBertTokenizerFast", "ElectraTokenizerFast", "MobileBertTokenizerFast"),
+}
 # Settings of transformers that the one way of splitting below cannot follow, with the only value that it has.
 _FIXED_SETTINGS = {
     "do_basic_tokenize": True,
@@ -157,6 +157,8 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
     folder = Path(folder)
     settings, pipeline = _read_settings(folder / "tokenizer_config.json"), _read_settings(folder / "tokenizer.json")
     normalizer, model = (_section(pipeline, name, folder) for name in ("normalizer", "model"))
+    if "lowercase" in normalizer:  # under the name that tokenizer_config.json has for it
+        normalizer = {**normalizer, "do_lower_case": normalizer["lowercase"]}
     _check_is_word_piece(folder, settings, pipeline)
     _check_settings(folder, {**normalizer, **model, **settings})
     if (folder / VOCABULARY_FILE).is_file():
@@ -165,9 +167,11 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
         source = os.fspath(folder / "tokenizer.json")
         tokens = _ordered(model.get("vocab"), source)
     _check_added_tokens(folder, pipeline, tokens)
-    # As transformers: tokenizer_config.json overrides tokenizer.json.
-    lowercase = bool(settings.get("do_lower_case", normalizer.get("lowercase", lowercase)))
-    strip_accents = settings.get("strip_accents", normalizer.get("strip_accents"))
+    # As transformers: tokenizer_config.json overrides tokenizer.json, but for the classes that take that as it is.
+    is_generic = settings.get("tokenizer_class") in GENERIC_CLASSES
+    merged = {**settings, **normalizer} if is_generic and pipeline else {**normalizer, **settings}
+    lowercase = bool(merged.get("do_lower_case", lowercase))
+    strip_accents = merged.get("strip_accents")
     return build_vocabulary(
         tokens, source, lowercase=lowercase, strip_accents=lowercase if strip_accents is None else bool(strip_accents)
     )

@@ -140,6 +140,19 @@ def test_without_vocab_txt_the_vocabulary_of_tokenizer_json_is_read(tmp_path):
     assert read_hugging_face_folder(folder, lowercase=False) == Vocabulary(TOKENS, lowercase=True, strip_accents=True)
 
 
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_the_classes_that_take_tokenizer_json_as_it_is_are_read(tmp_path, name):
+    config = {"tokenizer_class": name, "do_lower_case": True, "strip_accents": None}  # as transformers 5 writes it
+    folder = write_folder(tmp_path / "same", tokens=None, config=config, pipeline=pipeline())
+    assert read_hugging_face_folder(folder, lowercase=False) == Vocabulary(TOKENS, lowercase=True, strip_accents=True)
+    cased = write_folder(tmp_path / "cased", tokens=None, config=config, pipeline=pipeline(lowercase=False))
+    # BertTokenizer would be lower-cased here; these classes do not look at do_lower_case.
+    assert read_hugging_face_folder(cased, lowercase=True) == Vocabulary(TOKENS, lowercase=False, strip_accents=False)
+    null = pipeline(normalizer={"lowercase": True, "strip_accents": None})
+    accents = write_folder(tmp_path / "null", tokens=None, config=config, pipeline=null)
+    assert read_hugging_face_folder(accents, lowercase=False).strip_accents
+
+
 def test_a_folder_of_another_kind_of_tokenizer_holds_no_word_piece(tmp_path):
     assert not holds_word_piece(write_folder(tmp_path / "empty", tokens=None))
     assert not holds_word_piece(write_folder(tmp_path / "bpe", tokens=None, pipeline={"model": {"type": "BPE"}}))
