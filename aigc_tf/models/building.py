@@ -140,15 +140,6 @@ def read_backbone(source: str | Path, policy: keras.DTypePolicy) -> keras.Model:
         ) from error
 
 
-def check_safetensors(folder: Path) -> None:
-    """Refuses a Hugging Face folder whose weights are not in safetensors files."""
-    if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
-        raise InputError(
-            f"{folder} has no model.safetensors; other weight files can run code and are not read. "
-            "Save the model with transformers' save_pretrained(..., safe_serialization=True)."
-        )
-
-
 def read_architecture(folder: Path) -> dict[str, Any]:
     """Returns the description of the network of a run folder.
 

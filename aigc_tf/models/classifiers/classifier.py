@@ -22,11 +22,10 @@ from aigc_tf.errors import InputError
 from aigc_tf.models.adapters.adapters import adapter_of, describe_adapter, merged_weights, restore_adapter
 from aigc_tf.models.building import (
     ARCHITECTURE_FILE,
-    PRESET,
+    HUGGING_FACE,
     RUN,
     check_paths,
     check_preset,
-    check_safetensors,
     dtype_policy,
     find_folder,
     preset_class,
@@ -37,6 +36,8 @@ from aigc_tf.models.building import (
     seeded,
     short_reason,
 )
+from aigc_tf.models.hugging_face.encoders import read_encoder
+from aigc_tf.models.layer_settings import describe_layers, restore_layers
 from aigc_tf.models.weights import load_weights_by_path, weights_by_path
 
 __all__ = [
@@ -50,11 +51,6 @@ __all__ = [
 ]
 
 _HEAD_ARGUMENTS = ("num_classes", "dropout", "hidden_dim")
-
-# Hugging Face model types that KerasNLP converts and that have a classifier. BERT-like encoders compute GELU by its
-# tanh approximation in KerasNLP (2.5e-4 on MiniLM's outputs); any other activation would be another network.
-_HUGGING_FACE_TYPES = ("albert", "bert", "distilbert", "roberta", "xlm-roberta")
-_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python")
 
 
 def build_classifier(
@@ -116,6 +112,7 @@ def describe_classifier(model: keras.Model) -> dict[str, Any]:
         "class": type(model).__name__,
         "head": {name: config[name] for name in _HEAD_ARGUMENTS if name in config},
         "backbone": {name: value for name, value in backbone.items() if name not in ("name", "dtype", "trainable")},
+        **describe_layers(model.backbone),
         **describe_adapter(model),
     }
 
@@ -136,6 +133,7 @@ def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32"
         cls = classes[description["class"]]
         with seeded(seed):
             backbone = cls.backbone_cls.from_config({**description["backbone"], "dtype": policy})
+            restore_layers(backbone, description)
             return restore_adapter(_attach_head(cls, backbone, **description["head"]), description)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
@@ -208,24 +206,8 @@ def _load_folder(folder: Path, policy: keras.DTypePolicy) -> keras.Model:
         model = rebuild_classifier(read_architecture(folder), dtype=policy.name)
         load_weights_by_path(model.backbone, read_run_weights(folder), source=f"the checkpoint of {folder}")
         return model.backbone if adapter_of(model) is None else merge_classifier(model, dtype=policy.name).backbone
-    if kind == PRESET:
-        _classifier_class(preset_class(folder, config))
-        check_preset(folder)
-    else:
-        _check_hugging_face(folder, config)
+    if kind == HUGGING_FACE:
+        return read_encoder(folder, config, policy)
+    _classifier_class(preset_class(folder, config))
+    check_preset(folder)
     return read_backbone(folder, policy)
-
-
-def _check_hugging_face(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config["model_type"]
-    if kind not in _HUGGING_FACE_TYPES:
-        known = ", ".join(_HUGGING_FACE_TYPES)
-        raise InputError(f"{folder} is a Hugging Face model of type {kind!r}; a classifier can start from {known}.")
-    activation = config.get("hidden_act") or config.get("activation") or "gelu"
-    if activation not in _ACTIVATIONS:
-        raise InputError(f"{folder} computes with the activation {activation!r}; KerasNLP's {kind} has gelu only.")
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(
-            f"{folder} has {config['position_embedding_type']!r} positions; KerasNLP's {kind} has absolute ones."
-        )
-    check_safetensors(folder)

@@ -8,34 +8,22 @@ from typing import Any
 import keras
 import keras_nlp
 import numpy as np
-import safetensors
 
 from aigc_tf.errors import InputError
 from aigc_tf.models.building import (
     check_paths,
     check_preset,
-    check_safetensors,
     preset_class,
     read_backbone,
     read_json,
-    short_reason,
 )
 from aigc_tf.models.gpt2 import gpt2_weights
 from aigc_tf.models.gpt2.networks import Decoder, PresetModel
+from aigc_tf.models.hugging_face.settings import check_network, read_settings
+from aigc_tf.models.hugging_face.tensors import Tensors, check_safetensors, open_tensors
 from aigc_tf.models.weights import load_weights_by_path, weights_by_path
 
 _INPUTS = {"token_ids", "padding_mask"}
-# All of them the tanh approximation.
-_ACTIVATIONS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-# Settings of a Hugging Face GPT-2 under which it is another network: name -> the value that it must have.
-_SETTINGS = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-    "layer_norm_epsilon": 1e-5,
-}
-_NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
 def causal_lm_class(name: str) -> Any:
@@ -110,34 +98,42 @@ def read_hugging_face(
     Raises:
         InputError: If it is another network, or damaged.
     """
-    _check_config(folder, config)
+    if config["model_type"] != "gpt2":
+        kind = config["model_type"]
+        raise InputError(f"{folder} is a Hugging Face model of type {kind!r}; a generator can start from gpt2.")
+    check_network(folder, config)
     check_safetensors(folder)
-    try:
-        width = int(config["n_embd"])
-        model = Decoder(
-            vocabulary_size=int(config["vocab_size"]),
-            num_positions=int(config["n_positions"]),
-            num_layers=int(config["n_layer"]),
-            hidden_dim=width,
-            num_heads=int(config["n_head"]),
-            intermediate_dim=int(config.get("n_inner") or 4 * width),
-            dropout=dropout,
-            dtype=policy,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'config.json'} has no sizes of a GPT-2 ({short_reason(error)}).") from error
-    tensors = _read_tensors(folder)
-    names = gpt2_weights.hugging_face_names(model.sizes["num_layers"])
-    missing = [name for name in names.values() if name not in tensors]
+    settings = read_settings(folder, config)
+    model = Decoder(
+        vocabulary_size=settings["vocab_size"],
+        num_positions=settings["max_position_embeddings"],
+        num_layers=settings["num_hidden_layers"],
+        hidden_dim=settings["hidden_size"],
+        num_heads=settings["num_attention_heads"],
+        intermediate_dim=settings["n_inner"] or 4 * settings["hidden_size"],
+        dropout=dropout,
+        dtype=policy,
+    )
+    with open_tensors(folder) as stored:
+        tensors = _read_tensors(folder, stored, num_layers=model.sizes["num_layers"])
+    load_weights_by_path(model, tensors, source=str(folder))
+    return model
+
+
+def _read_tensors(folder: Path, stored: Tensors, *, num_layers: int) -> dict[str, np.ndarray]:
+    """The weights of our network by path. GPT2LMHeadModel has the prefix `transformer.`, GPT2Model none."""
+    in_file = {name.removeprefix("transformer."): name for name in stored}
+    names = gpt2_weights.hugging_face_names(num_layers)
+    missing = [name for name in names.values() if name not in in_file]
     if missing:
         raise InputError(f"The model in {folder} has no tensor {missing[0]!r}; it is cut off or no GPT-2.")
-    head = tensors.get("lm_head.weight")
-    if head is not None and not np.array_equal(head, tensors["wte.weight"]):
+    tensors = {path: stored[in_file[name]] for path, name in names.items()}
+    head = in_file.get("lm_head.weight")
+    if head is not None and not np.array_equal(stored[head], tensors["embeddings/tokens"]):
         raise InputError(
             f"The model in {folder} has an output matrix of its own, lm_head.weight; GPT-2's is that of its embeddings."
         )
-    load_weights_by_path(model, {path: tensors[name] for path, name in names.items()}, source=str(folder))
-    return model
+    return tensors
 
 
 def _causal_lm_classes() -> list[Any]:
@@ -153,47 +149,3 @@ def _causal_lm_of(backbone_class: type) -> Any:
             return cls
     known = ", ".join(sorted({cls.backbone_cls.__name__ for cls in _causal_lm_classes()}))
     raise InputError(f"KerasNLP has no causal language model on {backbone_class.__name__}; it has them on {known}.")
-
-
-def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config["model_type"]
-    if kind != "gpt2":
-        raise InputError(f"{folder} is a Hugging Face model of type {kind!r}; a generator can start from gpt2.")
-    activation = config.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
-        raise InputError(f"{folder} computes with the activation {activation!r}; our GPT-2 has gelu_new only.")
-    for name, value in _SETTINGS.items():
-        if config.get(name, value) != value:
-            raise InputError(f"{folder} has {name} {config[name]!r}, which is another network; our GPT-2 has {value}.")
-
-
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder as float32, without the prefix of GPT2LMHeadModel."""
-    index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    if not (folder / files[0]).is_file():
-        parts = read_json(index).get("weight_map")
-        files = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
-        if not files or any(Path(name).name != name for name in files):
-            raise InputError(f"{index} does not name the files of the weights; copy the whole folder again.")
-    tensors: dict[str, np.ndarray] = {}
-    for name in files:
-        try:
-            entries = safetensors.deserialize((folder / name).read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise InputError(f"{folder / name} cannot be read ({short_reason(error)}); copy it again.") from error
-        for key, entry in entries:
-            if not key.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks, which old versions saved
-                tensors[key.removeprefix("transformer.")] = _to_array(folder / name, key, entry)
-    return tensors
-
-
-def _to_array(path: Path, name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    kind, data = entry["dtype"], entry["data"]
-    if kind == "BF16":  # the upper half of a float32
-        flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    elif kind in _NUMPY_TYPES:
-        flat = np.frombuffer(data, _NUMPY_TYPES[kind]).astype(np.float32)
-    else:
-        raise InputError(f"The tensor {name!r} of {path} is of type {kind}; weights are F64, F32, F16 or BF16.")
-    return flat.reshape(entry["shape"])

@@ -221,6 +221,7 @@ def test_a_folder_with_a_mistyped_name_is_suggested(tmp_path):
         ('{"model_type": "gpt2"}', "albert, bert, distilbert, roberta, xlm-roberta"),
         ('{"model_type": "bert"}', "no model.safetensors"),
         ('{"model_type": "bert", "hidden_act": "relu"}', "'relu'"),
+        ('{"model_type": "distilbert", "activation": "relu"}', "activation 'relu'"),
         ('{"model_type": "bert", "position_embedding_type": "relative_key"}', "'relative_key'"),
         ('{"registered_name": "keras_hub>NoSuchBackbone"}', "does not have"),
         ('{"registered_name": "keras_hub>GPT2Backbone"}', "no text classifier on GPT2Backbone"),
@@ -252,7 +253,7 @@ def test_weights_that_lack_a_tensor_are_refused_by_its_name(broken):
 def test_a_config_that_does_not_fit_the_weights_is_refused(broken):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "vocab_size": 99}))
-    assert "cannot be read" in refusal(broken)
+    assert "has shape (57, 32), but config.json makes it (99, 32)" in refusal(broken)
     del config["hidden_size"]
     (broken / "config.json").write_text(json.dumps(config))
     assert "hidden_size" in refusal(broken)
