@@ -92,12 +92,7 @@ def build_task(case: Case):
     config = TrainingConfig(
         num_steps=NUM_STEPS,
         global_batch_size=case.rows,
-        devices=DevicesConfig(
-            precision=case.precision,
-            steps_per_call=NUM_STEPS,
-            jit="off",
-            strategy="none",
-        ),
+        devices=DevicesConfig(precision=case.precision, steps_per_call=NUM_STEPS, jit="off", strategy="none"),
     )
     model_config = ModelConfig(
         dropout=case.dropout,

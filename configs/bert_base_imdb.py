@@ -38,13 +38,8 @@ def get_config() -> ExperimentConfig:
             global_batch_size=32,
             evaluate_every=352,
             checkpoint_every=352,
-            optimizer=OptimizerConfig(
-                learning_rate=3e-5,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=127,
-                name="linear",
-            ),
+            optimizer=OptimizerConfig(learning_rate=3e-5),
+            schedule=ScheduleConfig(warmup_steps=127, name="linear"),
         ),
         evaluation=EvaluationConfig(batch_size=128),
     )

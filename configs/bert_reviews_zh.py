@@ -44,18 +44,9 @@ def get_config() -> ExperimentConfig:
             global_batch_size=32,
             evaluate_every=432,
             checkpoint_every=432,
-            optimizer=OptimizerConfig(
-                learning_rate=1e-3,
-                beta_2=0.95,
-                weight_decay=0.05,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=100,
-                name="linear",
-            ),
-            loss=LossConfig(
-                label_smoothing=0.2,
-            ),
+            optimizer=OptimizerConfig(learning_rate=1e-3, beta_2=0.95, weight_decay=0.05),
+            schedule=ScheduleConfig(warmup_steps=100, name="linear"),
+            loss=LossConfig(label_smoothing=0.2),
         ),
         evaluation=EvaluationConfig(batch_size=64),
     )

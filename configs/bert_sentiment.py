@@ -47,13 +47,8 @@ def get_config() -> ExperimentConfig:
             global_batch_size=32,
             evaluate_every=324,
             checkpoint_every=324,
-            optimizer=OptimizerConfig(
-                learning_rate=5e-5,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=58,
-                name="linear",
-            ),
+            optimizer=OptimizerConfig(learning_rate=5e-5),
+            schedule=ScheduleConfig(warmup_steps=58, name="linear"),
         ),
         evaluation=EvaluationConfig(batch_size=64),
     )

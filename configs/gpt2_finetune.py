@@ -43,13 +43,8 @@ def get_config() -> ExperimentConfig:
             global_batch_size=8,
             evaluate_every=150,
             checkpoint_every=150,
-            optimizer=OptimizerConfig(
-                learning_rate=5e-5,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=30,
-                name="cosine",
-            ),
+            optimizer=OptimizerConfig(learning_rate=5e-5),
+            schedule=ScheduleConfig(warmup_steps=30, name="cosine"),
         ),
         evaluation=EvaluationConfig(batch_size=8, sample_prompts=("HAMLET.\n",)),
         generation=GenerationConfig(max_new_tokens=200, temperature=0.8, top_p=0.95),

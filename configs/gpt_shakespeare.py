@@ -45,15 +45,8 @@ def get_config() -> ExperimentConfig:
             global_batch_size=8,
             evaluate_every=500,
             checkpoint_every=500,
-            optimizer=OptimizerConfig(
-                learning_rate=2e-3,
-                weight_decay=0.1,
-                beta_2=0.99,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=40,
-                name="cosine",
-            ),
+            optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1, beta_2=0.99),
+            schedule=ScheduleConfig(warmup_steps=40, name="cosine"),
         ),
         evaluation=EvaluationConfig(batch_size=16, sample_prompts=("HAMLET.\n",)),
         generation=GenerationConfig(max_new_tokens=100, temperature=0.8, top_p=0.95),

@@ -17,16 +17,12 @@ import pytest
 from aigc_tf.commands import asking
 from aigc_tf.config import (
     DataConfig,
-    DevicesConfig,
     EvaluationConfig,
     ExperimentConfig,
     ExportConfig,
     GenerationConfig,
     ModelConfig,
-    OptimizerConfig,
-    ScheduleConfig,
     TokenizerConfig,
-    TrainingConfig,
 )
 from aigc_tf.config.checks import validate
 from aigc_tf.errors import InputError
@@ -34,6 +30,7 @@ from aigc_tf.evaluation.report import read_report
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
 from tests import scripts_behind as commands
+from tests.training_fields import training_with
 
 ROOT = Path(__file__).parents[1]
 LINES = (
@@ -59,22 +56,16 @@ def tiny_config(folder, **changes):
         ),
         tokenizer=TokenizerConfig(source="train", vocabulary_size=340),
         model=ModelConfig(dropout=0.1, num_layers=2, hidden_dim=32, num_heads=2, intermediate_dim=64),
-        training=TrainingConfig(
+        training=training_with(
             num_steps=40,
             global_batch_size=4,
             evaluate_every=20,
             checkpoint_every=20,
+            learning_rate=5e-3,
+            warmup_steps=4,
+            steps_per_call=5,
+            precision="float32",
             **changes,
-            optimizer=OptimizerConfig(
-                learning_rate=5e-3,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=4,
-            ),
-            devices=DevicesConfig(
-                steps_per_call=5,
-                precision="float32",
-            ),
         ),
         evaluation=EvaluationConfig(batch_size=4, sample_prompts=("The cat", "")),
         generation=GenerationConfig(max_new_tokens=12, temperature=0.8, seed=3),

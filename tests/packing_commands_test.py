@@ -46,16 +46,9 @@ def turns_config(folder, *, name="turns", source="turns.jsonl", **data):
             num_steps=60,
             global_batch_size=4,
             evaluate_every=0,
-            optimizer=OptimizerConfig(
-                learning_rate=1e-2,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=4,
-            ),
-            devices=DevicesConfig(
-                steps_per_call=20,
-                precision="float32",
-            ),
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+            schedule=ScheduleConfig(warmup_steps=4),
+            devices=DevicesConfig(steps_per_call=20, precision="float32"),
         ),
         evaluation=EvaluationConfig(batch_size=4, sample_prompts=("And a bird?\n",)),
         generation=GenerationConfig(max_new_tokens=24, temperature=0.0),

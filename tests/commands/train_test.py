@@ -65,15 +65,9 @@ def tiny_config(tmp_path, **data):
             global_batch_size=16,
             checkpoint_every=20,
             evaluate_every=30,
-            optimizer=OptimizerConfig(
-                learning_rate=3e-3,
-            ),
-            schedule=ScheduleConfig(
-                warmup_steps=5,
-            ),
-            devices=DevicesConfig(
-                precision="float32",
-            ),
+            optimizer=OptimizerConfig(learning_rate=3e-3),
+            schedule=ScheduleConfig(warmup_steps=5),
+            devices=DevicesConfig(precision="float32"),
         ),
         evaluation=EvaluationConfig(batch_size=16),
         export=ExportConfig(directory=str(tmp_path / "saved_models")),

@@ -65,10 +65,7 @@ def apply_twice(name, strategy, layer_decay):
                 variables.append(keras.Variable(np.linspace(-1, 1, np.prod(shape)).reshape(shape), dtype="float32"))
         optimizer = build_optimizer(
             TrainingConfig(
-                optimizer=OptimizerConfig(
-                    name=name,
-                    layer_decay=layer_decay,
-                ),
+                optimizer=OptimizerConfig(name=name, layer_decay=layer_decay),
             ),
             variables,
         )

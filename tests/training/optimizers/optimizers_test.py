@@ -218,12 +218,7 @@ def test_muon_gives_the_head_steps_and_decay_of_adamw():
         layer, bias = toy_variables()
         fields = {field: SETTINGS[field] for field in ("weight_decay", "beta_1", "beta_2", "epsilon")}
         optimizer = build_optimizer(
-            TrainingConfig(
-                **fields,
-                optimizer=OptimizerConfig(
-                    name=name,
-                ),
-            ),
+            training_with(**fields, optimizer=name),
             [layer, bias, heads[-1]],
         )
         for gradient in GRADIENTS:
@@ -422,11 +417,7 @@ def test_one_step_of_adamw_by_hand_with_biases_left_out_of_decay():
         [keras.Input([1]), keras.layers.Dense(1, kernel_initializer="ones", bias_initializer="ones")]
     )
     config = TrainingConfig(
-        optimizer=OptimizerConfig(
-            learning_rate=0.1,
-            weight_decay=0.5,
-            epsilon=1e-8,
-        ),
+        optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=0.5, epsilon=1e-8),
     )
     optimizer = build_optimizer(config, model.trainable_variables)
     optimizer.apply([tf.constant([[2.0]]), tf.constant([2.0])], model.trainable_variables)
