@@ -28,10 +28,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def some_of(names: Sequence[str], shown: int = 10) -> str:
+def some_of(names: Sequence[str], shown: int = 10, *, separator: str = ", ") -> str:
     """Returns the first names, and how many there are besides.
 
     >>> some_of(["a", "b", "c"], shown=2)
     'a, b and 1 more'
     """
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    return separator.join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

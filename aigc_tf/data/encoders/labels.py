@@ -1,11 +1,14 @@
 """What the label column says: cells to codes, one class, several labels or a number, and which cells are broken.
 
 Codes are provisional: labels that the config does not name get one when they are first seen. When all is read,
-`positions` tells each code's place among the sorted names, which is what a model's output number means.
+`positions` tells each code's place among the names in order, which is what a model's output number means.
 """
 
 import json
 import math
+import re
+import unicodedata
+from collections.abc import Iterable
 from decimal import Decimal
 
 import numpy as np
@@ -15,6 +18,8 @@ from aigc_tf.errors import InputError, suggest
 
 MAX_FOUND_LABELS = 1000
 """More different labels than this, and the column is a number or a text rather than a class."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
 
 Label = int | float | tuple[int, ...]
 
@@ -52,9 +57,17 @@ class LabelEncoder:
         """The label of each code; those of the config, or those found so far."""
         return tuple(self._codes)
 
+    @property
+    def ordered_names(self) -> tuple[str, ...]:
+        """The labels in the order of a model's outputs: by number if all are numbers, else by their characters."""
+        numbers = [_plain_number(name) for name in self.names]
+        if None in numbers:
+            return tuple(sorted(self.names))
+        return tuple(name for _, name in sorted(zip(numbers, self.names, strict=True)))
+
     def positions(self) -> np.ndarray:
-        """Returns `(C,)` int64: the place of each code's label among the sorted labels."""
-        order = sorted(range(len(self._codes)), key=self.names.__getitem__)
+        """Returns `(C,)` int64: the place of each code's label in `ordered_names`."""
+        order = [self._codes[name] for name in self.ordered_names]
         positions = np.empty(len(order), np.int64)
         positions[order] = np.arange(len(order))
         return positions
@@ -142,3 +155,47 @@ def _number(cell: str) -> float:
 
 def _decimal(number: float) -> Decimal:
     return Decimal(repr(float(number)))  # 0.1, not the binary fraction next to it
+
+
+def find_look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Returns the labels that a reader would take for one: each group, two or more names, in the order given.
+
+    They differ in capitals, in white space, in characters that show nothing, or in how Unicode writes a character; or
+    they are the same number, or a number and a truth value that stands for it.
+
+    >>> find_look_alikes(["spam", "ham", "Spam", "1", "1.0", "True"])
+    [('spam', 'Spam'), ('1', '1.0', 'True')]
+    """
+    groups: dict[str | Decimal, list[str]] = {}
+    for name in names:
+        groups.setdefault(_appearance(name), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _appearance(name: str) -> str | Decimal:
+    text = " ".join(unicodedata.normalize("NFKC", name).split())
+    text = "".join(character for character in text if not _shows_nothing(character))
+    text = unicodedata.normalize("NFKC", text.casefold())
+    number = _plain_number({"true": "1", "false": "0"}.get(text, text))
+    return text if number is None else number
+
+
+def _shows_nothing(character: str) -> bool:
+    """Whether a character is one of format (zero width spaces, marks of direction), control or variation."""
+    return unicodedata.category(character) in ("Cf", "Cc") or "\ufe00" <= character <= "\ufe0f"
+
+
+def show_exactly(name: str) -> str:
+    """Returns a label in quotes, with what the eye cannot tell apart written as an escape: `'cafe\\u0301'`."""
+    shown, before = [], ""
+    for character in name:
+        pair = before + character
+        is_plain = unicodedata.normalize("NFKC", character) == character and unicodedata.normalize("NFC", pair) == pair
+        shown.append(character if is_plain and not _shows_nothing(character) else ascii(character)[1:-1])
+        before = character
+    return repr("".join(shown)).replace("\\\\", "\\")
+
+
+def _plain_number(name: str) -> Decimal | None:
+    """Returns the number that a name is; None for other names, such as `nan` and `1_000`."""
+    return Decimal(name) if _NUMBER.fullmatch(name) else None

@@ -116,7 +116,7 @@ def write_dataset(
         _check_result(reader, num_bytes)
         tokenizer.save(folder / TOKENIZER_FOLDER)
         return writer.finish(
-            label_names=sorted(reader.encoder.names),
+            label_names=list(reader.encoder.ordered_names),
             positions=reader.encoder.positions(),
             ledger=describe(config, found, reader, tokenizer_sha256=tokenizer.sha256())
             | {"splits": {split: _describe_bytes(config, count) for split, count in num_bytes.items()}},

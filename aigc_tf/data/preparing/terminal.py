@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from aigc_tf.data.encoders.labels import find_look_alikes, show_exactly
 from aigc_tf.data.prepared.prepared import NO_LABELS, SPLIT_NAMES, PreparedDataset
 from aigc_tf.errors import some_of
 
@@ -150,6 +151,13 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
         )
     if missing:
         warnings.append(f"The training split has no example of {some_of([repr(name) for name in missing], 5)}.")
+    alike = find_look_alikes(counts)
+    if alike:
+        groups = some_of([", ".join(map(show_exactly, group)) for group in alike], 5, separator="; ")
+        warnings.append(
+            f"These labels look like the same, and each is a class of its own: {groups}. If they mean the same, make "
+            "them one in the sources, or name the right ones in data.label_names."
+        )
     value_range = splits["train"].get("label_range")
     if value_range and value_range["min"] == value_range["max"]:
         warnings.append(f"Every example of the training split has the number {value_range['min']:g}.")

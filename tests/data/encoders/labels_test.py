@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from aigc_tf.config import DataConfig
-from aigc_tf.data.encoders.labels import MAX_FOUND_LABELS, BrokenLabelError, LabelEncoder
+from aigc_tf.data.encoders.labels import (
+    MAX_FOUND_LABELS,
+    BrokenLabelError,
+    LabelEncoder,
+    find_look_alikes,
+    show_exactly,
+)
 from aigc_tf.errors import InputError
 
 
@@ -24,6 +30,56 @@ def test_labels_get_codes_as_they_are_found_and_places_as_they_sort():
     assert found.names == ("pos", "neg", "Mid")
     assert found.positions().tolist() == [2, 1, 0]  # Mid, neg, pos
     assert encoder().positions().shape == (0,)
+
+
+def test_labels_that_are_all_numbers_are_ordered_as_numbers():
+    found = encoder()
+    for cell in ("2", "10", "0", "-1", "11", "1e1", "1.5"):
+        found.encode(cell)
+    assert found.ordered_names == ("-1", "0", "1.5", "2", "10", "1e1", "11")
+    assert [found.ordered_names[place] for place in found.positions()] == list(found.names)
+    assert found.encode("nan") == 7  # a name, as any other; so all go by their characters
+    assert found.ordered_names == tuple(sorted(found.names))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("spam", "Spam", "spam\u200b", "sp\u00adam"),
+        ("caf\u00e9", "cafe\u0301", "CAFE\u0301"),
+        ("very good", "very  good", "very\u00a0good", "very\tgood"),
+        ("0", "0.0", "False", "-0", "0e0", "false"),
+        ("1", "1.0", "True", "+1", "\uff11", "01"),
+        ("\u2764", "\u2764\ufe0f"),
+        ("\uac00", "\u1100\u1161"),
+        ("Stra\u00dfe", "STRASSE"),
+    ],
+)
+def test_labels_that_look_alike_are_found_and_shown_apart(names):
+    assert find_look_alikes(["other", *names, "another"]) == [names]
+    assert len({show_exactly(name) for name in names}) == len(names)
+
+
+def test_labels_that_differ_do_not_look_alike():
+    names = [
+        "a",
+        "b",
+        "1",
+        "10",
+        "1.5",
+        "-1",
+        "nan",
+        "1_0",
+        "yes",
+        "very good",
+        "verygood",
+        "\u597d",
+        "\u574f",
+        "\u200b",
+    ]
+    assert find_look_alikes(names) == []
+    assert show_exactly("cafe\u0301 \u597d\u200b 'x'") == "\"cafe\\u0301 \u597d\\u200b 'x'\""
+    assert show_exactly("caf\u00e9") == "'caf\u00e9'"
 
 
 def test_labels_that_are_named_are_the_only_ones():

@@ -1,11 +1,16 @@
 """What a preparation shows: progress in a log and on a terminal, warnings, many labels."""
 
+import collections
+import csv
 import io
+from pathlib import Path
 
 from rich.console import Console
 
 from aigc_tf.data.preparing import terminal as ledger
 from aigc_tf.data.preparing.terminal import Counts, ProgressBar, find_warnings
+
+CASES = Path(__file__).parents[1] / "cases"
 
 
 class Clock:
@@ -82,6 +87,17 @@ def test_what_is_odd_is_said():
     assert warnings == ["Every example of the training split has the number 2.5."]
     everywhere = split(label_counts={"a": 10})
     assert find_warnings(described("multi_label", train=everywhere, validation=everywhere, test=everywhere)) == []
+
+
+def test_labels_that_look_like_the_same_are_named():
+    with open(CASES / "lookalike_labels.csv", encoding="utf-8", newline="") as file:
+        counts = collections.Counter(row["label"].strip() for row in csv.DictReader(file))
+    named = split(label_counts=dict(counts) | {"0": 1, "0.0": 1, "False": 1})
+    (warning,) = find_warnings(described(train=named, validation=named, test=named))
+    assert warning.startswith(
+        "These labels look like the same, and each is a class of its own: 'caf\u00e9', 'cafe\\u0301'; "
+        "'spam', 'spam\\u200b', 'Spam'; '0', '0.0', 'False'. If they mean the same"
+    )
 
 
 def test_a_table_that_is_read_as_one_text_is_said():
