@@ -6,13 +6,16 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import ExampleSource, Packing, model_lengths
+from aigc_tf.data.batching.batches import ExampleSource
 from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
+from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths
 from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
 from tests.training_fields import training_with
 
-PACKING = Packing(start_ids=(1,), between_ids=(2,), end_ids=(2,), padding_id=0, max_length=16, truncation="head")
+SPECIAL_TOKENS = SpecialTokens(
+    start_ids=(1,), between_ids=(2,), end_ids=(2,), padding_id=0, max_length=16, truncation="head"
+)
 VOCABULARY = 40
 
 
@@ -90,24 +93,24 @@ def training_config(**changes):
     return training_with(**(defaults | changes))
 
 
-def tiny_task(config, *, dropout=0.0, class_weights=(), packing=PACKING, num_buckets=3, score=accuracy):
+def tiny_task(config, *, dropout=0.0, class_weights=(), special=SPECIAL_TOKENS, num_buckets=3, score=accuracy):
     split, held_out = MemorySplit(), MemorySplit(count=13, seed=1)
-    lengths = model_lengths(split.lengths, packing, is_pair=False)
+    lengths = model_lengths(split.lengths, special, is_pair=False)
     order = TrainingOrder(
         lengths, seed=config.seed, global_batch_size=config.global_batch_size, num_buckets=num_buckets
     )
     batches = evaluation_batches(
-        model_lengths(held_out.lengths, packing, is_pair=False), batch_size=4, bucket_lengths=order.bucket_lengths
+        model_lengths(held_out.lengths, special, is_pair=False), batch_size=4, bucket_lengths=order.bucket_lengths
     )
     return Task(
         build_model=functools.partial(build_model, dropout=dropout),
         losses=functools.partial(tiny_losses, class_weights=class_weights),
         observe=tiny_observe,
         order=order,
-        train=ExampleSource(split, order.batch, packing, is_pair=False, global_batch_size=config.global_batch_size),
+        train=ExampleSource(split, order.batch, special, is_pair=False, global_batch_size=config.global_batch_size),
         evaluations={
             "validation": EvaluationSplit(
-                source=ExampleSource(held_out, batches.__getitem__, packing, is_pair=False, global_batch_size=4),
+                source=ExampleSource(held_out, batches.__getitem__, special, is_pair=False, global_batch_size=4),
                 num_batches=len(batches),
                 score=score,
             )

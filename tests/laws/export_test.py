@@ -10,7 +10,7 @@ from aigc_tf.models.classifiers.classifier import build_classifier
 from aigc_tf.serving.local.predictor import Predictor
 from aigc_tf.serving.modules.classifier_signatures import ServingSpec, answer
 from aigc_tf.serving.publishing.classifier_export import export_classifier
-from aigc_tf.serving.publishing.classifier_parity import BOUNDS, pack_texts
+from aigc_tf.serving.publishing.classifier_parity import BOUNDS, token_rows
 from tests import tiny_classifier
 
 BOUND = 1e-5
@@ -52,7 +52,7 @@ def test_the_exported_model_answers_in_another_process_as_the_one_here(name, tmp
     # And the model op by op, on NumPy's rows padded to the full length, answers as the exported one does in batches.
     texts_b = list(reversed(WORDS)) if spec.is_pair else None
     texts = [(text,) for text in WORDS] if texts_b is None else list(zip(WORDS, texts_b, strict=True))
-    batch = pack_texts(texts, tokenizer, spec, length=spec.max_length)
+    batch = token_rows(texts, tokenizer, spec, length=spec.max_length)
     here = answer(tf.constant(tiny_classifier.logits_of(model, batch)), spec)
     for index, there in enumerate(Predictor(done.path).predict(WORDS, texts_b, batch_size=3)):
         values = there["value"] if spec.problem_type == "regression" else list(there["probabilities"].values())

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import AdapterConfig
-from aigc_tf.data.batching.batches import model_lengths, pack_rows
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource, PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.data.batching.special_tokens import add_special_tokens, model_lengths
 from aigc_tf.models.adapters.adapters import add_adapter
 from aigc_tf.models.generators import generator
 from aigc_tf.models.packed import packed_logits
@@ -58,18 +58,18 @@ def largest(ours, theirs):
 
 @pytest.fixture(scope="module")
 def classifier():
-    split, packing = Pairs(), tiny_task.PACKING
+    split, special = Pairs(), tiny_task.SPECIAL_TOKENS
     order = PackedOrder(
-        model_lengths(split.lengths, packing, is_pair=True), length=LENGTH, seed=0, global_batch_size=ROWS
+        model_lengths(split.lengths, special, is_pair=True), length=LENGTH, seed=0, global_batch_size=ROWS
     )
     source = PackedExampleSource(
-        split, order.batch, packing, is_pair=True, num_segments=order.num_segments, global_batch_size=ROWS
+        split, order.batch, special, is_pair=True, num_segments=order.num_segments, global_batch_size=ROWS
     )
     batch = source.rows(1, shard=0, num_shards=1)
     assert (batch["document_ids"].max(axis=1) > 1).any()
     assert (batch["example_ids"] < 0).any()
     ids = batch["example_ids"][batch["example_ids"] >= 0]
-    alone = pack_rows(split.rows(ids), packing, length=LENGTH, is_pair=True) | {"labels": split.labels(ids)}
+    alone = add_special_tokens(split.rows(ids), special, length=LENGTH, is_pair=True) | {"labels": split.labels(ids)}
     config = dataclasses.replace(tiny_classifier.CONFIG, dropout=0.0)
     return tiny_classifier.build_model(num_outputs=2, max_length=LENGTH, config=config), batch, alone
 

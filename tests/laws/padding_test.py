@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import pack_rows
+from aigc_tf.data.batching.special_tokens import add_special_tokens
 from tests import tiny_task
 
 BOUND = 1e-5
@@ -23,7 +23,9 @@ def test_logits_are_the_same_at_any_padded_length_and_beside_any_neighbour(measu
     rows = tiny_task.MemorySplit().rows(range(8))
 
     def logits(rows, length):
-        return model(pack_rows(rows, tiny_task.PACKING, length=length, is_pair=False), training=False).numpy()
+        return model(
+            add_special_tokens(rows, tiny_task.SPECIAL_TOKENS, length=length, is_pair=False), training=False
+        ).numpy()
 
     together = logits(rows, 16)
     assert np.ptp(together, axis=0).min() > 1000 * BOUND, "other texts have other logits"
@@ -39,7 +41,7 @@ def test_gradients_are_the_same_at_any_padded_length(measure):
     short = [i for i in range(split.num_examples) if split.lengths[i] <= 8][:4]
 
     def gradients(length):
-        batch = pack_rows(split.rows(short), tiny_task.PACKING, length=length, is_pair=False)
+        batch = add_special_tokens(split.rows(short), tiny_task.SPECIAL_TOKENS, length=length, is_pair=False)
         batch |= {"labels": split.labels(short), "weights": np.ones(len(short), np.float32)}
         with tf.GradientTape() as tape:
             values, weights = tiny_task.tiny_losses(model, batch)

@@ -9,105 +9,19 @@ A batch is a dict of
     weights       (B,) float32    0 for rows that only fill up the last batch of an evaluation
     example_ids   (B,) int64
 
-with B the rows of one replica and T the padded length of the step's bucket. `pack_rows` here and `pack_tokens` of
-the exported graph follow one rule for truncation and special tokens (`kept_lengths`).
+with B the rows of one replica and T the padded length of the step's bucket.
 """
 
-import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
 from aigc_tf.data.prepared.prepared import PreparedSplit
-from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Packing:
-    """How token ids become one row of the model's input."""
-
-    start_ids: tuple[int, ...]
-    between_ids: tuple[int, ...]
-    end_ids: tuple[int, ...]
-    padding_id: int
-    max_length: int
-    """Positions of a row, special tokens included."""
-    truncation: str
-    """`head`, `tail` or `head_tail`: which tokens of too long a part are kept."""
-
-    def room(self, is_pair: bool) -> int:
-        """Positions left for the tokens of the text, or of both texts of a pair."""
-        return self.max_length - self.num_special(is_pair)
-
-    def num_special(self, is_pair: bool) -> int:
-        return len(self.start_ids) + len(self.end_ids) + (len(self.between_ids) if is_pair else 0)
-
-
-def build_packing(tokenizer: Tokenizer, *, max_length: int, truncation: str) -> Packing:
-    """Returns how the tokenizer's ids become rows of the model's input."""
-    return Packing(
-        start_ids=tokenizer.start_ids,
-        between_ids=tokenizer.between_ids,
-        end_ids=tokenizer.end_ids,
-        padding_id=tokenizer.padding_id,
-        max_length=max_length,
-        truncation=truncation,
-    )
-
-
-def kept_lengths(first: np.ndarray, second: np.ndarray, *, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many tokens of each part stay: the longer part is cut first, as Hugging Face's `longest_first`.
-
-    Args:
-        first: `(B,)` int, tokens of the first parts.
-        second: `(B,)` int, tokens of the second parts; 0 for single texts.
-        room: Positions for both.
-    """
-    kept_first = np.minimum(first, np.maximum(room - second, room - room // 2))
-    return kept_first, np.minimum(second, room - kept_first)
-
-
-def truncate(token_ids: np.ndarray, kept: int, truncation: str) -> np.ndarray:
-    """Keeps `kept` tokens: the first, the last, or ceil(kept/2) first and floor(kept/2) last."""
-    if len(token_ids) <= kept:
-        return token_ids
-    if truncation == "head":
-        return token_ids[:kept]
-    if truncation == "tail":
-        return token_ids[len(token_ids) - kept :]
-    head = kept - kept // 2
-    return np.concatenate([token_ids[:head], token_ids[len(token_ids) - kept // 2 :]])
-
-
-def model_lengths(lengths: np.ndarray, packing: Packing, *, is_pair: bool) -> np.ndarray:
-    """Returns `(N,)` int64: positions each example takes, special tokens included, after truncation."""
-    return np.minimum(lengths + packing.num_special(is_pair), packing.max_length).astype(np.int64)
-
-
-def pack_rows(
-    rows: Sequence[tuple[np.ndarray, np.ndarray]], packing: Packing, *, length: int, is_pair: bool
-) -> dict[str, np.ndarray]:
-    """Packs the parts of examples into `(B, length)` int32 token_ids, segment_ids and padding_mask."""
-    first = np.array([len(a) for a, _ in rows])
-    second = np.array([len(b) for _, b in rows])
-    kept = kept_lengths(first, second, room=packing.room(is_pair))
-    token_ids = np.full((len(rows), length), packing.padding_id, np.int32)
-    segment_ids = np.zeros((len(rows), length), np.int32)
-    padding_mask = np.zeros((len(rows), length), np.int32)
-    between = packing.between_ids if is_pair else ()
-    for i, (a, b) in enumerate(rows):
-        a = truncate(a, int(kept[0][i]), packing.truncation)
-        b = truncate(b, int(kept[1][i]), packing.truncation)
-        row = np.concatenate([packing.start_ids, a, between, b, packing.end_ids])
-        token_ids[i, : len(row)] = row
-        padding_mask[i, : len(row)] = 1
-        if is_pair:
-            segment_ids[i, len(packing.start_ids) + len(a) + len(between) : len(row)] = 1
-    return {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": padding_mask}
 
 
 class BatchSource:
@@ -197,7 +111,7 @@ class ExampleSource(BatchSource):
     Args:
         split: The prepared examples.
         batch_at: Step -> the global batch of that step.
-        packing: Special tokens and truncation.
+        special: Special tokens and truncation.
         is_pair: Whether examples have two parts.
         global_batch_size: Rows of a global batch.
     """
@@ -206,13 +120,13 @@ class ExampleSource(BatchSource):
         self,
         split: PreparedSplit,
         batch_at: Callable[[int], StepBatch],
-        packing: Packing,
+        special: SpecialTokens,
         *,
         is_pair: bool,
         global_batch_size: int,
     ):
         super().__init__(batch_at, global_batch_size=global_batch_size)
-        self._split, self._packing, self._is_pair = split, packing, is_pair
+        self._split, self._special, self._is_pair = split, special, is_pair
         labels = split.labels(np.arange(min(1, split.num_examples)))
         self._label_dtype = np.int32 if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.float32
         self._label_shape = labels.shape[1:]
@@ -224,9 +138,9 @@ class ExampleSource(BatchSource):
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
-        packed = pack_rows(self._split.rows(ids), self._packing, length=batch.length, is_pair=self._is_pair)
+        rows = add_special_tokens(self._split.rows(ids), self._special, length=batch.length, is_pair=self._is_pair)
         labels = self._split.labels(ids).astype(self._label_dtype)
-        return {**packed, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
+        return {**rows, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
 
     def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
         matrix = tf.TensorSpec([rows, length], tf.int32)

@@ -30,8 +30,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import BatchSource, ExampleSource, Packing, pack_rows
+from aigc_tf.data.batching.batches import BatchSource, ExampleSource
 from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
 from aigc_tf.data.prepared.prepared import PreparedSplit
 
 
@@ -113,7 +114,7 @@ class PackedExampleSource(ExampleSource):
     Args:
         split: The prepared examples.
         batch_at: Step -> the global batch of that step: `PackedOrder.batch`.
-        packing: Special tokens and truncation; its `max_length` is T.
+        special: Special tokens and truncation; its `max_length` is T.
         is_pair: Whether examples have two parts.
         num_segments: M.
         global_batch_size: B over all replicas.
@@ -123,23 +124,23 @@ class PackedExampleSource(ExampleSource):
         self,
         split: PreparedSplit,
         batch_at: Callable[[int], StepBatch],
-        packing: Packing,
+        special: SpecialTokens,
         *,
         is_pair: bool,
         num_segments: int,
         global_batch_size: int,
     ):
-        super().__init__(split, batch_at, packing, is_pair=is_pair, global_batch_size=global_batch_size)
+        super().__init__(split, batch_at, special, is_pair=is_pair, global_batch_size=global_batch_size)
         self._num_segments = num_segments
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
         rows = _empty_rows(len(ids), batch.length)
-        rows["token_ids"] += self._packing.padding_id
+        rows["token_ids"] += self._special.padding_id
         segment_ids, starts = np.zeros_like(rows["token_ids"]), np.zeros(ids.shape, np.int32)
         row, segment = np.nonzero(ids >= 0)
         chosen = ids[row, segment]
-        alone = pack_rows(self._split.rows(chosen), self._packing, length=batch.length, is_pair=self._is_pair)
+        alone = add_special_tokens(self._split.rows(chosen), self._special, length=batch.length, is_pair=self._is_pair)
         counts = alone["padding_mask"].sum(axis=1)
         place = 0
         for i, (r, s, count) in enumerate(zip(row.tolist(), segment.tolist(), counts.tolist(), strict=True)):
@@ -165,7 +166,7 @@ class PackedExampleSource(ExampleSource):
     def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
         del length  # known anyway
         shape = [rows, self._num_segments]
-        matrix = tf.TensorSpec([rows, self._packing.max_length], tf.int32)
+        matrix = tf.TensorSpec([rows, self._special.max_length], tf.int32)
         return {
             **dict.fromkeys(("token_ids", "positions", "document_ids", "padding_mask", "segment_ids"), matrix),
             "starts": tf.TensorSpec(shape, tf.int32),

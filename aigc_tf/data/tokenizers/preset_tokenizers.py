@@ -53,9 +53,9 @@ class PresetTokenizer(tf.Module):
             layer.unsplittable_tokens = []  # a text that spells "</s>" must not become the special token
         self.layer = layer
         self.vocabulary_size = int(layer.vocabulary_size())
-        packing = _find_packing(layer, source)
-        self.start_ids, self.between_ids, self.end_ids = packing.start_ids, packing.between_ids, packing.end_ids
-        self.padding_id, self.uses_segments = packing.padding_id, packing.uses_segments
+        special = _find_special_tokens(layer, source)
+        self.start_ids, self.between_ids, self.end_ids = special.start_ids, special.between_ids, special.end_ids
+        self.padding_id, self.uses_segments = special.padding_id, special.uses_segments
         self.end_of_text_id: int | None = getattr(layer, "end_token_id", None)
         self.pieces = _pieces(layer, source)
 
@@ -215,7 +215,7 @@ def _as_byte_pairs(layer: Any, source: str) -> BytePair | None:
     return BytePair(BytePairs(vocabulary, tuple(merges_of(layer.merges)), source))
 
 
-class _Packing(NamedTuple):
+class _SpecialTokens(NamedTuple):
     start_ids: tuple[int, ...]
     between_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
@@ -223,7 +223,7 @@ class _Packing(NamedTuple):
     uses_segments: bool
 
 
-def _find_packing(layer: Any, source: str) -> _Packing:
+def _find_special_tokens(layer: Any, source: str) -> _SpecialTokens:
     """Returns the special tokens around the texts of the classifier of this tokenizer, else of its generator."""
     name = type(layer).__name__
     if name in _preprocessors(_CLASSIFIES):
@@ -233,11 +233,11 @@ def _find_packing(layer: Any, source: str) -> _Packing:
         start, between, end = (
             tuple(int(index) for index in ids) for ids in (packer.start_value, packer.sep_value, packer.end_value)
         )
-        return _Packing(start, between, end, int(packer.pad_value), takes_segments)
+        return _SpecialTokens(start, between, end, int(packer.pad_value), takes_segments)
     if name in _preprocessors(_GENERATES) and isinstance(getattr(layer, "end_token_id", None), int):
         start = () if layer.start_token_id is None else (int(layer.start_token_id),)
         padding = layer.end_token_id if layer.pad_token_id is None else int(layer.pad_token_id)
-        return _Packing(start, (layer.end_token_id,), (layer.end_token_id,), padding, False)
+        return _SpecialTokens(start, (layer.end_token_id,), (layer.end_token_id,), padding, False)
     known = ", ".join(sorted({*_preprocessors(_CLASSIFIES), *_preprocessors(_GENERATES)}))
     raise InputError(
         f"KerasNLP has no text classifier and no causal language model for the {name} of {source!r}; "

@@ -1,7 +1,8 @@
 """What an exported classifier computes: text -> token ids -> logits -> answer, in plain TensorFlow ops.
 
 `ClassifierModule` holds the functions that become the signatures of the SavedModel; `text_function` calls the very
-same ones in this process. `pack_tokens` follows the rule of `data.batching.batches` (`kept_lengths`, `truncate`).
+same ones in this process. `add_special_tokens_in_graph` follows the rule of
+`data.batching.special_tokens` (`kept_lengths`, `truncate`).
 Shape letters: B rows, T positions, C outputs.
 """
 
@@ -14,7 +15,7 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import Packing, build_packing
+from aigc_tf.data.batching.special_tokens import SpecialTokens, special_tokens_of
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.classifiers.classifier import model_inputs
 from aigc_tf.serving.modules.graph_functions import traced_once
@@ -45,21 +46,21 @@ class ServingSpec:
     """Between the names of one multi_label answer."""
 
 
-def pack_tokens(
-    first: tf.RaggedTensor, second: tf.RaggedTensor | None, packing: Packing, *, length: int | None = None
+def add_special_tokens_in_graph(
+    first: tf.RaggedTensor, second: tf.RaggedTensor | None, special: SpecialTokens, *, length: int | None = None
 ) -> dict[str, tf.Tensor]:
     """Adds special tokens, truncates and pads.
 
     Args:
         first: `(B, None)` int32 token ids of the texts.
         second: The same of the second texts of pairs; None for single texts.
-        packing: Special tokens, longest row and truncation.
+        special: Special tokens, longest row and truncation.
         length: Positions of the result. None: those of the batch's longest row.
     Returns:
         `token_ids`, `segment_ids` and `padding_mask`, each `(B, T)` int32.
     """
     is_pair = second is not None
-    room, special = packing.room(is_pair), packing.num_special(is_pair)
+    room, num_special = special.room(is_pair), special.num_special(is_pair)
     first = first.with_row_splits_dtype(tf.int64)
     kept = tf.minimum(first.row_lengths(), room)
     kept_b = tf.zeros_like(kept)
@@ -68,17 +69,17 @@ def pack_tokens(
         kept = tf.minimum(first.row_lengths(), tf.maximum(room - second.row_lengths(), room - room // 2))
         kept_b = tf.minimum(second.row_lengths(), room - kept)
     num_rows = first.nrows()
-    parts = [_repeat(packing.start_ids, num_rows), _keep(first, kept, packing.truncation)]
+    parts = [_repeat(special.start_ids, num_rows), _keep(first, kept, special.truncation)]
     if second is not None:
-        parts += [_repeat(packing.between_ids, num_rows), _keep(second, kept_b, packing.truncation)]
-    rows = tf.concat([*parts, _repeat(packing.end_ids, num_rows)], axis=1)  # (B, None)
-    lengths = special + kept + kept_b
+        parts += [_repeat(special.between_ids, num_rows), _keep(second, kept_b, special.truncation)]
+    rows = tf.concat([*parts, _repeat(special.end_ids, num_rows)], axis=1)  # (B, None)
+    lengths = num_special + kept + kept_b
     # A batch of no rows has no longest one, and the model reads position 0.
-    longest = tf.constant(length, tf.int64) if length else tf.reduce_max(tf.concat([[max(special, 1)], lengths], 0))
-    token_ids = rows.to_tensor(packing.padding_id, shape=tf.stack([tf.constant(-1, tf.int64), longest]))
+    longest = tf.constant(length, tf.int64) if length else tf.reduce_max(tf.concat([[max(num_special, 1)], lengths], 0))
+    token_ids = rows.to_tensor(special.padding_id, shape=tf.stack([tf.constant(-1, tf.int64), longest]))
     mask = tf.sequence_mask(lengths, longest, tf.int32)  # (B, T)
     if is_pair:
-        first_part = len(packing.start_ids) + kept + len(packing.between_ids)
+        first_part = len(special.start_ids) + kept + len(special.between_ids)
         segments = mask - tf.sequence_mask(first_part, longest, tf.int32)
     else:
         segments = tf.zeros_like(mask)
@@ -156,19 +157,19 @@ class ClassifierModule(tf.Module):
         super().__init__(name="classifier")
         self.weights = ServedWeights(model, stored)  # tracked: what the functions below read
         self.tokenizer = tokenizer
-        packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
+        special = special_tokens_of(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
 
-        def pack(columns: Sequence[tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:
+        def batch_of(columns: Sequence[tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:
             parts = [tokenizer.tokenize(column) for column in columns]
-            batch = pack_tokens(parts[0], parts[1] if spec.is_pair else None, packing, length=length)
+            batch = add_special_tokens_in_graph(parts[0], parts[1] if spec.is_pair else None, special, length=length)
             return model_inputs(model, batch)
 
-        length = packed_length(model, spec)
+        length = row_length(model, spec)
         forward = _forward_function(model, self.weights, length)
-        self.serve_text = _of_texts(lambda *columns: answer(forward(pack(columns, length)), spec), spec)
-        self.serve_examples = _of_examples(lambda *columns: scores(forward(pack(columns, length)), spec), spec)
+        self.serve_text = _of_texts(lambda *columns: answer(forward(batch_of(columns, length)), spec), spec)
+        self.serve_examples = _of_examples(lambda *columns: scores(forward(batch_of(columns, length)), spec), spec)
         self.serve_token_ids = _of_ids(lambda batch: answer(forward(batch), spec), model, spec)
-        self.tokenize = _of_texts(lambda *columns: pack(columns, spec.max_length), spec)
+        self.tokenize = _of_texts(lambda *columns: batch_of(columns, spec.max_length), spec)
         self._examples_name = EXAMPLE_SIGNATURES[spec.problem_type]
 
     def signatures(self) -> dict[str, Any]:
@@ -181,7 +182,7 @@ class ClassifierModule(tf.Module):
         }
 
 
-def packed_length(model: keras.Model, spec: ServingSpec) -> int | None:
+def row_length(model: keras.Model, spec: ServingSpec) -> int | None:
     """Returns the length all batches of texts have, or None where each has that of its longest row.
 
     F-Net mixes padding into its answer: only one length for all makes it independent of the other rows.

@@ -18,10 +18,10 @@ from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.classifiers.classifier import clone_classifier, describe_classifier, merge_classifier
 from aigc_tf.models.classifiers.classifier_formats import build_word_piece, save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
-from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, packed_length
+from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, row_length
 from aigc_tf.serving.modules.quantization import store
 from aigc_tf.serving.process.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing.classifier_parity import Parity, check_parity, logits_difference, pack_texts, timed_call
+from aigc_tf.serving.publishing.classifier_parity import Parity, check_parity, logits_difference, timed_call, token_rows
 from aigc_tf.serving.publishing.publishing import (
     POLICIES,
     Comparison,
@@ -132,7 +132,7 @@ def _measure(
         texts += [(text,) for text in HOSTILE_TEXTS]
     with tf.device("CPU:0"):
         parity: Parity = check_parity(folder, served, tokenizer, spec, texts=texts, dtype=dtype)
-        batch = pack_texts(texts, tokenizer, spec, length=packed_length(served, spec))
+        batch = token_rows(texts, tokenizer, spec, length=row_length(served, spec))
         trained = clone_classifier(model, dtype=model.backbone.dtype_policy.name)
         difference = logits_difference(served, trained, batch)
     return {

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import build_packing, pack_rows
+from aigc_tf.data.batching.special_tokens import add_special_tokens, special_tokens_of
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.errors import RunError
 from aigc_tf.models.classifiers.classifier import model_inputs
-from aigc_tf.serving.modules.classifier_signatures import EXAMPLE_SIGNATURES, ServingSpec, answer, packed_length, scores
+from aigc_tf.serving.modules.classifier_signatures import EXAMPLE_SIGNATURES, ServingSpec, answer, row_length, scores
 from aigc_tf.serving.modules.text_tensors import to_bytes
 from aigc_tf.serving.process.other_process import Call, bytes_array, call_elsewhere
 
@@ -63,11 +63,11 @@ def check_parity(
     Raises:
         RunError: If the process fails or an answer differs by more than the bound; the numbers are named.
     """
-    length = packed_length(model, spec)
-    full = model_inputs(model, pack_texts(texts, tokenizer, spec, length=spec.max_length))
+    length = row_length(model, spec)
+    full = model_inputs(model, token_rows(texts, tokenizer, spec, length=spec.max_length))
     calls = _calls(texts, full, spec)
     expected = {f"tokenize/{name}": value for name, value in full.items()}
-    logits = _logits(model, pack_texts(texts, tokenizer, spec, length=length), length=length)
+    logits = _logits(model, token_rows(texts, tokenizer, spec, length=length), length=length)
     for kind, call in calls.items():
         make = scores if call.function in EXAMPLE_SIGNATURES.values() else answer
         if call.function != "tokenize":
@@ -106,19 +106,19 @@ def logits_difference(first: keras.Model, second: keras.Model, batch: Mapping[st
     return float(np.max(np.abs(logits[0] - logits[1])))
 
 
-def pack_texts(
+def token_rows(
     texts: Sequence[tuple[str | bytes, ...]], tokenizer: Tokenizer, spec: ServingSpec, *, length: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Packs rows of texts as the training's batches are packed, in NumPy; to their longest length if none is given."""
+    """Returns the batch that a training would make of the texts, in NumPy, padded to `length` or the longest row."""
     parts = []
     for column in zip(*texts, strict=True):
         parts.append([row.numpy() for row in tokenizer.tokenize(to_bytes(column))])
     if len(parts) == 1:
         parts.append([np.zeros(0, np.int32)] * len(parts[0]))
-    packing = build_packing(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
+    special = special_tokens_of(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
     rows = list(zip(*parts, strict=True))
-    longest = max(len(a) + len(b) for a, b in rows) + packing.num_special(spec.is_pair)
-    return pack_rows(rows, packing, length=length or min(longest, spec.max_length), is_pair=spec.is_pair)
+    longest = max(len(a) + len(b) for a, b in rows) + special.num_special(spec.is_pair)
+    return add_special_tokens(rows, special, length=length or min(longest, spec.max_length), is_pair=spec.is_pair)
 
 
 def _calls(

@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
-from aigc_tf.data.batching.batches import ExampleSource, Packing, build_packing, model_lengths
+from aigc_tf.data.batching.batches import ExampleSource
 from aigc_tf.data.batching.order import TrainingOrder, choose_bucket_lengths, evaluation_batches
 from aigc_tf.data.batching.packed_batches import PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths, special_tokens_of
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.sources.samples import resolve_sample
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
@@ -33,8 +34,8 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
-    packing = build_packing(tokenizer, max_length=config.data.max_length, truncation=config.data.truncation)
-    order, train, bucket_lengths = _training_rows(config, prepared, packing)
+    special = special_tokens_of(tokenizer, max_length=config.data.max_length, truncation=config.data.truncation)
+    order, train, bucket_lengths = _training_rows(config, prepared, special)
     problem_type, label_names = prepared.problem_type, prepared.label_names
 
     def build_model() -> keras.Model:
@@ -88,7 +89,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         observe=observe,
         order=order,
         train=train,
-        evaluations=_evaluations(config, prepared, packing, bucket_lengths, devices, score=score),
+        evaluations=_evaluations(config, prepared, special, bucket_lengths, devices, score=score),
         best_metric=classification.best_metric(problem_type, config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
@@ -97,18 +98,18 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
 
 
 def _training_rows(
-    config: ExperimentConfig, prepared: PreparedDataset, packing: Packing
+    config: ExperimentConfig, prepared: PreparedDataset, special: SpecialTokens
 ) -> tuple[TrainingOrder | PackedOrder, ExampleSource, np.ndarray]:
     """Returns the order of the training split, the source of its batches, and padded lengths that suit its examples."""
     split, size, is_pair = prepared.splits["train"], config.training.global_batch_size, prepared.is_pair
-    lengths = model_lengths(split.lengths, packing, is_pair=is_pair)
+    lengths = model_lengths(split.lengths, special, is_pair=is_pair)
     seed, num_buckets = config.training.seed, config.data.num_buckets
     if config.data.packing:
-        packed = PackedOrder(lengths, length=packing.max_length, seed=seed, global_batch_size=size)
+        packed = PackedOrder(lengths, length=special.max_length, seed=seed, global_batch_size=size)
         rows = PackedExampleSource(
             split,
             packed.batch,
-            packing,
+            special,
             is_pair=is_pair,
             num_segments=packed.num_segments,
             global_batch_size=size,
@@ -121,14 +122,14 @@ def _training_rows(
         num_buckets=num_buckets,
         run_length=config.data.bucket_run_length,
     )
-    source = ExampleSource(split, order.batch, packing, is_pair=is_pair, global_batch_size=size)
+    source = ExampleSource(split, order.batch, special, is_pair=is_pair, global_batch_size=size)
     return order, source, order.bucket_lengths
 
 
 def _evaluations(
     config: ExperimentConfig,
     prepared: PreparedDataset,
-    packing: Packing,
+    special: SpecialTokens,
     bucket_lengths: np.ndarray,
     devices: Devices,
     *,
@@ -143,9 +144,9 @@ def _evaluations(
         split = prepared.splits.get(name)
         if split is None or not split.num_examples:
             continue
-        lengths = model_lengths(split.lengths, packing, is_pair=prepared.is_pair)
+        lengths = model_lengths(split.lengths, special, is_pair=prepared.is_pair)
         batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
-        source = ExampleSource(split, batches.__getitem__, packing, is_pair=prepared.is_pair, global_batch_size=size)
+        source = ExampleSource(split, batches.__getitem__, special, is_pair=prepared.is_pair, global_batch_size=size)
         evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), score=score, length=length)
     return evaluations
 

@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 
-from aigc_tf.data.batching.batches import ExampleSource, Packing, kept_lengths, model_lengths, pack_rows, truncate
+from aigc_tf.data.batching.batches import ExampleSource
 from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.special_tokens import (
+    SpecialTokens,
+    add_special_tokens,
+    kept_lengths,
+    model_lengths,
+    truncate,
+)
 from aigc_tf.errors import InputError
 
-PACKING = Packing(start_ids=(101,), between_ids=(102,), end_ids=(102,), padding_id=0, max_length=8, truncation="head")
+SPECIAL_TOKENS = SpecialTokens(
+    start_ids=(101,), between_ids=(102,), end_ids=(102,), padding_id=0, max_length=8, truncation="head"
+)
 
 
 def _row(*parts):
@@ -16,7 +25,7 @@ def _row(*parts):
 
 
 def test_a_single_text_stands_between_the_special_tokens():
-    packed = pack_rows([_row([7, 8]), _row([])], PACKING, length=5, is_pair=False)
+    packed = add_special_tokens([_row([7, 8]), _row([])], SPECIAL_TOKENS, length=5, is_pair=False)
     assert packed["token_ids"].tolist() == [[101, 7, 8, 102, 0], [101, 102, 0, 0, 0]]
     assert packed["padding_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
     assert packed["segment_ids"].tolist() == [[0] * 5] * 2
@@ -24,13 +33,13 @@ def test_a_single_text_stands_between_the_special_tokens():
 
 
 def test_the_second_text_of_a_pair_is_segment_one_with_its_end():
-    packed = pack_rows([_row([7, 8], [9])], PACKING, length=8, is_pair=True)
+    packed = add_special_tokens([_row([7, 8], [9])], SPECIAL_TOKENS, length=8, is_pair=True)
     assert packed["token_ids"].tolist() == [[101, 7, 8, 102, 9, 102, 0, 0]]
     assert packed["segment_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0]]
 
 
 def test_a_pair_with_empty_texts_keeps_its_separators():
-    packed = pack_rows([_row([], [])], PACKING, length=4, is_pair=True)
+    packed = add_special_tokens([_row([], [])], SPECIAL_TOKENS, length=4, is_pair=True)
     assert packed["token_ids"].tolist() == [[101, 102, 102, 0]]
     assert packed["segment_ids"].tolist() == [[0, 0, 1, 0]]
 
@@ -68,12 +77,12 @@ def test_the_longer_part_is_cut_first_as_longest_first_does():
 
 
 def test_too_long_texts_fill_the_row_exactly():
-    packed = pack_rows([_row(range(20)), _row([1])], PACKING, length=8, is_pair=False)
+    packed = add_special_tokens([_row(range(20)), _row([1])], SPECIAL_TOKENS, length=8, is_pair=False)
     assert packed["padding_mask"].sum(axis=1).tolist() == [8, 3]
-    pair = pack_rows([_row(range(20), range(20, 40))], PACKING, length=8, is_pair=True)
+    pair = add_special_tokens([_row(range(20), range(20, 40))], SPECIAL_TOKENS, length=8, is_pair=True)
     assert pair["token_ids"].tolist() == [[101, 0, 1, 2, 102, 20, 21, 102]]
-    assert model_lengths(np.array([0, 5, 6, 7, 500]), PACKING, is_pair=False).tolist() == [2, 7, 8, 8, 8]
-    assert model_lengths(np.array([0, 5, 6]), PACKING, is_pair=True).tolist() == [3, 8, 8]
+    assert model_lengths(np.array([0, 5, 6, 7, 500]), SPECIAL_TOKENS, is_pair=False).tolist() == [2, 7, 8, 8, 8]
+    assert model_lengths(np.array([0, 5, 6]), SPECIAL_TOKENS, is_pair=True).tolist() == [3, 8, 8]
 
 
 class _Split:
@@ -92,7 +101,7 @@ def _source(batch_size=4):
         ids = (np.arange(batch_size) + step) % 8
         return StepBatch(ids, np.ones(batch_size, np.float32), 8)
 
-    return ExampleSource(_Split(), batch_at, PACKING, is_pair=False, global_batch_size=batch_size)
+    return ExampleSource(_Split(), batch_at, SPECIAL_TOKENS, is_pair=False, global_batch_size=batch_size)
 
 
 def _ids(dataset, count):

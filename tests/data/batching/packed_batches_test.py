@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from aigc_tf.data.batching.batches import Packing
 from aigc_tf.data.batching.order import StepBatch
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource, PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
+from aigc_tf.data.batching.special_tokens import SpecialTokens
 
 END = 9
 
@@ -95,13 +95,15 @@ def test_each_target_of_an_epoch_counts_once():
     assert sum(row["padding_mask"].sum() for row in rows) == (split.lengths + 1).sum()
 
 
-PACKING = Packing(start_ids=(1,), between_ids=(2,), end_ids=(3,), padding_id=0, max_length=9, truncation="head")
+SPECIAL_TOKENS = SpecialTokens(
+    start_ids=(1,), between_ids=(2,), end_ids=(3,), padding_id=0, max_length=9, truncation="head"
+)
 PAIRS = Rows(([5], []), ([6], [7]), ([4, 5, 6, 7, 8, 8], [6, 6]), labels=[1, 2, 3])
 
 
 def examples(split, batch_at, *, num_segments=2, batch_size=3):
     return PackedExampleSource(
-        split, batch_at, PACKING, is_pair=True, num_segments=num_segments, global_batch_size=batch_size
+        split, batch_at, SPECIAL_TOKENS, is_pair=True, num_segments=num_segments, global_batch_size=batch_size
     )
 
 

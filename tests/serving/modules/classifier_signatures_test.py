@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import Packing, pack_rows
+from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
 from aigc_tf.models.classifiers.classifier import model_inputs
 from aigc_tf.serving.modules import classifier_signatures
 from aigc_tf.serving.modules.classifier_signatures import (
     ClassifierModule,
     ServingSpec,
+    add_special_tokens_in_graph,
     answer,
-    pack_tokens,
     text_function,
 )
 from tests.tiny_classifier import build_model, load_tokenizer
@@ -31,9 +31,9 @@ def call_texts(module, texts):
     return {name: value.numpy() for name, value in module.serve_text(tf.constant(texts)).items()}
 
 
-def packing(**changes):
+def special(**changes):
     ids = {"start_ids": (2,), "between_ids": (3,), "end_ids": (3,), "padding_id": 0}
-    return Packing(**{**ids, "max_length": 8, "truncation": "head", **changes})
+    return SpecialTokens(**{**ids, "max_length": 8, "truncation": "head", **changes})
 
 
 def ragged(rows):
@@ -45,20 +45,22 @@ def ragged(rows):
     [("head", [11, 12, 13, 14, 15, 16]), ("tail", [14, 15, 16, 17, 18, 19]), ("head_tail", [11, 12, 13, 17, 18, 19])],
 )
 def test_a_long_text_keeps_what_the_truncation_says(truncation, kept):
-    packed = pack_tokens(ragged([list(range(11, 20)), [30]]), None, packing(truncation=truncation))
+    packed = add_special_tokens_in_graph(ragged([list(range(11, 20)), [30]]), None, special(truncation=truncation))
     assert packed["token_ids"].numpy().tolist() == [[2, *kept, 3], [2, 30, 3, 0, 0, 0, 0, 0]]
     assert packed["padding_mask"].numpy().tolist() == [[1] * 8, [1, 1, 1, 0, 0, 0, 0, 0]]
     assert not packed["segment_ids"].numpy().any()
 
 
 def test_an_odd_room_gives_the_head_one_token_more():
-    packed = pack_tokens(ragged([list(range(11, 20))]), None, packing(truncation="head_tail", max_length=7))
+    packed = add_special_tokens_in_graph(
+        ragged([list(range(11, 20))]), None, special(truncation="head_tail", max_length=7)
+    )
     assert packed["token_ids"].numpy().tolist() == [[2, 11, 12, 13, 18, 19, 3]]
 
 
 def test_the_longer_text_of_a_pair_is_cut_first():
     first, second = ragged([[11, 12, 13, 14, 15, 16], [11], [11, 12, 13, 14]]), ragged([[21], [21] * 9, [21] * 4])
-    packed = pack_tokens(first, second, packing())
+    packed = add_special_tokens_in_graph(first, second, special())
     assert packed["token_ids"].numpy().tolist() == [
         [2, 11, 12, 13, 14, 3, 21, 3],
         [2, 11, 3, 21, 21, 21, 21, 3],
@@ -72,22 +74,22 @@ def test_the_longer_text_of_a_pair_is_cut_first():
 def test_the_graph_packs_as_the_batches_of_training_do(is_pair, truncation):
     rng = np.random.default_rng(1)
     for max_length in (8, 9, 16):
-        rule = packing(max_length=max_length, truncation=truncation, between_ids=(3, 3), end_ids=(3, 4))
+        rule = special(max_length=max_length, truncation=truncation, between_ids=(3, 3), end_ids=(3, 4))
         columns = [[rng.integers(5, 60, rng.integers(0, 20)).tolist() for _ in range(50)] + [[]] for _ in range(2)]
         columns[1] = columns[1] if is_pair else [[]] * 51
         rows = [(np.array(a, np.int32), np.array(b, np.int32)) for a, b in zip(*columns, strict=True)]
-        expected = pack_rows(rows, rule, length=max_length, is_pair=is_pair)
+        expected = add_special_tokens(rows, rule, length=max_length, is_pair=is_pair)
         second = ragged(columns[1]) if is_pair else None
         for length in (None, max_length):  # the longest row of fifty is a full one
-            packed = pack_tokens(ragged(columns[0]), second, rule, length=length)
+            packed = add_special_tokens_in_graph(ragged(columns[0]), second, rule, length=length)
             for name, value in expected.items():
                 np.testing.assert_array_equal(packed[name].numpy(), value, err_msg=name)
 
 
 def test_a_batch_is_as_long_as_its_longest_row_and_no_rows_are_a_batch_too():
-    assert pack_tokens(ragged([[7, 8], [7]]), None, packing())["token_ids"].shape == (2, 4)
+    assert add_special_tokens_in_graph(ragged([[7, 8], [7]]), None, special())["token_ids"].shape == (2, 4)
     empty = tf.RaggedTensor.from_row_lengths(tf.constant([], tf.int32), tf.constant([], tf.int64))
-    packed = pack_tokens(empty, empty, packing())
+    packed = add_special_tokens_in_graph(empty, empty, special())
     assert {name: value.shape for name, value in packed.items()} == dict.fromkeys(packed, (0, 3))
 
 
