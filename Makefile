@@ -82,8 +82,11 @@ demo: samples ## Train a classifier and a generator on real data, judge, export 
 		"take your own data     README.md, section \"Your own data\""
 
 # In the order of their names: xdist would put files of few tests last, which are the longest, and one core would idle.
+# A file is run by one process, so that a single one needs no second, which would import TensorFlow as well.
+test_files := $(foreach word,$(ARGS),$(findstring .py,$(word)))
+
 test: samples ## Run the tests; ARGS="-k resume" picks some
-	$(python) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --timeout=$(TEST_TIMEOUT) $(ARGS)
+	$(python) -m pytest --numprocesses=$(if $(filter 1,$(words $(test_files))),0,2) --dist=loadfile --no-loadscope-reorder --timeout=$(TEST_TIMEOUT) $(ARGS)
 
 # Docker first: where it does not run there is nothing to install for.
 serve-check: ## Start tensorflow/serving in Docker with exported models and run the cases that the double is tested by
