@@ -160,6 +160,7 @@ def test_the_ledger_tells_what_went_in_and_came_out(tmp_path):
                 f"{path}:7: wrong number of columns (1, not 2)",
                 f"{path}:8: unknown label ('pso'. Did you mean 'pos'?)",
             ],
+            "notes": [],
         }
     ]
     assert info["stages"] == [
@@ -592,7 +593,7 @@ def test_more_labels_than_classes_can_be_stop_it(tmp_path):
         tmp_path,
         *(f"{i}\tgood" for i in range(2000)),
     )
-    assert make(tmp_path, *(f"{i}\tgood" for i in range(1000))).label_names[:3] == ("0", "1", "10")
+    assert make(tmp_path, *(f"{i}\tgood" for i in range(1000))).label_names[:3] == ("0", "1", "2")
 
 
 def test_plain_text_has_nothing_to_classify(tmp_path):
