@@ -21,6 +21,8 @@ import safetensors.numpy
 from aigc_tf.errors import InputError
 from aigc_tf.models.adapters.adapters import merged_weights
 from aigc_tf.models.classifiers.classifier import merge_classifier
+from aigc_tf.models.hugging_face.encoders import tensor_names, to_tensor
+from aigc_tf.models.layer_settings import epsilon_of, settings_of
 
 LABELS_FILE = "label_names.json"
 """Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""
@@ -50,6 +52,11 @@ def build_word_piece(model: keras.Model, tokenizer_folder: str | os.PathLike[str
     )
 
 
+def fits_keras_preset(model: keras.Model) -> bool:
+    """Whether a preset would compute the same: none has a place for an epsilon of layer norms."""
+    return settings_of(model.backbone).layer_norm_epsilon is None
+
+
 def save_keras_preset(
     model: keras.Model,
     folder: str | os.PathLike[str],
@@ -69,7 +76,13 @@ def save_keras_preset(
         tokenizer: A KerasNLP tokenizer; None writes the preset without preprocessor.
         max_length: Positions the preprocessor packs to.
         label_names: Names of the outputs, in order.
+    Raises:
+        InputError: If `fits_keras_preset` is false.
     """
+    if not fits_keras_preset(model):
+        raise InputError(
+            f"A KerasNLP preset has no place for the epsilon {epsilon_of(model.backbone):g} of the layer norms."
+        )
     clone = merge_classifier(model, dtype="float32")
     clone.compile()  # from_preset does so, and would warn of an optimizer that the file does not have
     if tokenizer is not None:
@@ -120,7 +133,9 @@ def save_hugging_face(
 def _bert_config(
     model: keras.Model, *, label_names: Sequence[str], problem_type: str, padding_id: int
 ) -> dict[str, Any]:
-    backbone = model.backbone
+    backbone, settings = model.backbone, settings_of(model.backbone)
+    dropouts = settings.hidden_dropout, settings.attention_dropout
+    hidden_dropout, attention_dropout = (backbone.dropout if rate is None else rate for rate in dropouts)
     names = list(label_names) or ["value"]
     return {
         "architectures": ["BertForSequenceClassification"],
@@ -131,12 +146,12 @@ def _bert_config(
         "num_attention_heads": backbone.num_heads,
         "intermediate_size": backbone.intermediate_dim,
         "hidden_act": "gelu_new",  # the tanh approximation, which KerasNLP's BERT computes with
-        "hidden_dropout_prob": backbone.dropout,
-        "attention_probs_dropout_prob": backbone.dropout,
+        "hidden_dropout_prob": hidden_dropout,
+        "attention_probs_dropout_prob": attention_dropout,
         "classifier_dropout": model.dropout,
         "max_position_embeddings": backbone.max_sequence_length,
         "type_vocab_size": backbone.num_segments,
-        "layer_norm_eps": 1e-12,
+        "layer_norm_eps": epsilon_of(backbone),
         "initializer_range": 0.02,
         "position_embedding_type": "absolute",
         "pad_token_id": padding_id,
@@ -148,36 +163,11 @@ def _bert_config(
 
 
 def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
-    """Hugging Face's names and shapes: every kernel is (out, in), attention heads are side by side."""
     weights = merged_weights(model)
-    width = model.backbone.hidden_dim
-
-    def dense(path: str) -> tuple[np.ndarray, np.ndarray]:
-        kernel, bias = weights[f"{path}/kernel"], weights[f"{path}/bias"]
-        inputs = width if "attention_layer/" in path else kernel.shape[0]  # attention: (D, H, D/H) and (H, D/H, D)
-        return kernel.reshape(inputs, -1).T, bias.reshape(-1)
-
-    tensors = {
-        "bert.embeddings.word_embeddings.weight": weights["token_embedding/embeddings"],
-        "bert.embeddings.position_embeddings.weight": weights["position_embedding/embeddings"],
-        "bert.embeddings.token_type_embeddings.weight": weights["segment_embedding/embeddings"],
-    }
-    dense_layers = {"bert.pooler.dense": "pooled_dense", "classifier": "logits"}
-    norms = {"bert.embeddings.LayerNorm": "embeddings_layer_norm"}
-    for index in range(model.backbone.num_layers):
-        theirs, ours = f"bert.encoder.layer.{index}", f"transformer_layer_{index}"
-        for name in ("query", "key", "value"):
-            dense_layers[f"{theirs}.attention.self.{name}"] = f"{ours}/self_attention_layer/{name}"
-        dense_layers[f"{theirs}.attention.output.dense"] = f"{ours}/self_attention_layer/attention_output"
-        dense_layers[f"{theirs}.intermediate.dense"] = f"{ours}/feedforward_intermediate_dense"
-        dense_layers[f"{theirs}.output.dense"] = f"{ours}/feedforward_output_dense"
-        norms[f"{theirs}.attention.output.LayerNorm"] = f"{ours}/self_attention_layer_norm"
-        norms[f"{theirs}.output.LayerNorm"] = f"{ours}/feedforward_layer_norm"
-    for theirs, ours in dense_layers.items():
-        tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"] = dense(ours)
-    for theirs, ours in norms.items():
-        tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"] = weights[f"{ours}/gamma"], weights[f"{ours}/beta"]
-    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    names = tensor_names("bert", [weight.path for weight in model.backbone.weights])
+    names = {path: f"bert.{name}" for path, name in names.items()}
+    names |= {"logits/kernel": "classifier.weight", "logits/bias": "classifier.bias"}
+    return {name: to_tensor(path, weights[path]) for path, name in names.items()}
 
 
 def _read_vocabulary(tokenizer_folder: str | os.PathLike[str]) -> list[str]:

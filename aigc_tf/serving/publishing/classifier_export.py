@@ -16,7 +16,12 @@ from aigc_tf.config import ExportConfig
 from aigc_tf.config.names import check_name
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.classifiers.classifier import clone_classifier, describe_classifier, merge_classifier
-from aigc_tf.models.classifiers.classifier_formats import build_word_piece, save_hugging_face, save_keras_preset
+from aigc_tf.models.classifiers.classifier_formats import (
+    build_word_piece,
+    fits_keras_preset,
+    save_hugging_face,
+    save_keras_preset,
+)
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, row_length
 from aigc_tf.serving.modules.quantization import store
@@ -150,20 +155,23 @@ def _write_formats(served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec,
             layer = build_word_piece(served, tokenizer_folder)
         else:
             layer = tokenizer.splitter.layer
-        (folder / "keras_nlp").mkdir()
-        save_keras_preset(
-            served, folder / "keras_nlp", tokenizer=layer, max_length=spec.max_length, label_names=spec.label_names
-        )
-        if tokenizer.kind != "wordpiece" or not isinstance(served.backbone, keras_nlp.models.BertBackbone):
-            return ["keras_nlp"]
-        (folder / "hugging_face").mkdir()
-        save_hugging_face(
-            served,
-            folder / "hugging_face",
-            tokenizer_folder=tokenizer_folder,
-            label_names=spec.label_names,
-            problem_type=spec.problem_type,
-            max_length=spec.max_length,
-            truncation=spec.truncation,
-        )
-        return ["keras_nlp", "hugging_face"]
+        written = []
+        if fits_keras_preset(served):
+            written.append("keras_nlp")
+            (folder / "keras_nlp").mkdir()
+            save_keras_preset(
+                served, folder / "keras_nlp", tokenizer=layer, max_length=spec.max_length, label_names=spec.label_names
+            )
+        if tokenizer.kind == "wordpiece" and isinstance(served.backbone, keras_nlp.models.BertBackbone):
+            written.append("hugging_face")
+            (folder / "hugging_face").mkdir()
+            save_hugging_face(
+                served,
+                folder / "hugging_face",
+                tokenizer_folder=tokenizer_folder,
+                label_names=spec.label_names,
+                problem_type=spec.problem_type,
+                max_length=spec.max_length,
+                truncation=spec.truncation,
+            )
+        return written

@@ -10,8 +10,13 @@ import tokenizers
 from aigc_tf.config import ModelConfig
 from aigc_tf.errors import InputError
 from aigc_tf.models.classifiers.classifier import build_classifier, clone_classifier
-from aigc_tf.models.classifiers.classifier_formats import build_word_piece, save_hugging_face, save_keras_preset
-from aigc_tf.models.weights import weights_by_path
+from aigc_tf.models.classifiers.classifier_formats import (
+    build_word_piece,
+    fits_keras_preset,
+    save_hugging_face,
+    save_keras_preset,
+)
+from aigc_tf.models.weights import load_weights_by_path, weights_by_path
 from tests.tiny_classifier import VOCABULARY, build_model, logits_of, make_batch, write_tokenizer
 from tests.transformers_peer import ask_transformers
 
@@ -125,6 +130,27 @@ def test_the_tokenizer_json_packs_as_bert_does(model, tmp_path, write_hugging_fa
     assert encoded.type_ids == [0, 0, 0, 0, 0, 1, 1, 1]
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert (settings["truncation_side"], settings["model_max_length"]) == ("left", 16)
+
+
+def test_an_epsilon_and_two_dropouts_are_written_and_read_back(model, tmp_path, write_hugging_face):
+    write_hugging_face(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert (config["layer_norm_eps"], config["hidden_dropout_prob"]) == (1e-12, 0.1)
+    changes = {"layer_norm_eps": 1e-3, "attention_probs_dropout_prob": 0.05, "type_vocab_size": 2}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    other = build_model(config=ModelConfig(source=str(tmp_path)))
+    (tmp_path / "again").mkdir()
+    write_hugging_face(other, tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))
+    assert {name: written[name] for name in changes} == changes
+    again = build_classifier(
+        ModelConfig(source=str(tmp_path / "again")), num_outputs=3, vocabulary_size=len(VOCABULARY), max_length=16
+    )
+    load_weights_by_path(again, weights_by_path(other))
+    np.testing.assert_array_equal(logits_of(again, make_batch()), logits_of(other, make_batch()))
+    assert not fits_keras_preset(other)
+    with pytest.raises(InputError, match=r"no place for the epsilon 0\.001"):
+        save_keras_preset(other, tmp_path, tokenizer=None, max_length=16)
 
 
 def test_transformers_computes_the_same_logits(model, expected, tmp_path, write_hugging_face):
