@@ -24,15 +24,15 @@ from aigc_tf.config import (
     ModelConfig,
     TokenizerConfig,
 )
-from aigc_tf.config.checks import validate
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
+from aigc_tf.tasks import check_config
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
 from tests import scripts_behind as commands
 from tests.training_fields import training_with
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LINES = (
     "The cat sat on the mat.",
     "A dog ran to the red house.",
@@ -71,7 +71,7 @@ def tiny_config(folder, **changes):
         generation=GenerationConfig(max_new_tokens=12, temperature=0.8, seed=3),
         export=ExportConfig(directory=str(folder / "saved_models")),
     )
-    validate(config)
+    check_config(config)
     return config
 
 

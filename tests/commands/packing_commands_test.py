@@ -20,11 +20,11 @@ from aigc_tf.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from aigc_tf.config.checks import validate
 from aigc_tf.data.prepared.prepared import open_prepared
 from aigc_tf.data.preparing.preparation import prepare_sha256
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
+from aigc_tf.tasks import check_config
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
 from tests import scripts_behind as commands
@@ -53,7 +53,7 @@ def turns_config(folder, *, name="turns", source="turns.jsonl", **data):
         evaluation=EvaluationConfig(batch_size=4, sample_prompts=("And a bird?\n",)),
         generation=GenerationConfig(max_new_tokens=24, temperature=0.0),
     )
-    validate(config)
+    check_config(config)
     return config
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from aigc_tf.commands.runs import config_of_run, load_model
 from aigc_tf.config import AdapterConfig
-from aigc_tf.config.checks import validate
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation.report import read_report
 from aigc_tf.models.adapters.adapters import is_adapter_path
+from aigc_tf.tasks import check_config
 from aigc_tf.training import checkpoints
-from tests import generator_commands_test
 from tests import scripts_behind as commands
+from tests.commands import generator_commands_test
 from tests.commands import train_test as commands_test
 from tests.training_fields import training_with
 
@@ -37,7 +37,7 @@ def with_adapter(config, source, **adapter):
         ),
         evaluation=dataclasses.replace(config.evaluation, sample_prompts=()),
     )
-    validate(config)
+    check_config(config)
     return config
 
 

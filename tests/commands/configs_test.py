@@ -6,13 +6,13 @@ from pathlib import Path
 import keras_nlp
 import pytest
 
-from aigc_tf.config.checks import validate
 from aigc_tf.data.prepared.prepared import open_prepared
 from aigc_tf.data.sources.samples import fetch_sample, resolve_sample
 from aigc_tf.evaluation.report import read_report
+from aigc_tf.tasks import check_config
 from tests import scripts_behind as commands
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = ["a", "film", "good", "bad", "very", "not", "##s"]
 
 
@@ -75,7 +75,7 @@ def test_the_imdb_config_prepares_trains_and_exports(tmp_path):
     config.training.num_steps, config.training.schedule.warmup_steps = 4, 1
     config.training.global_batch_size = config.evaluation.batch_size = 8
     config.export.directory = str(tmp_path / "saved_models")
-    validate(config)
+    check_config(config)
     commands.prepare(config)
     data = open_prepared(tmp_path / "prepared" / "bert_base_imdb")
     assert data.label_names == ("neg", "pos")
@@ -121,7 +121,7 @@ def test_the_gpt2_config_goes_on_with_a_preset_and_then_with_its_hugging_face_ex
     config.training.num_steps, config.training.schedule.warmup_steps = 4, 1
     config.generation.max_new_tokens = 8
     config.export.directory = str(tmp_path / "saved_models")
-    validate(config)
+    check_config(config)
     commands.prepare(config)
     assert open_prepared(tmp_path / "prepared" / "gpt2_finetune").splits["test"].num_examples == 4
     commands.train(config, str(tmp_path / "run"))
@@ -132,7 +132,7 @@ def test_the_gpt2_config_goes_on_with_a_preset_and_then_with_its_hugging_face_ex
     config.name = "again"
     config.model.source = str(tmp_path / "saved_models" / "gpt2_finetune-formats" / "1" / "hugging_face")
     config.training.optimizer.learning_rate = 1e-12  # so that the model stays what was exported
-    validate(config)
+    check_config(config)
     commands.prepare(config)
     commands.train(config, str(tmp_path / "run2"))
     again = read_report(tmp_path / "run2")["metrics"]["test"]
