@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from aigc_tf.cli import flags as flag_parsing
-from aigc_tf.config.checks import validate
+from aigc_tf.tasks import check_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,4 +85,4 @@ def test_the_script_of_a_pod_gives_the_worker_its_place_and_a_command_that_exist
     assert (ROOT / script).exists()
     monkeypatch.chdir(ROOT)
     options = flag_parsing.parse([script, *flags], names=["config", "workdir"], description="")
-    validate(options.config)
+    check_config(options.config)

@@ -19,7 +19,7 @@ from ml_collections.config_flags import tuple_parser
 
 from aigc_tf import storage
 from aigc_tf.config import SERVERS, ExperimentConfig, ExportConfig, GenerationConfig
-from aigc_tf.config.fields import check_field, flatten
+from aigc_tf.config.fields import check_field, field_named
 from aigc_tf.config.files import load_config
 from aigc_tf.errors import InputError, suggest
 
@@ -288,9 +288,9 @@ for _type, _parser in {
 
 def _unknown_flag(name: str, names: Sequence[str]) -> str:
     """Returns the sentence on an unknown flag, which may be a config field's name."""
-    fields = [path for path in flatten(ExperimentConfig()) if path.rpartition(".")[2] == name]
-    if fields and "config" in names:
-        return f"There is no flag --{name}. Did you mean --config.{fields[0]}?"
+    field = field_named(name)
+    if field and "config" in names:
+        return f"There is no flag --{name}. Did you mean --config.{field}?"
     hint = suggest(name, [typed(known) for known in names]).replace("'", "")
     return f"There is no flag --{name}.{re.sub(r'mean ', 'mean --', hint)}"
 

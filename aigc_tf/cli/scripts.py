@@ -18,11 +18,11 @@ from aigc_tf.cli.tensorflow_start import heavy_room, quiet
 from aigc_tf.commands.launching import launch as launch_workers
 from aigc_tf.commands.search_space import check_space, parse_search
 from aigc_tf.config import ExperimentConfig, GenerationConfig
-from aigc_tf.config.checks import validate, validate_generation
-from aigc_tf.config.fields import table
+from aigc_tf.config.checks import validate_generation
 from aigc_tf.config.files import load_config
 from aigc_tf.data.sources.sources import check_labelled, find_sources
 from aigc_tf.errors import InputError
+from aigc_tf.tasks import check_config, shown_config
 
 
 def prepare(options: Options) -> None:
@@ -32,7 +32,7 @@ def prepare(options: Options) -> None:
     if config.task == "classify":
         check_labelled(sources)
     if options.dry_run:
-        print(table(config))
+        print(shown_config(config))
         print("\nfiles")
         print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
         return
@@ -64,7 +64,7 @@ def sweep(options: Options) -> None:
         raise InputError("TF_CONFIG is set, but a sweep trains on one host; unset it.")
     _check_prepared(config)
     if options.dry_run:
-        print(table(config))
+        print(shown_config(config))
         print("\n".join(["", "search", *(f"  {dimension}" for dimension in space), f"  {options.trials} trials"]))
         return
     train_script = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "train.py")
@@ -84,7 +84,7 @@ def evaluate(options: Options) -> None:
     """Judges a run's weights on its validation and test data."""
     workdir, config = _run_folder(options)
     if options.dry_run:
-        print(table(config or load_config(storage.join(workdir, "config.json"))))
+        print(shown_config(config or load_config(storage.join(workdir, "config.json"))))
         return
     heavy_room("commands.evaluate").evaluate(workdir, config=config, checkpoint=options.checkpoint)
 
@@ -101,7 +101,7 @@ def export(options: Options) -> None:
     """Publishes a run's weights as a SavedModel."""
     workdir, config = _run_folder(options)
     if options.dry_run:
-        print(table(config or load_config(storage.join(workdir, "config.json"))))
+        print(shown_config(config or load_config(storage.join(workdir, "config.json"))))
         return
     heavy_room("commands.export").export(workdir, config=config, checkpoint=options.checkpoint)
 
@@ -270,7 +270,7 @@ def _typed_without(*names: str) -> str:
 def _checked_config(options: Options) -> ExperimentConfig:
     if options.config is None:
         raise InputError(f"--config is missing: the Python file of an experiment.{_known_configs()}")
-    validate(options.config)
+    check_config(options.config)
     config: ExperimentConfig = options.config
     _check_no_file("data.prepared_dir", config.data.prepared_dir)
     _check_no_file("export.directory", config.export.directory)
@@ -283,7 +283,7 @@ def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
     if not storage.exists(storage.join(workdir, "config.json")):
         raise InputError(f"{workdir} is no run: it has no config.json.{storage.nearest_path(workdir)}")
     if options.config is not None:
-        validate(options.config)
+        check_config(options.config)
     return workdir, options.config
 
 

@@ -17,10 +17,10 @@ from aigc_tf import storage
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
 from aigc_tf.config.fields import flatten, from_json, replace_fields, to_json
 from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
-from aigc_tf.errors import InputError, suggest
+from aigc_tf.errors import InputError
 from aigc_tf.models.building import ARCHITECTURE_FILE
 from aigc_tf.models.weights import load_weights_by_path
-from aigc_tf.tasks import TASKS
+from aigc_tf.tasks import spec_of
 from aigc_tf.tasks.door import DataFacts, TaskDoor
 from aigc_tf.training import checkpoints
 from aigc_tf.training.devices import strategy
@@ -33,9 +33,7 @@ _BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # each padded length is a compilation
 
 def door_of(config: ExperimentConfig) -> TaskDoor:
     """Returns the functions of the config's task."""
-    if config.task not in TASKS:
-        raise InputError(f"task is {config.task!r}, which is no task.{suggest(config.task, TASKS)}")
-    door: TaskDoor = TASKS[config.task].load()
+    door: TaskDoor = spec_of(config).load()
     return door
 
 

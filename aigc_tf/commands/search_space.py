@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
-from aigc_tf.config.checks import validate
 from aigc_tf.config.fields import check_field, flatten
 from aigc_tf.errors import InputError
+from aigc_tf.tasks import check_config
 
 Value = str | int | float | bool
 
@@ -141,7 +141,7 @@ def check_space(config: ExperimentConfig, space: Sequence[Dimension]) -> None:
     for corner in itertools.islice(corners, _MAX_CORNERS):
         values = dict(zip(fields, corner, strict=True))
         try:
-            validate(with_values(config, values))
+            check_config(with_values(config, values))
         except InputError as error:
             raise InputError(f"The search would try {show(values)}, which does not fit: {error}") from error
 

@@ -27,11 +27,12 @@ from rich.table import Table
 from aigc_tf import storage
 from aigc_tf.commands.search_space import Dimension, show, with_values
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
-from aigc_tf.config.checks import validate
 from aigc_tf.config.fields import flatten, from_json, to_json
 from aigc_tf.config.shell import shell_line
 from aigc_tf.errors import InputError, Preempted, RunError
-from aigc_tf.evaluation import classification, language_model, report
+from aigc_tf.evaluation import report
+from aigc_tf.evaluation.best_metric import best_metric
+from aigc_tf.tasks import check_config, spec_of
 
 _META, _STUDY, _RESULTS = "sweep.json", "study.db", "results.json"
 _TRIAL, _OUTPUT = "trial.json", "output.log"
@@ -40,12 +41,6 @@ _RANDOM_TRIALS = 10
 
 Runner = Callable[[Sequence[str], str], int]
 """`run(command, output)`: runs a command to its end, appends what it says to a file, returns its exit status."""
-
-# By task, as its door chooses it; the doors import TensorFlow, which would hold a TPU that the trials need.
-_BEST_METRICS: dict[str, Callable[[ExperimentConfig], tuple[str, int]]] = {
-    "classify": lambda config: classification.best_metric(config.data.problem_type, config.evaluation.best_metric),
-    "generate": lambda config: language_model.best_metric(config.evaluation.best_metric),
-}
 
 
 def sweep(
@@ -71,7 +66,7 @@ def sweep(
         RunError: If another process sweeps there, optuna is not installed, or no trial has a result.
     """
     optuna = _import_optuna()
-    metric, sign = _BEST_METRICS[config.task](config)
+    metric, sign = best_metric(spec_of(config).metrics(config), config.evaluation.best_metric)
     _check_data(config, space)
     busy = f"Another process sweeps in {workdir} right now; wait until it is done, or take another --workdir."
     with storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir."):
@@ -197,7 +192,7 @@ class _Sweeper:
         folder = _folder(self._workdir, number)
         config = with_values(self._config, params)
         try:
-            validate(config)
+            check_config(config)
         except InputError as error:
             raise InputError(f"Trial {number} would try {show(params)}, which does not fit: {error}") from error
         busy = f"Trial {number} still trains in {folder} from an earlier start; wait until it is done."

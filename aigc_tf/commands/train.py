@@ -23,14 +23,14 @@ from aigc_tf.commands.runs import (
 )
 from aigc_tf.commands.watching import RunWatcher, goodput
 from aigc_tf.config import ExperimentConfig
-from aigc_tf.config.fields import flatten, sha256, table
+from aigc_tf.config.fields import flatten, sha256
 from aigc_tf.config.shell import shell_line
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import preparation
 from aigc_tf.errors import RunError
 from aigc_tf.evaluation import report
 from aigc_tf.models.weights import weights_by_path, weights_sha256
-from aigc_tf.tasks import TASKS
+from aigc_tf.tasks import TASKS, shown_config
 from aigc_tf.tasks.door import DataFacts, facts_of
 from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices import strategy
@@ -88,7 +88,7 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
     preparation.check_matches(prepared, config)
     task = door.build(config, prepared, devices)
     if dry_run:
-        print(table(config))
+        print(shown_config(config))
         _print_plan(config, task, devices, kind)
         return
     verify_prepared(prepared.folder)

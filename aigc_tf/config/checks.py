@@ -1,8 +1,12 @@
-"""Whether a config fits: types, ranges, combinations. Standard library only, as config.py."""
+"""Whether a config fits, whatever its task: types, ranges, combinations. Standard library only, as config.py.
+
+What fits a task is checked by `tasks.check_config`, which calls this first.
+"""
 
 import dataclasses
 import itertools
 import math
+from collections.abc import Collection
 from typing import Any
 
 from aigc_tf.config.experiment import (
@@ -19,7 +23,6 @@ from aigc_tf.config.experiment import (
     SPLITS,
     STORED_WEIGHTS,
     STRATEGIES,
-    TASK_NAMES,
     TOKENIZER_KINDS,
     TRUNCATIONS,
     WEIGHT_KINDS,
@@ -29,7 +32,7 @@ from aigc_tf.config.experiment import (
     OptimizerConfig,
     TrainingConfig,
 )
-from aigc_tf.config.fields import flatten, unknown_field
+from aigc_tf.config.fields import flatten, no_section, unknown_field
 from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError, nearest, suggest
 
@@ -45,7 +48,6 @@ def validate(config: ExperimentConfig) -> None:
     check_name(config.name)
     _require(bool(data.sources), "data.sources", data.sources, "at least one file, glob, folder, sample: or tfds: name")
     for name, value, known in (
-        ("task", config.task, TASK_NAMES),
         ("data.format", data.format, FORMATS),
         ("data.problem_type", data.problem_type, PROBLEM_TYPES),
         ("data.split", data.split, SPLITS),
@@ -70,16 +72,11 @@ def validate(config: ExperimentConfig) -> None:
     sizes = config.export.batch_sizes
     rises = bool(sizes) and sizes[0] >= 1 and all(one < next_one for one, next_one in itertools.pairwise(sizes))
     _require(rises and len(sizes) <= 64, "export.batch_sizes", sizes, "1 to 64 ascending whole numbers from 1 on")
-    keeps_text = config.task != "generate" or config.tokenizer.kind != "wordpiece"
-    _require(keeps_text, "tokenizer.kind", config.tokenizer.kind, "'sentencepiece' for a generator, which keeps text")
-    _validate_columns(data, is_labelled=config.task == "classify")
-    _validate_labels(data)
+    if len(set(data.column_names)) != len(data.column_names):
+        raise InputError(f"data.column_names repeats a name: {data.column_names}.")
     _validate_numbers(config)
     _validate_optimisation(training)
-    _validate_losses(config)
     validate_generation(config.generation)
-    if config.task == "generate":
-        _validate_generator(config)
     _validate_adapter(config)
     if "://" in data.prepared_dir:
         raise InputError(
@@ -105,9 +102,8 @@ def _validate_optimisation(training: TrainingConfig) -> None:
         if name not in OPTIMIZERS[training.optimizer.name] and value not in (default, 0.0):
             readers = ", ".join(optimizer for optimizer, names in OPTIMIZERS.items() if name in names)
             raise InputError(
-                f"training.optimizer.{name} is {value!r}, which the optimizer {training.optimizer.name!r} does "
-                "not read; "
-                f"leave it out, or take one that does: {readers}."
+                f"training.optimizer.{name} is {value!r}, which the optimizer {training.optimizer.name!r} does not "
+                f"read; leave it out, or take one that does: {readers}."
             )
     if training.optimizer.name == "lion" and not training.optimizer.beta_1:
         raise InputError("training.optimizer.beta_1 is 0.0; for the optimizer 'lion' it must be above 0.")
@@ -118,9 +114,9 @@ def _validate_optimisation(training: TrainingConfig) -> None:
         )
     if training.schedule.warmup_steps + training.schedule.decay_steps > training.num_steps:
         raise InputError(
-            "training.schedule.warmup_steps and training.schedule.decay_steps are "
-            f"{training.schedule.warmup_steps} and {training.schedule.decay_steps}, "
-            f"together more than training.num_steps, {training.num_steps}; lower them."
+            f"training.schedule.warmup_steps and training.schedule.decay_steps are {training.schedule.warmup_steps} "
+            f"and {training.schedule.decay_steps}, together more than training.num_steps, {training.num_steps}; lower "
+            "them."
         )
     if training.schedule.final_rate_share and training.schedule.name not in ("linear", "cosine", "wsd"):
         raise InputError(
@@ -137,109 +133,48 @@ def _validate_optimisation(training: TrainingConfig) -> None:
     )
 
 
-def _validate_losses(config: ExperimentConfig) -> None:
-    """What weights and bends the loss fits the task."""
-    data, training = config.data, config.training
-    if training.loss.class_weights and (min(training.loss.class_weights) < 0 or not any(training.loss.class_weights)):
-        raise InputError(
-            f"training.loss.class_weights is {training.loss.class_weights}; weights are 0 or more, and at least "
-            "one is above 0."
-        )
-    if training.loss.class_weights and training.loss.balance_classes:
-        raise InputError(
-            "training.loss.class_weights and training.loss.balance_classes both weight the classes; set one of them."
-        )
-    if (training.loss.class_weights or training.loss.balance_classes) and data.problem_type != "single_label":
-        raise InputError(
-            f"Class weights fit data.problem_type 'single_label', received {data.problem_type!r}; remove them."
-        )
-    if training.loss.label_smoothing and data.problem_type == "regression":
-        raise InputError(
-            "training.loss.label_smoothing has no meaning for data.problem_type 'regression'; set it to 0."
-        )
-    if training.loss.z_loss and config.task == "classify" and data.problem_type != "single_label":
-        raise InputError(
-            f"training.loss.z_loss is about a softmax, which data.problem_type {data.problem_type!r} has not; set "
-            "it to 0."
-        )
+def check_columns(data: DataConfig, *fields: str) -> None:
+    """Checks the fields of `data` that name columns a task reads; `text_b_column` may be empty.
 
-
-def _validate_columns(data: DataConfig, *, is_labelled: bool) -> None:
-    for field in ("text_column", "text_b_column", "label_column")[: 3 if is_labelled else 2]:
+    Raises:
+        InputError: If one is empty, or names a column that `column_names` lacks.
+    """
+    for field in fields:
         column = getattr(data, field)
+        _require(bool(column) or field == "text_b_column", f"data.{field}", column, "the name of a column")
         if column and data.column_names and column not in data.column_names:
             raise InputError(
                 f"data.{field} is {column!r}, which data.column_names lacks.{suggest(column, data.column_names)}"
             )
-    _require(bool(data.text_column), "data.text_column", "", "the name of a column")
-    _require(bool(data.label_column), "data.label_column", "", "the name of a column")
-    if len(set(data.column_names)) != len(data.column_names):
-        raise InputError(f"data.column_names repeats a name: {data.column_names}.")
 
 
-def _validate_labels(data: DataConfig) -> None:
-    thresholds = data.label_thresholds
-    if thresholds:
-        if data.problem_type != "single_label":
-            raise InputError(
-                f"data.label_thresholds make classes; data.problem_type {data.problem_type!r} must be 'single_label'."
-            )
-        if list(thresholds) != sorted(set(thresholds)):
-            raise InputError(f"data.label_thresholds must ascend, received {thresholds}.")
-        if len(data.label_names) != len(thresholds) + 1:
-            raise InputError(
-                f"{len(thresholds)} data.label_thresholds make {len(thresholds) + 1} classes, "
-                f"but data.label_names has {len(data.label_names)}; name each range, lowest first."
-            )
-    if len(set(data.label_names)) != len(data.label_names):
-        raise InputError(f"data.label_names repeats a name: {data.label_names}.")
-    if data.label_names and data.problem_type == "regression":
-        raise InputError("data.label_names has no meaning for data.problem_type 'regression'; remove it.")
-    if data.label_margin and not thresholds:
-        raise InputError("data.label_margin is a distance to data.label_thresholds, which is empty.")
+def check_unread(config: ExperimentConfig, names: Collection[str], why: str) -> None:
+    """Refuses fields that nothing reads and that are not at their defaults, so that nobody believes they do something.
 
-
-def _validate_generator(config: ExperimentConfig) -> None:
-    """What belongs to classifiers is at its default, so that nobody believes it does something."""
+    Args:
+        config: The config.
+        names: Dotted names of fields, or of sections with a dot at their end.
+        why: Says why they are not read, as the second half of the sentence.
+    Raises:
+        InputError: If one of them is set.
+    """
     defaults = flatten(ExperimentConfig())
     for name, value in flatten(config).items():
-        if name in _CLASSIFIER_FIELDS and value != defaults[name]:
-            raise InputError(f"{name} is {value!r}, but task 'generate' has no labels and cuts nothing; leave it out.")
-    if config.data.text_b_column and not config.data.packing:
-        raise InputError(
-            f"data.text_b_column is {config.data.text_b_column!r}, so that an example is a prompt and a response; "
-            "these are trained on in packed rows, not in windows: set data.packing to True."
-        )
-
-
-_CLASSIFIER_FIELDS = (
-    "data.label_column",
-    "data.problem_type",
-    "data.label_names",
-    "data.label_thresholds",
-    "data.label_margin",
-    "data.truncation",
-    "training.loss.class_weights",
-    "training.loss.balance_classes",
-)
+        if (name in names or f"{name.partition('.')[0]}." in names) and value != defaults[name]:
+            raise InputError(f"{name} is {value!r}, but {why}")
 
 
 def _validate_adapter(config: ExperimentConfig) -> None:
     adapter = config.adapter
     _require(0 < adapter.alpha < math.inf, "adapter.alpha", adapter.alpha, "a number above 0")
     if not adapter.enabled:
-        defaults = flatten(ExperimentConfig())
-        for name, value in flatten(config).items():
-            if name.startswith("adapter.") and value != defaults[name]:
-                raise InputError(f"{name} is {value!r}, but no adapter is trained; set adapter.enabled too.")
+        check_unread(config, ("adapter.",), "no adapter is trained; set adapter.enabled too.")
         return
     if not config.model.source:
         raise InputError(
             "adapter.enabled trains an adapter beside the weights of model.source, which is empty, and random weights "
             "would stay random; set model.source."
         )
-    if adapter.kind == "prefix" and config.task != "generate":
-        raise InputError(f"adapter.kind 'prefix' is for task 'generate', received task {config.task!r}; take 'lora'.")
 
 
 def validate_generation(generation: GenerationConfig, *, prefix: str = "generation.") -> None:
@@ -330,8 +265,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     if config.training.schedule.warmup_steps >= config.training.num_steps:
         raise InputError(
             f"training.schedule.warmup_steps is {config.training.schedule.warmup_steps}, so the rate would never "
-            "reach its peak; "
-            f"it must be below training.num_steps, {config.training.num_steps}."
+            f"reach its peak; it must be below training.num_steps, {config.training.num_steps}."
         )
     _require(
         config.training.optimizer.epsilon > 0,
@@ -351,8 +285,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     if window and (len(window) != 2 or not 1 <= window[0] <= window[1]):
         raise InputError(
             f"training.recording.profile_steps is {window}; it is the first and the last step to profile, counted "
-            "from 1, "
-            "such as 20,24."
+            "from 1, such as 20,24."
         )
     if window and window[0] > config.training.num_steps:
         raise InputError(
@@ -388,6 +321,8 @@ def check_types(config: ExperimentConfig) -> None:
 def _check_sections(config: Any, default: Any, prefix: str) -> None:
     """Finds sections replaced by something else, and attributes that are no fields, which Python lets anyone set."""
     if type(config) is not type(default):
+        if prefix and isinstance(config, str | int | float):
+            raise no_section(prefix.rstrip("."), config)
         where = prefix.rstrip(".") or "The config"
         raise InputError(f"{where} must be of type {type(default).__name__}, received {config!r}.")
     fields = [field.name for field in dataclasses.fields(default)]

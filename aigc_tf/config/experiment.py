@@ -9,7 +9,6 @@ override. On resume only operational fields may differ.
 
 import dataclasses
 
-TASK_NAMES = ("classify", "generate")
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
 FORMATS = ("auto", "text", "document", "csv", "tsv", "jsonl", "parquet", "tfrecord")
 SPLITS = ("hash", "files", "given")
@@ -112,7 +111,7 @@ class TokenizerConfig:
     source: str = ""
     """`train`, a vocabulary file, a Hugging Face folder, a KerasNLP preset, `sample:NAME`. Empty: the model's own."""
     kind: str = "auto"
-    """With source `train`, one of `TOKENIZER_KINDS`; `auto` is wordpiece to classify, sentencepiece to generate."""
+    """With source `train`, one of `TOKENIZER_KINDS`; `auto` is what suits the task."""
     vocabulary_size: int = 30522
     """With source `train`: entries of the vocabulary, special tokens included."""
     lowercase: bool = True

@@ -7,11 +7,11 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from aigc_tf.config.experiment import ExperimentConfig
-from aigc_tf.errors import InputError, suggest
+from aigc_tf.errors import InputError, nearest, suggest
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -26,9 +26,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def table(config: ExperimentConfig) -> str:
-    """Returns the config as aligned lines, one field a line, a group a section."""
-    fields = flatten(config)
+def table(config: ExperimentConfig, *, leave_out: Collection[str] = ()) -> str:
+    """Returns the config as aligned lines, one field a line, a group a section, without the sections to leave out."""
+    fields = {path: value for path, value in flatten(config).items() if path.partition(".")[0] not in leave_out}
     width = max(len(path.rpartition(".")[2]) for path in fields)
     lines, last_section = [], ""
     for path, value in fields.items():
@@ -61,8 +61,9 @@ def from_json(text: str) -> ExperimentConfig:
 
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        where = f"The config's section {prefix.rstrip('.')!r}" if prefix else "The config"
-        raise InputError(f"{where} must be a JSON object, received {values!r}.")
+        if prefix:
+            raise no_section(prefix.rstrip("."), values)
+        raise InputError(f"The config must be a JSON object, received {values!r}.")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
     for name, value in values.items():
@@ -95,13 +96,58 @@ def sha256(config: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+RENAMED = {
+    "training.optimizer": "training.optimizer.name",
+    "training.schedule": "training.schedule.name",
+    "training.on_bad_step": "training.bad_steps.policy",
+}
+"""Fields whose last name changed too when the sections of `training` came; the others kept theirs."""
+
+
+def field_named(name: str, section: str = "") -> str:
+    """Returns the dotted path of the first field of that last name, now or once, below a section; empty if none."""
+    for old, path in RENAMED.items():
+        if name == old.rpartition(".")[2] and path.startswith(section):
+            return path
+    paths = (path for path in flatten(ExperimentConfig()) if path.startswith(section))
+    return next((path for path in paths if path.rpartition(".")[2] == name), "")
+
+
 def unknown_field(cls: type, name: str) -> InputError:
-    """Returns the error of a field that a config dataclass does not have, with the nearest field that there is."""
+    """Returns the error of a field that a config dataclass does not have, with the nearest field that there is.
+
+    A field that stands deeper in the same section comes first: that is where fields of older versions went.
+    """
+    section = _section_of(cls)
     fields = [field.name for field in dataclasses.fields(cls)]
-    elsewhere = [path for path in flatten(ExperimentConfig()) if path.rpartition(".")[2] == name]
-    if elsewhere and not difflib.get_close_matches(name, fields, n=1):
-        return InputError(f"{cls.__name__} has no field {name!r}. Did you mean {elsewhere[0]!r}?")
-    return InputError(f"{cls.__name__} has no field {name!r}.{suggest(name, fields)}")
+    below = {path.rpartition(".")[2]: path for path in flatten(ExperimentConfig()) if path.startswith(section)}
+    meant = field_named(name, section) if section else ""
+    if not meant and not nearest(name, fields):
+        close = difflib.get_close_matches(name, below, n=1) if section else []
+        meant = field_named(name) or (below[close[0]] if close else "")
+    hint = f" Did you mean {meant!r}?" if meant else suggest(name, fields)
+    return InputError(f"{cls.__name__} has no field {name!r}.{hint}")
+
+
+def _section_of(cls: type) -> str:
+    """Returns `training.` for TrainingConfig; empty for the whole config."""
+    pending: list[tuple[str, Any]] = [("", ExperimentConfig())]
+    for prefix, holder in pending:
+        if type(holder) is cls:
+            return prefix
+        values = vars(holder).items()
+        pending += [(f"{prefix}{name}.", value) for name, value in values if dataclasses.is_dataclass(value)]
+    return ""
+
+
+def no_section(path: str, value: Any) -> InputError:
+    """Returns the error of a section that was set as if it were a field, which a few of them once were."""
+    return InputError(f"{path} is {value!r}, but {_a_section(path)}")
+
+
+def _a_section(path: str) -> str:
+    fields = [name for name in flatten(ExperimentConfig()) if name.startswith(f"{path}.")]
+    return f"{path!r} is a section of the config; set one of its fields, such as {', '.join(fields[:3])}."
 
 
 def check_field(path: str) -> None:
@@ -118,5 +164,4 @@ def check_field(path: str) -> None:
             raise unknown_field(type(holder), name)
         holder = getattr(holder, name)
     if dataclasses.is_dataclass(holder):
-        fields = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(holder)[:3])
-        raise InputError(f"{path!r} is a section of the config; set one of its fields, such as {fields}.")
+        raise InputError(_a_section(path))

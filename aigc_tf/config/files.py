@@ -13,12 +13,13 @@ import traceback
 import types
 
 from aigc_tf import storage
+from aigc_tf.config import experiment
 from aigc_tf.config.checks import check_types
 from aigc_tf.config.experiment import ExperimentConfig
 from aigc_tf.config.fields import from_json, unknown_field
 from aigc_tf.errors import InputError
 
-_CLASSES = {type(value).__name__: type(value) for value in (ExperimentConfig(), *vars(ExperimentConfig()).values())}
+_CLASSES = {name: cls for name, cls in vars(experiment).items() if isinstance(cls, type)}
 
 
 def load_config(path: str) -> ExperimentConfig:

@@ -22,46 +22,10 @@ from sklearn.metrics import matthews_corrcoef
 from aigc_tf.config import PROBLEM_TYPES
 from aigc_tf.errors import InputError, RunError, suggest
 
-# Metrics that can name the best checkpoint: +1 where higher is better, -1 where lower is. The first one is `auto`.
-_DIRECTIONS = {
-    "single_label": {"accuracy": 1, "macro_f1": 1, "weighted_f1": 1, "matthews": 1, "loss": -1},
-    "multi_label": {"micro_f1": 1, "macro_f1": 1, "subset_accuracy": 1, "loss": -1},
-    "regression": {"mse": -1, "mae": -1, "pearson": 1, "spearman": 1, "loss": -1},
-}
-
 _WIDE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Arial Unicode MS")
 _MAX_NAME = 28  # characters of a class name on an axis
 _MAX_NUMBERED = 30  # classes up to which each cell shows its count
 _MAX_TICKS = 60  # names on an axis
-
-
-def best_metric(problem_type: str, name: str = "auto") -> tuple[str, int]:
-    """Returns the metric that names the best checkpoint, and +1 or -1: `sign * value` is what to maximise.
-
-    Args:
-        problem_type: One of `config.PROBLEM_TYPES`.
-        name: A metric, or `auto` for accuracy, micro_f1 or mse by problem. A leading minus (`-mse`) is allowed
-            where lower is better.
-
-    Raises:
-        InputError: If the problem has no such metric.
-    """
-    _check_problem_type(problem_type)
-    directions = _DIRECTIONS[problem_type]
-    key = next(iter(directions)) if name == "auto" else name
-    if key.startswith("-") and directions.get(key[1:]) == -1:
-        key = key[1:]
-    if key not in directions:
-        raise InputError(
-            f"evaluation.best_metric is {name!r}, which is no metric of the problem type {problem_type!r}."
-            f"{suggest(name, ['auto', *directions])}"
-        )
-    return key, directions[key]
-
-
-def directions(problem_type: str) -> dict[str, int]:
-    """Returns the metrics that can name the best checkpoint, and 1 where more is better, -1 where less is."""
-    return dict(_DIRECTIONS[problem_type])
 
 
 def classification_metrics(

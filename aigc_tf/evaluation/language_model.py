@@ -10,11 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from aigc_tf.errors import InputError, suggest
-
-DIRECTIONS = {"loss": -1, "perplexity": -1, "bits_per_byte": -1, "accuracy": 1}
-"""Metrics that can name the best checkpoint: 1 where more is better, -1 where less is. The first is the default."""
-
 
 def language_model_metrics(
     losses: np.ndarray, correct: np.ndarray, counts: np.ndarray, *, utf8_bytes: int
@@ -39,23 +34,3 @@ def language_model_metrics(
         metrics["bits_per_byte"] = total / math.log(2) / utf8_bytes if utf8_bytes else None
         metrics["accuracy"] = float(np.sum(correct, dtype=np.int64)) / tokens
     return metrics | {"tokens": tokens, "utf8_bytes": utf8_bytes}
-
-
-def best_metric(name: str = "auto") -> tuple[str, int]:
-    """Returns the metric that names the best checkpoint, and +1 or -1: `sign * value` is what to maximise.
-
-    Args:
-        name: A metric, or `auto` for the loss. A leading minus (`-loss`) is allowed where lower is better.
-
-    Raises:
-        InputError: If there is no such metric.
-    """
-    key = "loss" if name == "auto" else name
-    if DIRECTIONS.get(key[1:]) == -1 and key.startswith("-"):
-        key = key[1:]
-    if key not in DIRECTIONS:
-        raise InputError(
-            f"evaluation.best_metric is {name!r}, which is no metric of a generator."
-            f"{suggest(name, ['auto', *DIRECTIONS])}"
-        )
-    return key, DIRECTIONS[key]

@@ -5,7 +5,7 @@ sweep and a deployment know a task at once.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aigc_tf.config import ExperimentConfig
@@ -32,8 +32,8 @@ class TaskSpec:
     sections: tuple[str, ...]
     """The top-level sections of the config that it reads. Others are not printed, and are refused when set."""
     check: Callable[[ExperimentConfig], None]
-    """Refuses fields that do not fit the task; it is called after `config.checks.validate`."""
-    metrics: Callable[[ExperimentConfig], dict[str, int]]
+    """Refuses fields that do not fit the task; called by `tasks.check_config` after `checks.validate`."""
+    metrics: Callable[[ExperimentConfig], Mapping[str, int]]
     """Metrics that can name the best checkpoint -> 1 where more is better, else -1. The first is the default."""
     ask: AskSpec
     latency_seconds: float

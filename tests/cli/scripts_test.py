@@ -145,22 +145,22 @@ def test_prepare_gets_the_config_with_its_overrides(run, calls, texts):
 @pytest.mark.parametrize(
     ("flags", "field", "value"),
     [
-        (["--config.training.optimizer.learning_rate=1e-3"], "learning_rate", 1e-3),
-        (["--config.training.optimizer.learning_rate=1"], "learning_rate", 1.0),
+        (["--config.training.optimizer.learning_rate=1e-3"], "optimizer.learning_rate", 1e-3),
+        (["--config.training.optimizer.learning_rate=1"], "optimizer.learning_rate", 1.0),
         (["--config.training.num_steps", "2000"], "num_steps", 2000),
-        (["--config.training.loss.balance_classes"], "balance_classes", True),
-        (["--noconfig.training.loss.balance_classes"], "balance_classes", False),
-        (["--config.training.loss.balance_classes=true"], "balance_classes", True),
+        (["--config.training.loss.balance_classes"], "loss.balance_classes", True),
+        (["--noconfig.training.loss.balance_classes"], "loss.balance_classes", False),
+        (["--config.training.loss.balance_classes=true"], "loss.balance_classes", True),
         (["-config.training.seed=7"], "seed", 7),
         (["--config.training.seed=1", "--config.training.seed=2"], "seed", 2),
-        (["--config.training.loss.class_weights=1,2"], "class_weights", (1.0, 2.0)),
-        (["--config.training.loss.class_weights=(1, 2.5)"], "class_weights", (1.0, 2.5)),
+        (["--config.training.loss.class_weights=1,2"], "loss.class_weights", (1.0, 2.0)),
+        (["--config.training.loss.class_weights=(1, 2.5)"], "loss.class_weights", (1.0, 2.5)),
         (
             ["--config.training.loss.class_weights=1", "--config.training.loss.class_weights=3"],
-            "class_weights",
+            "loss.class_weights",
             (1.0, 3.0),
         ),
-        (["--config.training.loss.class_weights="], "class_weights", ()),
+        (["--config.training.loss.class_weights="], "loss.class_weights", ()),
     ],
 )
 def test_an_override_has_the_type_of_its_field(run, calls, tmp_path, flags, field, value):
@@ -168,7 +168,7 @@ def test_an_override_has_the_type_of_its_field(run, calls, tmp_path, flags, fiel
     status, _, errors = run("train", f"--config={CONFIG}", "--workdir=runs/s1", *flags)
     assert (status, errors) == (0, "")
     [(_, (config, workdir), kwargs)] = calls
-    received = getattr(config.training, field)
+    received = flatten(config.training)[field]
     assert received == value
     assert type(received) is type(value)
     assert (workdir, kwargs) == ("runs/s1", {"dry_run": False, "device": None})
@@ -293,7 +293,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
     [
         (
             [*WITH_CONFIG, "--config.training.learning_rte=1e-3"],
-            "TrainingConfig has no field 'learning_rte'. Did you mean 'learning_rate'?",
+            "TrainingConfig has no field 'learning_rte'. Did you mean 'training.optimizer.learning_rate'?",
         ),
         (
             [*WITH_CONFIG, "--config.trainig.seed=1"],
@@ -305,7 +305,7 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         ),
         (
             [*WITH_CONFIG, "--noconfig.training.balance_clases"],
-            "TrainingConfig has no field 'balance_clases'. Did you mean 'balance_classes'?",
+            "TrainingConfig has no field 'balance_clases'. Did you mean 'training.loss.balance_classes'?",
         ),
         (
             [*WITH_CONFIG, "--config.training.seed.x=1"],
@@ -314,7 +314,20 @@ WITH_CONFIG = [f"--config={CONFIG}", "--workdir=runs/s1"]
         (
             [*WITH_CONFIG, "--config.training=1"],
             "'training' is a section of the config; set one of its fields, such as training.num_steps, "
-            "training.global_batch_size, training.optimizer.learning_rate.",
+            "training.global_batch_size, training.seed.",
+        ),
+        (
+            [*WITH_CONFIG, "--config.training.learning_rate=1e-3"],
+            "TrainingConfig has no field 'learning_rate'. Did you mean 'training.optimizer.learning_rate'?",
+        ),
+        (
+            [*WITH_CONFIG, "--config.training.optimizer=adam"],
+            "'training.optimizer' is a section of the config; set one of its fields, such as training.optimizer.name, "
+            "training.optimizer.learning_rate, training.optimizer.weight_decay.",
+        ),
+        (
+            [*WITH_CONFIG, "--optimizer=adam"],
+            "There is no flag --optimizer. Did you mean --config.training.optimizer.name?",
         ),
         (
             [*WITH_CONFIG, "--config.training.num_steps=1e3"],
@@ -424,11 +437,17 @@ def test_a_typo_is_told_in_one_sentence(run, calls, arguments, sentence):
         (
             "def get_config():\n  return ExperimentConfig(training=TrainingConfig(\n    learning_rte=1))",
             "mine.py line 3 raised TypeError: TrainingConfig has no field 'learning_rte'. "
-            "Did you mean 'learning_rate'?",
+            "Did you mean 'training.optimizer.learning_rate'?",
         ),
         (
             "def get_config():\n  config = ExperimentConfig()\n  config.training.learning_rte = 1\n  return config",
-            "mine.py: TrainingConfig has no field 'learning_rte'. Did you mean 'learning_rate'?",
+            "mine.py: TrainingConfig has no field 'learning_rte'. Did you mean 'training.optimizer.learning_rate'?",
+        ),
+        (
+            "def get_config():\n  return ExperimentConfig(training=TrainingConfig(optimizer='adam'))",
+            "mine.py: training.optimizer is 'adam', but 'training.optimizer' is a section of the config; set one of "
+            "its fields, such as training.optimizer.name, training.optimizer.learning_rate, "
+            "training.optimizer.weight_decay.",
         ),
         (
             "def get_config():\n  ExperimentConfig()",
@@ -724,7 +743,10 @@ def test_a_script_ends_with_the_status_of_its_error():
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: TrainingConfig has no field 'learning_rte'. Did you mean 'learning_rate'?\n"
+    assert (
+        done.stderr
+        == "error: TrainingConfig has no field 'learning_rte'. Did you mean 'training.optimizer.learning_rate'?\n"
+    )
 
 
 def test_the_scripts_are_doors_of_less_than_25_lines():

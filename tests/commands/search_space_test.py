@@ -50,7 +50,10 @@ def test_ranges_and_choices_are_read_by_the_type_of_their_field():
             ["training.optimizer.learning_rate= "],
             "--search is 'training.optimizer.learning_rate= '; it is a field and its values",
         ),
-        (["training.learning_rte=1..2"], "TrainingConfig has no field 'learning_rte'. Did you mean 'learning_rate'?"),
+        (
+            ["training.learning_rte=1..2"],
+            "TrainingConfig has no field 'learning_rte'. Did you mean 'training.optimizer.learning_rate'?",
+        ),
         (["training=1..2"], "'training' is a section of the config; set one of its fields, such as training.num_steps"),
         (
             ["training.recording.log_every=1..9"],

@@ -13,7 +13,7 @@ import pytest
 from aigc_tf import storage
 from aigc_tf.commands import sweep
 from aigc_tf.commands.search_space import parse_search
-from aigc_tf.config import TASK_NAMES, DataConfig, ExperimentConfig, TrainingConfig
+from aigc_tf.config import DataConfig, ExperimentConfig, TrainingConfig
 from aigc_tf.config.fields import from_json
 from aigc_tf.errors import InputError, Preempted, RunError
 from aigc_tf.evaluation import report
@@ -175,10 +175,6 @@ def test_what_the_prepared_data_depend_on_is_not_searched(config, tmp_path):
     write_data(config, splits=("train", "test"))
     with pytest.raises(InputError, match="have no validation split, and a sweep goes by the metric on it"):
         run(config, tmp_path / "sweep", Trainer(), trials=1)
-
-
-def test_every_task_has_its_metric():
-    assert set(sweep._BEST_METRICS) == set(TASK_NAMES)
 
 
 def test_without_optuna_the_package_to_install_is_named(config, tmp_path, monkeypatch):

@@ -23,11 +23,11 @@ from aigc_tf.config import (
     TokenizerConfig,
     TrainingConfig,
 )
-from aigc_tf.config.checks import validate
 from aigc_tf.config.fields import to_json
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.evaluation.report import REPORT_KEYS, read_report
 from aigc_tf.models.weights import weights_sha256
+from aigc_tf.tasks import check_config
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
 from tests import scripts_behind as commands
@@ -72,7 +72,7 @@ def tiny_config(tmp_path, **data):
         evaluation=EvaluationConfig(batch_size=16),
         export=ExportConfig(directory=str(tmp_path / "saved_models")),
     )
-    validate(config)
+    check_config(config)
     return config
 
 
@@ -375,4 +375,4 @@ def test_a_mistyped_task_is_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"task is 'clasify'; it is one of classify, generate\. Did you mean 'classify'"
     ):
-        validate(config)
+        check_config(config)

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
-from aigc_tf.config.checks import validate
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import token_batches
 from aigc_tf.data.preparing.preparation import check_matches, prepare
 from aigc_tf.data.sources.splits import hash_bucket
 from aigc_tf.errors import InputError
+from aigc_tf.tasks import check_config
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
 
@@ -40,7 +40,7 @@ def make_config(tmp_path, *sources, task="generate", name="task", **fields):
         data=DataConfig(**dict(sources=sources, prepared_dir=str(tmp_path / "prepared"), max_length=8) | fields),
         tokenizer=TokenizerConfig(source=vocabulary),
     )
-    validate(config)
+    check_config(config)
     return config
 
 

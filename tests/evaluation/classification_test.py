@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from aigc_tf.errors import InputError, RunError
+from aigc_tf.errors import RunError
+from aigc_tf.evaluation.best_metric import CLASSIFICATION
 from aigc_tf.evaluation.classification import (
-    best_metric,
     classification_metrics,
     confusion,
     plot_confusion_matrix,
@@ -105,7 +105,7 @@ def test_every_undefined_value_is_null_in_json_even_without_a_single_row():
         assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
         assert metrics["num_examples"] == 0
         assert metrics["loss"] is None
-        assert metrics[best_metric(problem_type)[0]] is None
+        assert metrics[next(iter(CLASSIFICATION[problem_type]))] is None
 
 
 def test_all_values_are_plain_json_numbers():
@@ -207,38 +207,7 @@ def test_only_single_numbers_become_curves():
     assert "confusion_matrix" not in scalars
 
 
-@pytest.mark.parametrize(
-    ("problem_type", "name", "expected"),
-    [
-        ("single_label", "auto", ("accuracy", 1)),
-        ("multi_label", "auto", ("micro_f1", 1)),
-        ("regression", "auto", ("mse", -1)),
-        ("regression", "-mse", ("mse", -1)),
-        ("single_label", "loss", ("loss", -1)),
-        ("single_label", "matthews", ("matthews", 1)),
-    ],
-)
-def test_best_metric_names_the_key_and_the_direction(problem_type, name, expected):
-    assert best_metric(problem_type, name) == expected
-
-
-@pytest.mark.parametrize(
-    ("problem_type", "name", "words"),
-    [
-        ("single_label", "acuracy", "Did you mean 'accuracy'"),
-        ("single_label", "-accuracy", "Did you mean 'accuracy'"),
-        ("regression", "micro_f1", "Known: auto, loss, mae"),
-        ("single_lable", "auto", "Did you mean 'single_label'"),
-    ],
-)
-def test_an_unknown_metric_or_problem_gets_the_nearest_name(problem_type, name, words):
-    with pytest.raises(InputError, match=words):
-        best_metric(problem_type, name)
-
-
 def test_every_metric_that_can_be_the_best_is_among_the_metrics():
-    from aigc_tf.evaluation.classification import _DIRECTIONS
-
     rows = {
         "single_label": (np.array([0, 1, 2]), logits_of(0, 1, 1)),
         "multi_label": (np.eye(3), logits_of(0, 1, 1) - 0.5),
@@ -246,7 +215,7 @@ def test_every_metric_that_can_be_the_best_is_among_the_metrics():
     }
     for problem_type, (labels, logits) in rows.items():
         metrics = classification_metrics(labels, logits, problem_type=problem_type, label_names=NAMES)
-        for name in _DIRECTIONS[problem_type]:
+        for name in CLASSIFICATION[problem_type]:
             assert isinstance(metrics[name], float)
 
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from aigc_tf.errors import InputError
-from aigc_tf.evaluation.language_model import best_metric, language_model_metrics
+from aigc_tf.evaluation.language_model import language_model_metrics
 
 
 def test_a_uniform_model_over_four_tokens_has_two_bits_a_token():
@@ -32,13 +31,3 @@ def test_many_float32_sums_add_up_exactly():
     losses = np.full(100_000, 100.25, np.float32)
     metrics = language_model_metrics(losses, np.zeros(100_000), np.full(100_000, 100.0), utf8_bytes=1)
     assert metrics["loss"] == 1.0025
-
-
-def test_the_best_checkpoint_is_named_by_the_loss_or_by_what_is_asked_for():
-    assert best_metric() == ("loss", -1)
-    assert best_metric("-bits_per_byte") == ("bits_per_byte", -1)
-    assert best_metric("accuracy") == ("accuracy", 1)
-    with pytest.raises(InputError, match="Did you mean 'perplexity'"):
-        best_metric("perplexty")
-    with pytest.raises(InputError, match="no metric of a generator"):
-        best_metric("-accuracy")

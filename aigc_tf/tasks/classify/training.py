@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.batching.batches import ExampleSource
-from aigc_tf.data.batching.order import POSITIONS, TrainingOrder, choose_bucket_lengths, evaluation_batches
+from aigc_tf.data.batching.order import TrainingOrder, choose_bucket_lengths, evaluation_batches
 from aigc_tf.data.batching.packed_batches import PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths, special_tokens_of
@@ -19,10 +19,12 @@ from aigc_tf.data.sources.samples import resolve_sample
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation import classification
+from aigc_tf.evaluation.best_metric import best_metric
 from aigc_tf.models.adapters.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.models.packed import check_packed, packed_logits
+from aigc_tf.tasks.classify.spec import SPEC
 from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
@@ -90,7 +92,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         order=order,
         train=train,
         evaluations=_evaluations(config, prepared, special, bucket_lengths, devices, score=score),
-        best_metric=classification.best_metric(problem_type, config.evaluation.best_metric),
+        best_metric=best_metric(SPEC.metrics(config), config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
         blocks=repeated_blocks,
@@ -138,7 +140,6 @@ def _evaluations(
     length = config.data.max_length if devices.static_shapes else None  # one shape, one compilation
     if length:
         bucket_lengths = np.array([length])
-    shape = {POSITIONS: length} if length else None
     size = config.evaluation.batch_size
     evaluations = {}
     for name in ("validation", "test"):
@@ -148,7 +149,7 @@ def _evaluations(
         lengths = model_lengths(split.lengths, special, is_pair=prepared.is_pair)
         batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
         source = ExampleSource(split, batches.__getitem__, special, is_pair=prepared.is_pair, global_batch_size=size)
-        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), score=score, shape=shape)
+        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), score=score, length=length)
     return evaluations
 
 

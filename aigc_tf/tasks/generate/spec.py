@@ -1,19 +1,43 @@
 """The task `generate`, as far as it is known without TensorFlow."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from aigc_tf.config import ExperimentConfig
-from aigc_tf.evaluation import language_model
+from aigc_tf.config.checks import check_columns, check_unread
+from aigc_tf.errors import InputError
+from aigc_tf.evaluation.best_metric import LANGUAGE_MODEL
 from aigc_tf.tasks.spec import AskSpec, TaskSpec
+
+_OF_LABELS_AND_CUTS = (
+    "data.label_column",
+    "data.problem_type",
+    "data.label_names",
+    "data.label_thresholds",
+    "data.label_margin",
+    "data.truncation",
+    "training.loss.class_weights",
+    "training.loss.balance_classes",
+)
 
 
 def check(config: ExperimentConfig) -> None:
     """Refuses fields that do not fit the task."""
+    if config.tokenizer.kind == "wordpiece":
+        raise InputError("tokenizer.kind is 'wordpiece'; it must be 'sentencepiece' for a generator, which keeps text.")
+    check_columns(config.data, "text_column", "text_b_column")
+    check_unread(config, _OF_LABELS_AND_CUTS, "task 'generate' has no labels and cuts nothing; leave it out.")
+    if config.data.text_b_column and not config.data.packing:
+        raise InputError(
+            f"data.text_b_column is {config.data.text_b_column!r}, so that an example is a prompt and a response; "
+            "these are trained on in packed rows, not in windows: set data.packing to True."
+        )
 
 
-def metrics(config: ExperimentConfig) -> dict[str, int]:
-    return dict(language_model.DIRECTIONS)
+def metrics(config: ExperimentConfig) -> Mapping[str, int]:
+    del config  # the same for all
+    return LANGUAGE_MODEL
 
 
 def load() -> Any:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.batching.batches import BatchSource
-from aigc_tf.data.batching.order import POSITIONS, StepBatch
+from aigc_tf.data.batching.order import StepBatch
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
@@ -20,12 +20,14 @@ from aigc_tf.data.sources.samples import resolve_sample
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation import language_model
+from aigc_tf.evaluation.best_metric import best_metric
 from aigc_tf.models.adapters.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.models.generators import generator
 from aigc_tf.models.packed import check_packed
 from aigc_tf.serving.local.text_generator import TextGenerator
 from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
+from aigc_tf.tasks.generate.spec import SPEC
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
@@ -70,7 +72,7 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         order=rows.order,
         train=rows.source(rows.order.batch),
         evaluations=evaluations_of(config, prepared, tokenizer),
-        best_metric=language_model.best_metric(config.evaluation.best_metric),
+        best_metric=best_metric(SPEC.metrics(config), config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
         blocks=repeated_blocks,
@@ -150,7 +152,7 @@ def evaluations_of(
             source=rows.source(batches.__getitem__),
             num_batches=len(batches),
             score=_scorer(prepared.scored_utf8_bytes(name)),
-            shape={POSITIONS: config.data.max_length},
+            length=config.data.max_length,
         )
     return evaluations
 

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
-from aigc_tf.config.checks import validate
 from aigc_tf.data.prepared import prepared_writer
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import examples, preparation, token_batches
@@ -23,6 +22,7 @@ from aigc_tf.data.preparing.token_batches import map_in_order
 from aigc_tf.data.sources.splits import hash_bucket, split_of
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError, RunError
+from aigc_tf.tasks import check_config
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
 BUCKET = {0: "a", 1: "日本", 2: "good", 3: "day", 4: "good day", 6: "good night", 7: "😀", 8: "a bad day"}
@@ -43,7 +43,7 @@ def make_config(tmp_path, *sources, tokenizer=None, name="task", **fields):
         data=DataConfig(**dict(sources=sources, prepared_dir=str(tmp_path / "prepared"), max_length=8) | fields),
         tokenizer=tokenizer or TokenizerConfig(source=str(vocabulary)),
     )
-    validate(config)
+    check_config(config)
     return config
 
 
