@@ -14,6 +14,7 @@ import pytest
 
 from aigc_tf.cli import flags as flag_parsing
 from aigc_tf.cli import running
+from aigc_tf.cli.known_flags import typed
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.fields import check_field, flatten
 from aigc_tf.config.files import load_config
@@ -176,7 +177,7 @@ def test_every_flag_of_a_script_stands_on_its_page(monkeypatch):
         monkeypatch.setattr(running, "run", lambda command, asked=asked, **rest: asked.update(rest))
         runpy.run_path(str(script), run_name="__main__")
         for flag in asked["flags"]:
-            shown = flag in ("dry_run", "command", "folder") or f"--{flag_parsing.typed(flag)}" in page
+            shown = flag in ("dry_run", "command", "folder") or f"--{typed(flag)}" in page
             assert shown or (flag == "config" and "workdir" in asked["flags"]), f"{script.name} --{flag}"
 
 

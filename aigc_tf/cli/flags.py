@@ -5,7 +5,6 @@ that neither `--help` nor a typo's suggestions are lost among those that other m
 (`--verbosity` and the like) work as ever.
 """
 
-import dataclasses
 import os
 import re
 import textwrap
@@ -18,92 +17,27 @@ from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from aigc_tf import storage
-from aigc_tf.config import SERVERS, ExperimentConfig, ExportConfig, GenerationConfig
-from aigc_tf.config.fields import check_field, field_named
+from aigc_tf.cli.known_flags import (
+    BOOLEANS,
+    CHOICES,
+    COUNTS,
+    HELP,
+    PATHS,
+    REPEATED,
+    SECONDS,
+    SETTINGS,
+    TEXTS,
+    VALUE_NAMES,
+    typed,
+)
+from aigc_tf.config import ExperimentConfig
+from aigc_tf.config.fields import check_field, field_named, flatten, with_home
 from aigc_tf.config.files import load_config
 from aigc_tf.errors import InputError, suggest
 
 Options = types.SimpleNamespace
 """The values of a script's flags by name; `config` is an ExperimentConfig or None, `config_path` its file."""
 
-_TYPED = {"exports": "model", "served": "model", "deployment": "output"}
-"""What a user types for a flag that means something else, or may be repeated, in another script."""
-
-HELP: dict[str, str] = {
-    "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
-    "workdir": "Folder of the run, such as runs/s1; local or gs://.",
-    "dry_run": "Print the resolved config and what would be done, and do nothing.",
-    "device": "With --dry_run: say whether the run fits this device, such as H100, A100-80GB, L4 or TPU-v5e.",
-    "overwrite": "Replace what is there.",
-    "checkpoint": "Which weights of the run: those judged best on the validation data, or the last; raw: not averaged.",
-    "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
-    "text": "Text to answer; give it once for each text.",
-    "text_b": "Second text of a pair; once for each --text.",
-    "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the column text (pairs: and text_b).",
-    "output": "JSONL file of the answers; the terminal if left out.",
-    "prompt": "Text to continue; give it once for each. Without it and --input, prompts are lines of standard input. "
-    "A line's end is typed as $'one\\ntwo' in a shell.",
-    "max_new_tokens": "Longest continuation in tokens.",
-    "temperature": "Divides the logits; 0: always the likeliest token.",
-    "top_k": "Draw from that many likeliest tokens; 0: from all.",
-    "top_p": "Draw from the fewest likeliest tokens that have this share of the probability.",
-    "min_p": "Draw from tokens with at least this share of the likeliest one's probability.",
-    "repetition_penalty": "Above 1: tokens that are there already become less likely.",
-    "stop": "Text before which a continuation ends; give it once for each.",
-    "num_beams": "More than 1: beam search, which draws nothing.",
-    "seed": "Of the draws; prompt i draws by seed + i.",
-    "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
-    "trials": "Trials of the whole sweep.",
-    "step": "The bad step, counted from 1; 0: the last one.",
-    "server": "Address of the server: http://host:8501 (or https) for REST, grpc://host:8500 for gRPC.",
-    "served": "Name of the model on the server.",
-    "version": "Version to ask; the newest that is loaded if neither version nor label is given.",
-    "label": "Label to ask, such as stable.",
-    "timeout": "Seconds that a request may take, all tries together.",
-    "exports": "Folder of an exported model, such as saved_models/bert_sentiment; once for each to serve.",
-    "deployment": "Folder to write, such as deploy/reviews; the deployment is called by its last name.",
-    "stable": "Version behind the label stable, or NAME:VERSION of one of several models; the newest if left out.",
-    "canary": "The same for the label canary; no such label if left out.",
-    "batching": "Batching file of TensorFlow Serving to take instead of a rendered one.",
-    "num_workers": "Processes to start, at least 1.",
-    "command": "What each of them runs.",
-    "folder": "Folder of a SavedModel, or of numbered versions, of which the newest is taken.",
-    "target": "Version of TensorFlow Serving that has to load it.",
-    "debug": "Show the traceback of an error.",
-}
-CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
-
-_VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output", "batching")}
-_VALUE_NAMES |= {
-    name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")
-}
-_VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
-_VALUE_NAMES |= {
-    "workdir": "FOLDER",
-    "model": "FOLDER",
-    "server": "URL",
-    "served": "NAME",
-    "version": "N",
-    "label": "NAME",
-    "timeout": "SECONDS",
-    "exports": "FOLDER",
-    "deployment": "FOLDER",
-    "stable": "VERSION",
-    "canary": "VERSION",
-    "device": "NAME",
-    "text_b": "TEXT",
-    "prompt": "TEXT",
-    "stop": "TEXT",
-    "search": "FIELD=VALUES",
-    "checkpoint": "|".join(CHECKPOINTS),
-    "target": "|".join(SERVERS),
-}
-_BOOLEANS = ("dry_run", "overwrite", "debug")
-_REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
-_COUNTS = {"trials": 20, "step": 0, "num_workers": None, "version": None}
-_SECONDS = {"timeout": 60.0}
-_SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
-_CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig().target, SERVERS)}
 _NO_FLAGS = ("config", "command", "folder")  # the config's own flags, and what stands without a name
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
@@ -134,14 +68,16 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
             raise SystemExit(0)
         # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
         rest = values([argv[0], *arguments], known_only=True)[1:]
-        options = Options(**{name: values[typed(name)].value for name in names if name not in _NO_FLAGS})
+        options = Options(
+            **{name: _decoded(name, values[typed(name)].value) for name in names if name not in _NO_FLAGS}
+        )
         options.command = command
         options.config, options.config_path = None, ""
         if "config" in names:
             rest = _parse_config(rest, options)
         leftover = flags.FLAGS([argv[0], *rest])[1:]
         if "folder" in names:
-            options.folder, leftover = next(iter(leftover), ""), leftover[1:]
+            options.folder, leftover = _decoded("folder", next(iter(leftover), "")), leftover[1:]
     except flags.UnrecognizedFlagError as error:
         raise InputError(_unknown_flag(error.flagname, names)) from error
     except (flags.Error, ValueError) as error:
@@ -157,16 +93,31 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
     return options
 
 
-def typed(name: str) -> str:
-    """Returns what a user types for a key of `HELP`."""
-    return _TYPED.get(name, name)
+def _decoded(name: str, value: Any) -> Any:
+    """Returns the value of a flag as text that can be written anywhere, and of a path with its home folder.
+
+    Bytes of the command line that are no UTF-8 come as halves of surrogate pairs, which nothing encodes.
+
+    Raises:
+        InputError: If there are such bytes where no text to answer stands.
+    """
+    if isinstance(value, list | tuple):
+        return [_decoded(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    text = os.fsencode(value).decode("utf-8", "replace")
+    if text != value and name not in TEXTS:
+        raise InputError(
+            f"--{typed(name)} is {text!r}, which is no UTF-8 where {chr(0xFFFD)} stands; write it in UTF-8."
+        )
+    return os.path.expanduser(text) if name in PATHS else text
 
 
 def help_text(names: Sequence[str], description: str) -> str:
     """Returns the description, then the flags with their meaning, and how to set fields of the config."""
     lines = [description.strip(), "", "Flags:"]
     for name in names:
-        flag = f"--[no]{name}" if name in _BOOLEANS else f"--{typed(name)}={_VALUE_NAMES.get(name, name.upper())}"
+        flag = f"--[no]{name}" if name in BOOLEANS else f"--{typed(name)}={VALUE_NAMES.get(name, name.upper())}"
         flag = {"command": "-- COMMAND", "folder": "FOLDER"}.get(name, flag)
         lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
     if "config" in names:
@@ -184,18 +135,18 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     values.set_gnu_getopt()
     for name in names:
-        if name in _BOOLEANS:
+        if name in BOOLEANS:
             flags.DEFINE_bool(name, False, HELP[name], flag_values=values)
-        elif name in _REPEATED:
+        elif name in REPEATED:
             flags.DEFINE_multi_string(typed(name), None, HELP[name], flag_values=values)
-        elif name in _SETTINGS:
-            flags.DEFINE(_NUMBERS[type(_SETTINGS[name])], name, None, HELP[name], flag_values=values)
-        elif name in _COUNTS:
-            flags.DEFINE(_NUMBERS[int], name, _COUNTS[name], HELP[name], flag_values=values)
-        elif name in _SECONDS:
-            flags.DEFINE(_NUMBERS[float], name, _SECONDS[name], HELP[name], flag_values=values)
-        elif name in _CHOICES:
-            flags.DEFINE_enum(name, *_CHOICES[name], HELP[name], flag_values=values)
+        elif name in SETTINGS:
+            flags.DEFINE(_NUMBERS[type(SETTINGS[name])], name, None, HELP[name], flag_values=values)
+        elif name in COUNTS:
+            flags.DEFINE(_NUMBERS[int], name, COUNTS[name], HELP[name], flag_values=values)
+        elif name in SECONDS:
+            flags.DEFINE(_NUMBERS[float], name, SECONDS[name], HELP[name], flag_values=values)
+        elif name in CHOICES:
+            flags.DEFINE_enum(name, *CHOICES[name], HELP[name], flag_values=values)
         elif name not in _NO_FLAGS:
             flags.DEFINE_string(typed(name), None, HELP[name], flag_values=values)
     return values
@@ -216,7 +167,7 @@ def _parse_config(arguments: list[str], options: Options) -> list[str]:
         end = chosen[0] + (1 if "=" in arguments[chosen[0]] else 2)
         arguments = arguments[chosen[0] : end] + arguments[: chosen[0]] + arguments[end:]
     elif overrides and hasattr(options, "checkpoint") and options.workdir:
-        path = storage.join(os.path.expanduser(options.workdir), "config.json")
+        path = storage.join(options.workdir, "config.json")
         if not storage.exists(path):
             raise InputError(f"{options.workdir} is no run: it has no config.json.")
         arguments = [f"--config={path}", *arguments]
@@ -228,7 +179,10 @@ def _parse_config(arguments: list[str], options: Options) -> list[str]:
     values["config"].parser = _ConfigFile()
     rest = values(["", *arguments], known_only=True)[1:]
     if values["config"].present:
-        options.config = values["config"].value
+        config: Any = values["config"].value
+        options.config = with_home(config)
+        for field in overrides:
+            _decoded(f"config.{field}", flatten(config)[field])
         options.config_path = config_flags.get_config_filename(values["config"])
     return rest
 

@@ -23,7 +23,7 @@ def run(command: Callable[[Options], None], *, flags: Sequence[str], description
 
     Args:
         command: One of the functions below.
-        flags: The flags it reads, keys of `flag_parsing.HELP`; `--help` and `--debug` come with every script.
+        flags: The flags it reads, keys of `known_flags.HELP`; `--help` and `--debug` come with every script.
         description: The script's docstring, which `--help` prints.
 
     Raises:

@@ -8,18 +8,19 @@ import dataclasses
 import glob
 import importlib
 import os
-import shlex
 import sys
 from typing import Any
 
 from aigc_tf import storage
-from aigc_tf.cli.flags import HELP, Options, typed
+from aigc_tf.cli.flags import Options
+from aigc_tf.cli.known_flags import HELP, typed
 from aigc_tf.cli.tensorflow_start import heavy_room, quiet
 from aigc_tf.commands.launching import launch as launch_workers
 from aigc_tf.commands.search_space import check_space, parse_search
 from aigc_tf.config import ExperimentConfig, GenerationConfig
 from aigc_tf.config.checks import validate_generation
 from aigc_tf.config.files import load_config
+from aigc_tf.config.shell import shell_line
 from aigc_tf.data.sources.sources import check_labelled, find_sources
 from aigc_tf.errors import InputError
 from aigc_tf.tasks import check_config, shown_config
@@ -74,7 +75,7 @@ def sweep(options: Options) -> None:
 
 
 def _check_prepared(config: ExperimentConfig) -> None:
-    prepared = storage.join(_path(config.data.prepared_dir), config.name)
+    prepared = storage.join(config.data.prepared_dir, config.name)
     if not storage.exists(storage.join(prepared, "dataset.json")):
         typed = _typed_without("workdir", "search", "trials", "device", "dry_run", "debug")
         raise InputError(f"There is no prepared data set {prepared}; make it with: python scripts/prepare.py {typed}")
@@ -206,11 +207,11 @@ def ask(options: Options) -> None:
 
 def render_deployment(options: Options) -> None:
     """Writes the files that serving exported models needs."""
-    output = _path(options.deployment)
+    output = options.deployment or ""
     if not output:
         raise InputError(f"--output is missing: {HELP['deployment']}")
     _check_no_file("--output", output)
-    folders = [_path(folder) for folder in options.exports or []]
+    folders = options.exports or []
     for folder in folders:
         if not storage.exists(folder):
             raise InputError(f"There is no model {folder}.{storage.nearest_path(folder)}")
@@ -233,7 +234,7 @@ def render_deployment(options: Options) -> None:
 
 def check_servable(options: Options) -> None:
     """Says whether a stock TensorFlow Serving serves a SavedModel."""
-    folder = _path(options.folder)
+    folder = options.folder
     if not folder:
         raise InputError("The folder is missing: python scripts/check_servable.py saved_models/NAME")
     _check_no_file("The argument", folder)
@@ -264,7 +265,7 @@ def _typed_without(*names: str) -> str:
         if not is_value and not (argument.startswith("-") and name in names):
             kept.append(argument)
         is_value = not is_value and name in ("workdir", "search", "trials") and not is_joined and name in names
-    return shlex.join(kept)
+    return shell_line(*kept)
 
 
 def _checked_config(options: Options) -> ExperimentConfig:
@@ -288,7 +289,7 @@ def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
 
 
 def _required_path(options: Options, name: str) -> str:
-    path = _path(getattr(options, name))
+    path: str = getattr(options, name) or ""
     if not path:
         raise InputError(f"--{name} is missing: {HELP[name]}")
     _check_no_file(f"--{name}", path)
@@ -299,7 +300,7 @@ def _optional_path(options: Options, name: str) -> str:
     """Returns the path that a flag gives, empty without the flag."""
     if getattr(options, name) == "":
         raise InputError(f"--{name} is empty; give a file, or leave it out.")
-    return _path(getattr(options, name))
+    return getattr(options, name) or ""
 
 
 def _check_output(path: str, *, overwrite: bool) -> None:
@@ -315,10 +316,6 @@ def _check_output(path: str, *, overwrite: bool) -> None:
 def _check_no_file(what: str, path: str) -> None:
     if os.path.isfile(path):
         raise InputError(f"{what} is {path!r}, which is a file; give a folder.")
-
-
-def _path(path: str | None) -> str:
-    return os.path.expanduser(path or "")  # a shell leaves the ~ of --workdir=~/runs alone
 
 
 def _known_configs() -> str:

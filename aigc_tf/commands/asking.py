@@ -113,7 +113,7 @@ def generate(
         settings: Fields of GenerationConfig that differ from those of the run or the export.
         input_path: File of prompts.
         output_path: JSONL file of the answers.
-        checkpoint: Of a run, one of `flag_parsing.CHECKPOINTS`.
+        checkpoint: Of a run, one of `known_flags.CHECKPOINTS`.
     """
     if input_path and output_path and os.path.exists(output_path) and os.path.samefile(input_path, output_path):
         raise InputError(f"--output {output_path} is the file of the prompts; give another name.")

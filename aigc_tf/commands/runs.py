@@ -199,4 +199,4 @@ def load_model(workdir: str, config: ExperimentConfig, *, checkpoint: str, dtype
 
 def open_prepared_of(config: ExperimentConfig) -> PreparedDataset:
     """Opens the prepared data of an experiment."""
-    return open_prepared(os.path.join(os.path.expanduser(config.data.prepared_dir), config.name))
+    return open_prepared(os.path.join(config.data.prepared_dir, config.name))

@@ -96,7 +96,7 @@ def _import_optuna() -> Any:
 
 def _check_data(config: ExperimentConfig, space: Sequence[Dimension]) -> None:
     """Refuses what all trials would fail at: other data than are prepared, or none to be judged on."""
-    folder = storage.join(os.path.expanduser(config.data.prepared_dir), config.name)
+    folder = storage.join(config.data.prepared_dir, config.name)
     info = storage.read_json(storage.join(folder, "dataset.json"))
     for dimension in space:
         if dimension.field in info["config"]:

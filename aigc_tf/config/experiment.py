@@ -397,3 +397,18 @@ OPERATIONAL_FIELDS = frozenset(
     }
     | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )
+
+# Fields that hold paths, or what may be one: a source can be a preset's name or a sample: as well.
+PATH_FIELDS = frozenset(
+    {
+        "data.sources",
+        "data.validation_sources",
+        "data.test_sources",
+        "data.prepared_dir",
+        "data.tfds_data_dir",
+        "tokenizer.source",
+        "model.source",
+        "export.directory",
+        "adapter.source",
+    }
+)

@@ -7,10 +7,11 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aigc_tf.config.experiment import ExperimentConfig
+from aigc_tf.config.experiment import PATH_FIELDS, ExperimentConfig
 from aigc_tf.errors import InputError, nearest, suggest
 
 
@@ -52,7 +53,7 @@ def from_json(text: str) -> ExperimentConfig:
         InputError: If the text is no JSON object or has a field this version does not know.
     """
     try:
-        return _from_dict(ExperimentConfig, json.loads(text), "")
+        return with_home(_from_dict(ExperimentConfig, json.loads(text), ""))
     except json.JSONDecodeError as error:
         raise InputError(
             f"The config is not valid JSON ({error}); scripts/train.py writes it as config.json."
@@ -88,6 +89,22 @@ def replace_fields(config: Any, values: Mapping[str, Any]) -> Any:
         changed = replace_fields(getattr(config, name), {rest: value}) if rest else value
         config = dataclasses.replace(config, **{name: changed})
     return config
+
+
+def with_home(config: ExperimentConfig) -> ExperimentConfig:
+    """Returns the config with the user's home folder in the place of a `~` that a path begins with.
+
+    Whatever brings a config in does this, so that all else takes paths as they are, and so that a run goes on whether
+    its config.json has the path as it was typed or as it was found.
+    """
+    changed: dict[str, Any] = {}
+    for name, value in flatten(config).items():
+        if name in PATH_FIELDS and isinstance(value, str):
+            changed[name] = os.path.expanduser(value)
+        elif name in PATH_FIELDS and isinstance(value, tuple):
+            changed[name] = tuple(os.path.expanduser(item) if isinstance(item, str) else item for item in value)
+    home: ExperimentConfig = replace_fields(config, changed)
+    return home
 
 
 def sha256(config: Any) -> str:

@@ -16,7 +16,7 @@ from aigc_tf import storage
 from aigc_tf.config import experiment
 from aigc_tf.config.checks import check_types
 from aigc_tf.config.experiment import ExperimentConfig
-from aigc_tf.config.fields import from_json, unknown_field
+from aigc_tf.config.fields import from_json, unknown_field, with_home
 from aigc_tf.errors import InputError
 
 _CLASSES = {name: cls for name, cls in vars(experiment).items() if isinstance(cls, type)}
@@ -40,7 +40,7 @@ def load_config(path: str) -> ExperimentConfig:
         check_types(config)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return config
+    return with_home(config)
 
 
 def _load_local(name: str, arguments: list[str]) -> ExperimentConfig:

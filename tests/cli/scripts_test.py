@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -250,6 +251,49 @@ def test_a_home_folder_is_found_behind_the_equals_sign(run, calls, tmp_path, mon
     _run_folder(tmp_path)
     assert run("evaluate", "--workdir=~/runs/s1")[0] == 0
     assert calls[0][1] == (f"{tmp_path}/runs/s1",)
+
+
+def test_a_home_folder_is_found_in_every_path_of_the_config(run, calls, tmp_path, monkeypatch, config_file):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    body = (
+        "def get_config():\n"
+        "  return ExperimentConfig(name='a', data=DataConfig(sources=('~/a.csv', 'tfds:b')),"
+        " model=ModelConfig(source='~/bert'), tokenizer=TokenizerConfig(source='sample:minilm'))"
+    )
+    _prepared(tmp_path, "a")
+    home = ["--config.data.prepared_dir=~/prepared", "--config.export.directory=~/saved"]
+    status, _, errors = run("train", f"--config={config_file(body)}", "--workdir=~/runs/a", *home)
+    assert (status, errors) == (0, "")
+    [(_, (config, workdir), _)] = calls
+    assert workdir == f"{tmp_path}/runs/a"
+    assert config.data.sources == (f"{tmp_path}/a.csv", "tfds:b")
+    assert (config.model.source, config.tokenizer.source) == (f"{tmp_path}/bert", "sample:minilm")
+    assert (config.data.prepared_dir, config.export.directory) == (f"{tmp_path}/prepared", f"{tmp_path}/saved")
+
+
+def test_bytes_that_are_no_utf8_are_replaced_in_texts_and_refused_elsewhere(run, calls, tmp_path):
+    name = _run_folder(tmp_path)
+    latin = "caf\udce9"  # what Python makes of the byte E9 of a command line
+    assert run("predict", f"--model={name}", f"--text={latin}")[0] == 0
+    assert run("generate", f"--model={name}", "--prompt", latin, f"--stop={latin}")[0] == 0
+    assert calls[0][2]["texts"] == ["caf\ufffd"]
+    assert calls[1][2]["prompts"] == ["caf\ufffd"]
+    assert calls[1][2]["settings"]["stop"] == ("caf\ufffd",)
+    wanted = "no UTF-8 where \ufffd stands; write it in UTF-8.\n"
+    for flag in (f"--workdir={latin}", f"--config.data.licence={latin}"):
+        status, _, errors = run("train", f"--config={CONFIG}", flag)
+        assert status == 2
+        assert errors.endswith(wanted)
+
+
+def test_the_command_that_prepares_can_be_pasted(run, config_file, tmp_path):
+    (tmp_path / "my configs").mkdir()
+    name = config_file("def get_config():\n  return ExperimentConfig(name='a', data=DataConfig(sources=('a.csv',)))")
+    (tmp_path / name).rename(tmp_path / "my configs" / "it's (1).py")
+    status, _, errors = run("train", "--config=my configs/it's (1).py", "--workdir=runs/s1")
+    assert status == 2
+    command = errors.rpartition("make it with: ")[2]
+    assert shlex.split(command) == ["python", "scripts/prepare.py", "--config=my configs/it's (1).py"]
 
 
 def test_dry_run_of_prepare_prints_config_and_files_and_prepares_nothing(run, calls, texts):

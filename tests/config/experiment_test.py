@@ -9,6 +9,7 @@ import pytest
 from aigc_tf.config import (
     OPERATIONAL_FIELDS,
     OPTIMIZERS,
+    PATH_FIELDS,
     DataConfig,
     ExperimentConfig,
     ModelConfig,
@@ -16,7 +17,7 @@ from aigc_tf.config import (
     experiment,
 )
 from aigc_tf.config.checks import validate
-from aigc_tf.config.fields import check_field, flatten, from_json, sha256, to_json, unknown_field
+from aigc_tf.config.fields import check_field, flatten, from_json, sha256, to_json, unknown_field, with_home
 from aigc_tf.config.files import load_config
 from aigc_tf.errors import InputError, suggest
 
@@ -443,3 +444,16 @@ def test_every_optimizer_works_with_the_defaults_and_with_no_decay(optimizer):
     validate(config)
     config.training.optimizer.weight_decay = 0.0
     validate(config)
+
+
+def test_every_path_is_a_field_and_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert set(flatten(ExperimentConfig())) >= PATH_FIELDS
+    config = ExperimentConfig(name="~", data=DataConfig(sources=("~/a", "b~", "~")), model=ModelConfig(source="~/m"))
+    found = with_home(config)
+    assert found == from_json(to_json(config)) == from_json(to_json(found))
+    assert (found.name, found.data.sources, found.model.source) == (
+        "~",
+        ("/home/ada/a", "b~", "/home/ada"),
+        "/home/ada/m",
+    )

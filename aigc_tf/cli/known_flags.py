@@ -1,0 +1,91 @@
+"""The flags that scripts have: what each means and takes. Each script has some of them."""
+
+import dataclasses
+
+from aigc_tf.config import SERVERS, ExportConfig, GenerationConfig
+
+TYPED = {"exports": "model", "served": "model", "deployment": "output"}
+"""What a user types for a flag that means something else, or may be repeated, in another script."""
+
+HELP: dict[str, str] = {
+    "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
+    "workdir": "Folder of the run, such as runs/s1; local or gs://.",
+    "dry_run": "Print the resolved config and what would be done, and do nothing.",
+    "device": "With --dry_run: say whether the run fits this device, such as H100, A100-80GB, L4 or TPU-v5e.",
+    "overwrite": "Replace what is there.",
+    "checkpoint": "Which weights of the run: those judged best on the validation data, or the last; raw: not averaged.",
+    "model": "Run folder, or folder of an exported model such as saved_models/bert_sentiment.",
+    "text": "Text to answer; give it once for each text.",
+    "text_b": "Second text of a pair; once for each --text.",
+    "input": "File of texts: one a line, or CSV, TSV, JSONL or Parquet with the column text (pairs: and text_b).",
+    "output": "JSONL file of the answers; the terminal if left out.",
+    "prompt": "Text to continue; give it once for each. Without it and --input, prompts are lines of standard input. "
+    "A line's end is typed as $'one\\ntwo' in a shell.",
+    "max_new_tokens": "Longest continuation in tokens.",
+    "temperature": "Divides the logits; 0: always the likeliest token.",
+    "top_k": "Draw from that many likeliest tokens; 0: from all.",
+    "top_p": "Draw from the fewest likeliest tokens that have this share of the probability.",
+    "min_p": "Draw from tokens with at least this share of the likeliest one's probability.",
+    "repetition_penalty": "Above 1: tokens that are there already become less likely.",
+    "stop": "Text before which a continuation ends; give it once for each.",
+    "num_beams": "More than 1: beam search, which draws nothing.",
+    "seed": "Of the draws; prompt i draws by seed + i.",
+    "search": "Field of the config and the values to try: LOW..HIGH, log:LOW..HIGH, or A|B|C in quotes; once for each.",
+    "trials": "Trials of the whole sweep.",
+    "step": "The bad step, counted from 1; 0: the last one.",
+    "server": "Address of the server: http://host:8501 (or https) for REST, grpc://host:8500 for gRPC.",
+    "served": "Name of the model on the server.",
+    "version": "Version to ask; the newest that is loaded if neither version nor label is given.",
+    "label": "Label to ask, such as stable.",
+    "timeout": "Seconds that a request may take, all tries together.",
+    "exports": "Folder of an exported model, such as saved_models/bert_sentiment; once for each to serve.",
+    "deployment": "Folder to write, such as deploy/reviews; the deployment is called by its last name.",
+    "stable": "Version behind the label stable, or NAME:VERSION of one of several models; the newest if left out.",
+    "canary": "The same for the label canary; no such label if left out.",
+    "batching": "Batching file of TensorFlow Serving to take instead of a rendered one.",
+    "num_workers": "Processes to start, at least 1.",
+    "command": "What each of them runs.",
+    "folder": "Folder of a SavedModel, or of numbered versions, of which the newest is taken.",
+    "target": "Version of TensorFlow Serving that has to load it.",
+    "debug": "Show the traceback of an error.",
+}
+CHECKPOINTS = ("best", "last", "best_raw", "last_raw")
+
+VALUE_NAMES = {name: "FILE" for name in ("config", "input", "output", "batching")}
+VALUE_NAMES |= {name: "N" for name in ("max_new_tokens", "top_k", "num_beams", "seed", "trials", "step", "num_workers")}
+VALUE_NAMES |= {name: "X" for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
+VALUE_NAMES |= {
+    "workdir": "FOLDER",
+    "model": "FOLDER",
+    "server": "URL",
+    "served": "NAME",
+    "version": "N",
+    "label": "NAME",
+    "timeout": "SECONDS",
+    "exports": "FOLDER",
+    "deployment": "FOLDER",
+    "stable": "VERSION",
+    "canary": "VERSION",
+    "device": "NAME",
+    "text_b": "TEXT",
+    "prompt": "TEXT",
+    "stop": "TEXT",
+    "search": "FIELD=VALUES",
+    "checkpoint": "|".join(CHECKPOINTS),
+    "target": "|".join(SERVERS),
+}
+TEXTS = ("text", "text_b", "prompt", "stop")
+"""Flags of texts: what is no UTF-8 in them is answered as U+FFFD."""
+PATHS = ("workdir", "model", "input", "output", "exports", "deployment", "batching", "folder")
+"""Flags of files and folders: a shell leaves the ~ of --workdir=~/runs alone."""
+BOOLEANS = ("dry_run", "overwrite", "debug")
+REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
+COUNTS = {"trials": 20, "step": 0, "num_workers": None, "version": None}
+SECONDS = {"timeout": 60.0}
+SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
+CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig().target, SERVERS)}
+
+
+def typed(name: str) -> str:
+    """Returns what a user types for a key of `HELP`."""
+    return TYPED.get(name, name)
