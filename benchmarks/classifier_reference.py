@@ -69,7 +69,9 @@ def train(model: torch.nn.Module, split: object, options: argparse.Namespace) ->
     for step in range(options.steps):
         batch = order.batch(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(**pack(split, batch.example_ids, batch.length), labels=labels(split, batch.example_ids)).loss
+            loss = model(
+                **pack(split, batch.example_ids, batch.shape["positions"]), labels=labels(split, batch.example_ids)
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

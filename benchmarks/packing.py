@@ -31,7 +31,7 @@ import tensorflow as tf
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from aigc_tf.config import ModelConfig
-from aigc_tf.data.batching.order import StepBatch, TrainingOrder
+from aigc_tf.data.batching.order import POSITIONS, StepBatch, TrainingOrder
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource
 from aigc_tf.data.batching.packed_order import PackedOrder, cut_pieces
 from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
@@ -60,8 +60,8 @@ def ways_of(data: PreparedDataset, *, length: int, num_rows: int) -> Orders:
             def batch_at(step: int, order: TrainingOrder = order, is_grouped: bool = num_buckets > 1) -> StepBatch:
                 batch = order.batch(step)
                 pieces = batch.example_ids
-                longest = batch.length if is_grouped else int(sizes[pieces].max())
-                return StepBatch(example_ids[pieces, None], batch.weights, longest, starts[pieces, None])
+                longest = batch.shape[POSITIONS] if is_grouped else int(sizes[pieces].max())
+                return StepBatch(example_ids[pieces, None], batch.weights, {POSITIONS: longest}, starts[pieces, None])
 
             ways[f"{name}, {size} examples"] = batch_at, len(sizes) // size
     return ways
@@ -74,7 +74,7 @@ def read_batch(data: PreparedDataset, batch: StepBatch, *, end_id: int) -> dict[
         lambda step: batch,
         end_id=end_id,
         is_pair=data.is_pair,
-        length=batch.length,
+        length=batch.shape[POSITIONS],
         num_segments=batch.example_ids.shape[1],
         global_batch_size=len(batch.example_ids),
     )
@@ -91,7 +91,7 @@ def useful_share(batch_at: Callable[[int], StepBatch], steps: int, lengths: np.n
     for step in range(steps):
         batch = batch_at(step)
         tokens += tokens_of(batch, lengths, row_length)
-        positions += len(batch.example_ids) * batch.length
+        positions += len(batch.example_ids) * batch.shape[POSITIONS]
     return tokens / positions
 
 

@@ -81,7 +81,7 @@ def build_task(case: Case):
 
     from aigc_tf.config import DevicesConfig, ModelConfig, TrainingConfig
     from aigc_tf.data.batching.batches import BatchSource
-    from aigc_tf.data.batching.order import StepBatch
+    from aigc_tf.data.batching.order import POSITIONS, StepBatch
     from aigc_tf.models.classifiers import classifier
     from aigc_tf.models.generators import generator
     from aigc_tf.tasks.door import policy_of
@@ -111,14 +111,15 @@ def build_task(case: Case):
 
         def batch(self, step):
             """Returns the rows of any step."""
-            return StepBatch(np.arange(case.rows) + step, np.ones(case.rows, np.float32), case.length)
+            return StepBatch(np.arange(case.rows) + step, np.ones(case.rows, np.float32), {POSITIONS: case.length})
 
     class Source(BatchSource):
         """Random token ids; a classifier's batches vary in length, as those of texts do."""
 
         def _rows(self, batch, mine):
             rows = batch.example_ids[mine]
-            ids = np.random.default_rng(0).integers(5, case.vocabulary_size, (len(rows), batch.length), np.int32)
+            size = (len(rows), batch.shape[POSITIONS])
+            ids = np.random.default_rng(0).integers(5, case.vocabulary_size, size, np.int32)
             wide = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
             if is_generator:
                 return {**wide, "labels": ids, "weights": np.ones(ids.shape, np.float32), "example_ids": rows}
@@ -126,8 +127,8 @@ def build_task(case: Case):
             segments = np.zeros_like(ids)
             return {**wide, "segment_ids": segments, "labels": labels, "weights": weights, "example_ids": rows}
 
-        def _signature(self, rows, length):
-            matrix = tf.TensorSpec([rows, case.length if is_generator else length], tf.int32)
+        def _signature(self, rows, shape):
+            matrix = tf.TensorSpec([rows, case.length if is_generator else shape.get(POSITIONS)], tf.int32)
             wide = {"token_ids": matrix, "padding_mask": matrix}
             ids = {"example_ids": tf.TensorSpec([rows], tf.int64)}
             if is_generator:

@@ -155,12 +155,26 @@ def test_files_that_the_pages_name_are_there(page):
         assert (ROOT / path).exists() or path in ("configs/mine.py", "configs/writer.py"), path
 
 
-def test_the_page_of_the_house_names_every_room():
+def test_the_first_page_names_every_room_and_sub_room():
     page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `aigc_tf/([\w.]+)/?` \|(.*)", page, flags=re.M))
     rooms = [path for path in (ROOT / "aigc_tf").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     for room in rooms:
         if room.name != "__init__.py":
-            assert f"{room.name}`" in page or f"aigc_tf/{room.name}/`" in page, room.name
+            assert room.name in rows, room.name
+            for sub_room in room.glob("*/__init__.py"):
+                assert f"`{sub_room.parent.name}/`" in rows[room.name], sub_room.parent
+
+
+def test_every_term_of_the_glossary_says_where_it_lives():
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = [row for row in re.findall(r"^\| (.+?) \| .+ \| (.+) \|$", page, flags=re.M) if row[0] != "term"]
+    assert len(rows) > 40
+    for term, place in rows:
+        assert re.fullmatch(r"`[\w/.]+`", place), term
+        assert (ROOT / place.strip("`")).exists(), term
+    terms = [term for term, _ in rows]
+    assert len(terms) == len(set(terms))
 
 
 def test_the_page_of_laws_names_every_file_of_laws():

@@ -41,7 +41,7 @@ class Evaluator:
         """Returns what the task observes of all rows of a split, in the order of its batches."""
         chosen = self._task.evaluations[split]
         iterator = iter(
-            distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches, length=chosen.length)
+            distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches, shape=chosen.shape)
         )
         batches: list[dict[str, np.ndarray]] = []
         for _ in range(chosen.num_batches):

@@ -1,5 +1,6 @@
 """Batches for every replica, from any step on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -10,7 +11,12 @@ from aigc_tf.training.task import Task
 
 
 def distribute(
-    source: BatchSource, devices: Devices, *, first_step: int, num_steps: int | None = None, length: int | None = None
+    source: BatchSource,
+    devices: Devices,
+    *,
+    first_step: int,
+    num_steps: int | None = None,
+    shape: Mapping[str, int] | None = None,
 ) -> Any:
     """Returns the distributed data set of a source: each replica gets its rows of each global batch."""
 
@@ -22,7 +28,7 @@ def distribute(
             local_shards=devices.local_replicas,
             num_shards=devices.num_replicas,
             num_steps=num_steps,
-            length=length,
+            shape=shape,
         )
 
     return devices.strategy.distribute_datasets_from_function(dataset)
@@ -41,8 +47,8 @@ class Feed:
         if self._iterator is not None:
             return self._iterator, limit
         num_steps = min(limit, self._task.order.run_end(step) - step)  # steps of one shape
-        length = self._task.order.batch(step).length
-        batches = distribute(self._task.train, self._devices, first_step=step, num_steps=num_steps, length=length)
+        shape = self._task.order.batch(step).shape
+        batches = distribute(self._task.train, self._devices, first_step=step, num_steps=num_steps, shape=shape)
         return iter(batches), num_steps
 
     def drop(self, step: int) -> None:

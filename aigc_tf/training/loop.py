@@ -301,8 +301,8 @@ class _Loop:
 
     def _inspect(self, step: int) -> list[dict[str, Any]]:
         """Returns the examples of a step, counted from 0, with their losses, the greatest first."""
-        length = self._task.order.batch(step).length
-        batches = distribute(self._task.train, self._devices, first_step=step, num_steps=1, length=length)
+        shape = self._task.order.batch(step).shape
+        batches = distribute(self._task.train, self._devices, first_step=step, num_steps=1, shape=shape)
         seen = {
             name: value.numpy()
             for name, value in self._inspect_step(iter(batches), tf.constant(step, tf.int64)).items()

@@ -1,7 +1,7 @@
 """What a task brings to the training loop: values and functions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,8 +22,8 @@ class EvaluationSplit:
     num_batches: int
     score: Callable[[dict[str, np.ndarray]], dict[str, Any]]
     """What was observed of all its rows -> its metrics, nested."""
-    length: int | None = None
-    """The padded length of all batches, where shapes must be known."""
+    shape: Mapping[str, int] | None = None
+    """`StepBatch.shape` of all batches, where shapes must be known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

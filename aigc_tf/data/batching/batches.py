@@ -13,12 +13,13 @@ with B the rows of one replica and T the padded length of the step's bucket.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.chance import Chance
+from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
 from aigc_tf.data.prepared.prepared import PreparedSplit
 from aigc_tf.errors import InputError
@@ -30,10 +31,11 @@ class BatchSource:
     Args:
         batch_at: Step -> the global batch of that step.
         global_batch_size: Rows of a global batch.
+        chance: Columns that are drawn by chance.
     """
 
-    def __init__(self, batch_at: Callable[[int], StepBatch], *, global_batch_size: int):
-        self._batch_at = batch_at
+    def __init__(self, batch_at: Callable[[int], StepBatch], *, global_batch_size: int, chance: Chance | None = None):
+        self._batch_at, self._chance = batch_at, chance
         self.global_batch_size = global_batch_size
         self._lock = threading.Lock()  # the order's caches are shared by the threads of tf.data
 
@@ -41,8 +43,8 @@ class BatchSource:
         """Returns the arrays of some rows of a global batch."""
         raise NotImplementedError
 
-    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
-        """Returns shapes and types of what `_rows` gives; `length` None: it varies."""
+    def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+        """Returns shapes and types of what `_rows` gives; a ragged dimension that `shape` does not know varies."""
         raise NotImplementedError
 
     def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
@@ -54,7 +56,9 @@ class BatchSource:
         with self._lock:
             batch = self._batch_at(step)
         size = self.global_batch_size // num_shards
-        return self._rows(batch, slice(shard * size, (shard + 1) * size))
+        mine = slice(shard * size, (shard + 1) * size)
+        rows = self._rows(batch, mine)
+        return rows | self._chance.columns(step, batch.example_ids[mine]) if self._chance else rows
 
     def dataset(
         self,
@@ -64,7 +68,7 @@ class BatchSource:
         local_shards: int,
         num_shards: int,
         num_steps: int | None = None,
-        length: int | None = None,
+        shape: Mapping[str, int] | None = None,
     ) -> tf.data.Dataset:
         """Returns the batches from `first_step` on: at each step one element for each local shard, in turn.
 
@@ -74,7 +78,7 @@ class BatchSource:
             local_shards: Replicas of this worker.
             num_shards: Replicas of all workers.
             num_steps: After that many steps it starts again at `first_step`. None: it never does.
-            length: The padded length of all these steps, where shapes must be known. None: it varies.
+            shape: `StepBatch.shape` of all these steps, where shapes must be known. None: it varies.
         Raises:
             InputError: If the global batch cannot be split evenly.
         """
@@ -83,7 +87,11 @@ class BatchSource:
                 f"A batch of {self.global_batch_size} examples cannot be split evenly over {num_shards} replicas; "
                 f"take a multiple of {num_shards}."
             )
-        signature = self._signature(self.global_batch_size // num_shards, length)
+        signature = self._signature(self.global_batch_size // num_shards, shape or {})
+        if self._chance:
+            ids = np.zeros(signature["example_ids"].shape, np.int64)
+            drawn = self._chance.columns(0, ids)
+            signature |= {name: tf.TensorSpec(values.shape, values.dtype) for name, values in drawn.items()}
 
         def gather(index: tf.Tensor) -> dict[str, tf.Tensor]:
             def numpy_rows(index: np.ndarray) -> list[np.ndarray]:
@@ -138,12 +146,14 @@ class ExampleSource(BatchSource):
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
-        rows = add_special_tokens(self._split.rows(ids), self._special, length=batch.length, is_pair=self._is_pair)
+        rows = add_special_tokens(
+            self._split.rows(ids), self._special, length=batch.shape[POSITIONS], is_pair=self._is_pair
+        )
         labels = self._split.labels(ids).astype(self._label_dtype)
         return {**rows, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
 
-    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
-        matrix = tf.TensorSpec([rows, length], tf.int32)
+    def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+        matrix = tf.TensorSpec([rows, shape.get(POSITIONS)], tf.int32)
         return {
             "token_ids": matrix,
             "segment_ids": matrix,

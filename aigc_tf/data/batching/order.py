@@ -16,25 +16,30 @@ Shape letters: N examples, B global batch, K buckets.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from aigc_tf.errors import InputError
 
+POSITIONS = "positions"
+"""The ragged dimension of rows of tokens."""
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MAX_CANDIDATES = 512  # bucket lengths the search considers; longer histograms are thinned by quantile
 
 
 class StepBatch(NamedTuple):
-    """The examples of one step: ids `(B,)` int64, weights `(B,)` float32 (0 marks padding), and the padded length.
+    """The examples of one step: ids `(B,)` int64, weights `(B,)` float32 (0 marks padding), and their shape.
 
     Rows that hold several examples have `(B, M)` ids, -1 where a row has fewer, and `(B, M)` `starts` besides.
     """
 
     example_ids: np.ndarray
     weights: np.ndarray
-    length: int
+    shape: Mapping[str, int]
+    """Name of each ragged dimension -> its padded length here; empty where all examples have one shape."""
     starts: np.ndarray | None = None
     """Packed rows: the position in the example at which each piece of it starts; 0 but for examples that were cut."""
 
@@ -99,18 +104,27 @@ class TrainingOrder:
     """The endless sequence of training batches.
 
     Args:
-        lengths: `(N,)` int, tokens of each example as the model sees it, at most the model's length.
+        lengths: `(N,)` int, tokens of each example as the model sees it, at most the model's length; ones where every
+            example has the same shape.
         seed: In [0, 2**63).
         global_batch_size: B, examples of a step over all workers.
         num_buckets: Greatest number of padded lengths.
         run_length: Consecutive batches of one padded length, where the epoch has that many; for devices that
             take several steps of one shape in a call.
+        dimension: Name of the ragged dimension that the lengths measure. None: there is none.
     Raises:
         InputError: If there is no example.
     """
 
     def __init__(
-        self, lengths: np.ndarray, *, seed: int, global_batch_size: int, num_buckets: int, run_length: int = 1
+        self,
+        lengths: np.ndarray,
+        *,
+        seed: int,
+        global_batch_size: int,
+        num_buckets: int,
+        run_length: int = 1,
+        dimension: str | None = POSITIONS,
     ):
         if not len(lengths):
             raise InputError("The training split has no example; look at the table that scripts/prepare.py printed.")
@@ -119,6 +133,7 @@ class TrainingOrder:
         self._sizes = np.bincount(self._bucket_of, minlength=len(self.bucket_lengths)).astype(np.int64)  # (K,)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self._seed, self._batch_size, self._run_length = seed, global_batch_size, run_length
+        self._dimension = dimension
         self._permutation = functools.lru_cache(maxsize=3)(self._compute_permutation)
         self._schedule = functools.lru_cache(maxsize=2)(self._compute_schedule)
 
@@ -139,7 +154,8 @@ class TrainingOrder:
         for spanned in np.unique(epochs):  # two at most, but for data smaller than a batch
             here = epochs == spanned
             ids[here] = self._permutation(int(spanned))[self._starts[bucket] + ranks[here]]
-        return StepBatch(ids, np.ones(self._batch_size, np.float32), int(self.bucket_lengths[bucket]))
+        shape = _shape(self._dimension, int(self.bucket_lengths[bucket]))
+        return StepBatch(ids, np.ones(self._batch_size, np.float32), shape)
 
     def run_end(self, step: int) -> int:
         """Returns the first step after `step` whose padded length differs, looking no further than its epoch."""
@@ -180,13 +196,20 @@ class TrainingOrder:
         return buckets[order], indices[order]
 
 
-def evaluation_batches(lengths: np.ndarray, *, batch_size: int, bucket_lengths: np.ndarray) -> list[StepBatch]:
+def _shape(dimension: str | None, length: int) -> dict[str, int]:
+    return {dimension: length} if dimension else {}
+
+
+def evaluation_batches(
+    lengths: np.ndarray, *, batch_size: int, bucket_lengths: np.ndarray, dimension: str | None = POSITIONS
+) -> list[StepBatch]:
     """Returns the batches of one pass over all examples, short ones first; the last is filled up with weight 0.
 
     Args:
         lengths: `(N,)` int, tokens of each example as the model sees it.
         batch_size: Examples of a batch.
         bucket_lengths: `(K,)` ascending padded lengths, as in training; what is longer than the last pads to itself.
+        dimension: As for `TrainingOrder`.
     """
     ids = np.argsort(lengths, kind="stable")
     batches = []
@@ -197,5 +220,7 @@ def evaluation_batches(lengths: np.ndarray, *, batch_size: int, bucket_lengths: 
         length = int(bucket_lengths[place]) if place < len(bucket_lengths) else longest
         missing = batch_size - len(chosen)
         weights = np.repeat(np.array([1, 0], np.float32), [len(chosen), missing])
-        batches.append(StepBatch(np.concatenate([chosen, np.repeat(chosen[:1], missing)]), weights, length))
+        batches.append(
+            StepBatch(np.concatenate([chosen, np.repeat(chosen[:1], missing)]), weights, _shape(dimension, length))
+        )
     return batches

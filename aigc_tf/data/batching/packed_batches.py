@@ -25,13 +25,13 @@ target is the start of text where the tokenizer has one, else the end of text; t
 the token before it. Rows that only fill up the last batch of an evaluation have the weight 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from aigc_tf.data.batching.batches import BatchSource, ExampleSource
-from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
 from aigc_tf.data.prepared.prepared import PreparedSplit
 
@@ -98,8 +98,8 @@ class PackedDocumentSource(BatchSource):
         before = token_ids[start - 1] if start else self._start_id
         return np.append(before, targets[:-1]), targets
 
-    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
-        del length  # known anyway
+    def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+        del shape  # known anyway
         matrix = tf.TensorSpec([rows, self._length], tf.int32)
         return {
             **dict.fromkeys(("token_ids", "positions", "document_ids", "padding_mask", "labels"), matrix),
@@ -135,12 +135,14 @@ class PackedExampleSource(ExampleSource):
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
-        rows = _empty_rows(len(ids), batch.length)
+        rows = _empty_rows(len(ids), batch.shape[POSITIONS])
         rows["token_ids"] += self._special.padding_id
         segment_ids, starts = np.zeros_like(rows["token_ids"]), np.zeros(ids.shape, np.int32)
         row, segment = np.nonzero(ids >= 0)
         chosen = ids[row, segment]
-        alone = add_special_tokens(self._split.rows(chosen), self._special, length=batch.length, is_pair=self._is_pair)
+        alone = add_special_tokens(
+            self._split.rows(chosen), self._special, length=batch.shape[POSITIONS], is_pair=self._is_pair
+        )
         counts = alone["padding_mask"].sum(axis=1)
         place = 0
         for i, (r, s, count) in enumerate(zip(row.tolist(), segment.tolist(), counts.tolist(), strict=True)):
@@ -163,8 +165,8 @@ class PackedExampleSource(ExampleSource):
             "example_ids": ids,
         }
 
-    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
-        del length  # known anyway
+    def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+        del shape  # known anyway
         shape = [rows, self._num_segments]
         matrix = tf.TensorSpec([rows, self._special.max_length], tf.int32)
         return {

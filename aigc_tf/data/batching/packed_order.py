@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-from aigc_tf.data.batching.order import StepBatch, random_keys
+from aigc_tf.data.batching.order import POSITIONS, StepBatch, random_keys
 from aigc_tf.errors import InputError
 
 
@@ -155,7 +155,7 @@ class PackedOrder:
     def _step_batch(self, pieces: np.ndarray, weights: np.ndarray) -> StepBatch:
         is_piece = pieces >= 0
         ids, starts = np.where(is_piece, self._example_ids[pieces], -1), np.where(is_piece, self._starts[pieces], 0)
-        return StepBatch(ids, weights, self._length, starts)
+        return StepBatch(ids, weights, {POSITIONS: self._length}, starts)
 
     def _row_pieces(self, pieces: np.ndarray, rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         """Returns `(len(ranks), M)` int64: the pieces of the rows of these ranks, filled up with -1."""

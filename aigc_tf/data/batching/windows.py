@@ -16,13 +16,13 @@ An evaluation cuts at 0. Shape letters: B rows, T positions, M targets, N window
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from aigc_tf.data.batching.batches import BatchSource
-from aigc_tf.data.batching.order import StepBatch, random_keys
+from aigc_tf.data.batching.order import POSITIONS, StepBatch, random_keys
 from aigc_tf.data.prepared.prepared import PreparedSplit
 from aigc_tf.errors import InputError
 
@@ -54,7 +54,7 @@ class WindowOrder:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             ids[here] = self._permutation(int(epoch))[ranks[here]]
-        return StepBatch(ids, np.ones(self._batch_size, np.float32), self._length)
+        return StepBatch(ids, np.ones(self._batch_size, np.float32), {POSITIONS: self._length})
 
     def run_end(self, step: int) -> int:
         """Returns a step up to which all batches have one shape, which all of them have."""
@@ -80,7 +80,9 @@ def window_batches(num_targets: int, *, length: int, batch_size: int) -> list[St
         chosen = ids[first : first + batch_size]
         missing = batch_size - len(chosen)
         weights = np.repeat(np.array([1, 0], np.float32), [len(chosen), missing])
-        batches.append(StepBatch(np.concatenate([chosen, np.repeat(chosen[:1], missing)]), weights, length))
+        batches.append(
+            StepBatch(np.concatenate([chosen, np.repeat(chosen[:1], missing)]), weights, {POSITIONS: length})
+        )
     return batches
 
 
@@ -120,7 +122,7 @@ class WindowSource(BatchSource):
         self._num_targets = num_targets(split)
 
     def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
-        window = StepBatch(np.array([example_id]), np.ones(1, np.float32), self._length)
+        window = StepBatch(np.array([example_id]), np.ones(1, np.float32), {POSITIONS: self._length})
         rows = self._rows(window, slice(0, 1))
         return [rows["labels"][rows["padding_mask"] > 0]], None
 
@@ -165,8 +167,8 @@ class WindowSource(BatchSource):
         targets[is_token] = self._split.token_range(first - before, stop - before - len(ends))
         return targets
 
-    def _signature(self, rows: int, length: int | None) -> dict[str, tf.TensorSpec]:
-        del length  # known anyway
+    def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+        del shape  # known anyway
         matrix = tf.TensorSpec([rows, self._length], tf.int32)
         return {
             "token_ids": matrix,

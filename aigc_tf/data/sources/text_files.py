@@ -7,6 +7,7 @@ their end (\\n or \\r\\n) are removed. A line ends with \\n alone; Unicode's oth
 import codecs
 import gzip
 import hashlib
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,6 +22,8 @@ MAX_DOCUMENT_BYTES = 4 << 30
 """A longer file is no document but a broken row, since a document is held in memory."""
 
 _BLOCK_BYTES = 1 << 20
+_BYTES_LOOKED_AT = 8192
+_NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 
 # What people hand over by mistake, by its first bytes. Only what is not text is looked at: text may start with PAR1.
 _OTHER_KINDS = {
@@ -123,15 +126,51 @@ def _refuse_other_kinds(reading: Reading, head: bytes, zipped: bool) -> None:
         raise InputError(f"{uri} starts as UTF-16 does; set data.encoding to 'utf-16'.")
     if reading.source.format in ("csv", "tsv") and b"\r" in head and b"\n" not in head:
         raise InputError(f"{uri} ends its lines with \\r alone, as old Macs did; convert them to \\n.")
-    if b"\x00" not in head[:8192] and _decodes(head[:8192], "utf-8"):
+    if b"\x00" not in head[:_BYTES_LOOKED_AT] and _decodes(head[:_BYTES_LOOKED_AT], "utf-8"):
         return
     for magic, kind in _OTHER_KINDS.items():
         if head.startswith(magic):
             raise InputError(f"{uri} is {kind}.")
     if head[257:262] == b"ustar":
         raise InputError(f"{uri} is a tar archive; unpack it.")
-    if b"\x00" in head[:8192] and not _decodes(head[:8192], encoding):
+    wide = find_wide_encoding(head[:_BYTES_LOOKED_AT])
+    if wide and not _agrees(wide, encoding, head):
+        raise InputError(f"{uri} is {wide}, as its bytes say, not {encoding}; set data.encoding to {wide!r}.")
+    if b"\x00" in head[:_BYTES_LOOKED_AT] and not _decodes(head[:_BYTES_LOOKED_AT], encoding):
         raise InputError(f"{uri} looks like a binary file; text in {encoding} is needed.")
+
+
+def find_wide_encoding(head: bytes) -> str:
+    """Returns which of UTF-16 and UTF-32 a text is in, going by its bytes alone; empty where it is neither.
+
+    That the bytes are UTF-8 tells nothing: a NUL is a character there, and Latin, Cyrillic or Arabic letters in UTF-16
+    are UTF-8 as well. But then every second byte is below 32, as the high byte of the scripts before U+2000 is. The
+    text has to be readable too: the same bytes in the other order, and numbers of two or four bytes, hardly ever are.
+    """
+    if b"\x00" not in head or len(head) < 4:
+        return ""
+    is_utf8 = _decodes(head, "utf-8")
+    for name, width, high in (("utf-32-le", 4, 3), ("utf-32-be", 4, 0), ("utf-16-le", 2, 1), ("utf-16-be", 2, 0)):
+        whole = head[: len(head) // width * width]
+        high_bytes = whole[high::width]
+        num_small = sum(byte < 32 and byte != 10 for byte in high_bytes)
+        if (num_small * 2 >= len(high_bytes) or not is_utf8) and _is_readable(whole, name):
+            return name
+    return ""
+
+
+def _is_readable(head: bytes, encoding: str) -> bool:
+    """Whether bytes are text of assigned characters, without control characters but tabs and line ends."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(character in "\t\n\r" or unicodedata.category(character) not in _NO_TEXT for character in text)
+
+
+def _agrees(wide: str, encoding: str, head: bytes) -> bool:
+    is_marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
+    return wide.startswith(encoding) if is_marked else wide == encoding  # Python's utf-16 needs the mark
 
 
 def _decodes(head: bytes, encoding: str) -> bool:
@@ -150,8 +189,9 @@ def _as_utf8(blocks: Iterable[bytes], uri: str, encoding: str) -> Iterator[bytes
         for block in blocks:
             yield decoder.decode(block).encode("utf-8", "surrogatepass")
         yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{uri} is not valid {encoding} ({error.reason}); set data.encoding to what it is.") from error
+    except UnicodeError as error:  # without a mark, UTF-16 has no UnicodeDecodeError
+        reason = getattr(error, "reason", error)
+        raise InputError(f"{uri} is not valid {encoding} ({reason}); set data.encoding to what it is.") from error
 
 
 def _whole_lines(blocks: Iterable[bytes], report: SourceReport) -> Iterator[tuple[int, bytes]]:

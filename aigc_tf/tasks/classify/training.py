@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.batching.batches import ExampleSource
-from aigc_tf.data.batching.order import TrainingOrder, choose_bucket_lengths, evaluation_batches
+from aigc_tf.data.batching.order import POSITIONS, TrainingOrder, choose_bucket_lengths, evaluation_batches
 from aigc_tf.data.batching.packed_batches import PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths, special_tokens_of
@@ -140,6 +140,7 @@ def _evaluations(
     length = config.data.max_length if devices.static_shapes else None  # one shape, one compilation
     if length:
         bucket_lengths = np.array([length])
+    shape = {POSITIONS: length} if length else None
     size = config.evaluation.batch_size
     evaluations = {}
     for name in ("validation", "test"):
@@ -149,7 +150,7 @@ def _evaluations(
         lengths = model_lengths(split.lengths, special, is_pair=prepared.is_pair)
         batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
         source = ExampleSource(split, batches.__getitem__, special, is_pair=prepared.is_pair, global_batch_size=size)
-        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), score=score, length=length)
+        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), score=score, shape=shape)
     return evaluations
 
 

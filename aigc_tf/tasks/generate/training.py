@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.batching.batches import BatchSource
-from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
@@ -152,7 +152,7 @@ def evaluations_of(
             source=rows.source(batches.__getitem__),
             num_batches=len(batches),
             score=_scorer(prepared.scored_utf8_bytes(name)),
-            length=config.data.max_length,
+            shape={POSITIONS: config.data.max_length},
         )
     return evaluations
 

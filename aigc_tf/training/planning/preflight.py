@@ -154,8 +154,12 @@ def resident_bytes() -> int:
 
 def _run_flops(task: Task, config: TrainingConfig, step_flops: dict[int, int]) -> float:
     looked_up = min(config.num_steps, _SCHEDULED_STEPS)
-    lengths = collections.Counter(int(task.order.batch(step).length) for step in range(looked_up))
+    lengths = collections.Counter(_length_of(task.order.batch(step).shape) for step in range(looked_up))
     return sum(step_flops[length] * count for length, count in lengths.items()) * config.num_steps / looked_up
+
+
+def _length_of(shape: Mapping[str, int]) -> int:
+    return next(iter(shape.values()), 1)  # as the order's `bucket_lengths`: examples without a ragged column have 1
 
 
 def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: DeviceKind | None) -> dict[str, str]:

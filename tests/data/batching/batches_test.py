@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aigc_tf.data.batching.batches import ExampleSource
-from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.special_tokens import (
     SpecialTokens,
     add_special_tokens,
@@ -99,7 +99,7 @@ class _Split:
 def _source(batch_size=4):
     def batch_at(step):
         ids = (np.arange(batch_size) + step) % 8
-        return StepBatch(ids, np.ones(batch_size, np.float32), 8)
+        return StepBatch(ids, np.ones(batch_size, np.float32), {POSITIONS: 8})
 
     return ExampleSource(_Split(), batch_at, SPECIAL_TOKENS, is_pair=False, global_batch_size=batch_size)
 

@@ -5,7 +5,14 @@ import collections
 import numpy as np
 import pytest
 
-from aigc_tf.data.batching.order import TrainingOrder, choose_bucket_lengths, evaluation_batches, random_keys, split_mix
+from aigc_tf.data.batching.order import (
+    POSITIONS,
+    TrainingOrder,
+    choose_bucket_lengths,
+    evaluation_batches,
+    random_keys,
+    split_mix,
+)
 from aigc_tf.errors import InputError
 
 
@@ -77,7 +84,7 @@ def test_every_epoch_shows_every_example_and_leftovers_come_first_in_the_next(ba
         seen = collections.Counter()
         for step in range(steps):
             batch = order.batch(step)
-            assert (lengths[batch.example_ids] <= batch.length).all()
+            assert (lengths[batch.example_ids] <= batch.shape[POSITIONS]).all()
             assert (batch.weights == 1).all()
             seen.update(batch.example_ids.tolist())
         # At most one unfinished batch a bucket is outstanding.
@@ -132,7 +139,7 @@ def test_runs_keep_batches_of_one_length_together_and_show_the_same_examples():
     step = switches = 0
     while step < steps:
         end = runs.run_end(step)
-        assert len({runs.batch(s).length for s in range(step, end)}) == 1
+        assert len({runs.batch(s).shape[POSITIONS] for s in range(step, end)}) == 1
         step, switches = end, switches + 1
     assert switches <= steps / 5 + 2 * len(runs.bucket_lengths)
     epoch = range(int((plain._sizes // 8).sum()))
@@ -147,10 +154,24 @@ def test_an_evaluation_shows_every_example_once_and_pads_only_its_last_batch():
     real = np.concatenate([batch.example_ids[batch.weights > 0] for batch in batches])
     assert sorted(real.tolist()) == list(range(101))
     assert [batch.weights.min() for batch in batches] == [1.0] * 12 + [0.0]
-    assert all((lengths[batch.example_ids] <= batch.length).all() for batch in batches)
+    assert all((lengths[batch.example_ids] <= batch.shape[POSITIONS]).all() for batch in batches)
     assert {len(batch.example_ids) for batch in batches} == {8}
 
 
 def test_an_evaluation_longer_than_training_pads_to_itself():
     batches = evaluation_batches(np.array([3, 50]), batch_size=1, bucket_lengths=np.array([10]))
-    assert [batch.length for batch in batches] == [10, 50]
+    assert [batch.shape[POSITIONS] for batch in batches] == [10, 50]
+
+
+def test_examples_without_a_ragged_column_are_batches_without_a_shape():
+    order = TrainingOrder(np.ones(5, int), seed=3, global_batch_size=2, num_buckets=8, dimension=None)
+    assert [order.batch(step).shape for step in range(3)] == [{}] * 3
+    assert sorted(np.concatenate([order.batch(step).example_ids for step in range(5)]).tolist()) == sorted(
+        [*range(5)] * 2
+    )
+    batches = evaluation_batches(np.ones(5, int), batch_size=2, bucket_lengths=order.bucket_lengths, dimension=None)
+    assert [(batch.example_ids.tolist(), batch.shape) for batch in batches] == [
+        ([0, 1], {}),
+        ([2, 3], {}),
+        ([4, 4], {}),
+    ]

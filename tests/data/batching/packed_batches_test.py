@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aigc_tf.data.batching.order import StepBatch
+from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource, PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.special_tokens import SpecialTokens
@@ -28,7 +28,7 @@ class Rows:
 
 def batch_of(ids, starts, length, weights=None):
     weights = np.ones(len(ids), np.float32) if weights is None else np.array(weights, np.float32)
-    return StepBatch(np.array(ids, np.int64), weights, length, np.array(starts, np.int64))
+    return StepBatch(np.array(ids, np.int64), weights, {POSITIONS: length}, np.array(starts, np.int64))
 
 
 def documents(split, batch, *, is_pair, start_id=None):
@@ -38,7 +38,7 @@ def documents(split, batch, *, is_pair, start_id=None):
         end_id=END,
         start_id=start_id,
         is_pair=is_pair,
-        length=batch.length,
+        length=batch.shape[POSITIONS],
         num_segments=batch.example_ids.shape[1],
         global_batch_size=len(batch.example_ids),
     )

@@ -72,7 +72,7 @@ def test_every_epoch_sees_every_piece_once_in_rows_that_hold_them(batch_size):
 def test_a_batch_has_one_shape_and_says_what_fills_up():
     order = PackedOrder(np.array([3, 2, 2, 9]), length=4, seed=0, global_batch_size=2)
     batch = order.batch(5)
-    assert (batch.example_ids.shape, batch.starts.shape, batch.length) == ((2, 2), (2, 2), 4)
+    assert (batch.example_ids.shape, batch.starts.shape, batch.shape) == ((2, 2), (2, 2), {"positions": 4})
     assert batch.weights.tolist() == [1, 1]
     assert (order.num_segments, order.num_examples, order.bucket_lengths.tolist()) == (2, 4, [4])
     assert order.useful_share == 1.0

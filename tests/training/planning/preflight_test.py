@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from aigc_tf.data.batching.order import POSITIONS
 from aigc_tf.training import run_state
 from aigc_tf.training.devices.hardware import named_device
 from aigc_tf.training.devices.strategy import build_devices
@@ -51,7 +52,7 @@ def test_what_is_frozen_has_neither_gradients_nor_slots(planned):
 
 def test_flops_of_the_run_are_those_of_its_steps(planned):
     task, config, plan = planned
-    lengths = [task.order.batch(step).length for step in range(config.num_steps)]
+    lengths = [task.order.batch(step).shape[POSITIONS] for step in range(config.num_steps)]
     assert set(plan.step_flops) == {int(length) for length in task.order.bucket_lengths}
     assert plan.run_flops == sum(plan.step_flops[length] for length in lengths)
     assert sorted(plan.step_flops.values()) == list(plan.step_flops.values())  # longer ones take more
@@ -122,5 +123,5 @@ def test_numbers_are_shown_in_units_that_people_read():
 def test_of_a_long_run_the_rest_is_taken_to_be_like_its_first_steps(planned, monkeypatch):
     task, config, plan = planned
     monkeypatch.setattr(preflight, "_SCHEDULED_STEPS", 6)
-    first = sum(plan.step_flops[task.order.batch(step).length] for step in range(6))
+    first = sum(plan.step_flops[task.order.batch(step).shape[POSITIONS]] for step in range(6))
     assert preflight._run_flops(task, config, plan.step_flops) == 2 * first
