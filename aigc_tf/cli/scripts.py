@@ -37,7 +37,7 @@ def prepare(options: Options) -> None:
         print("\nfiles")
         print("\n".join(f"  {source.uri}  {source.format}  {source.split}".rstrip() for source in sources))
         return
-    heavy_room("data.preparing.preparation").prepare(config, overwrite=options.overwrite)
+    heavy_room("commands.prepare").prepare(config, overwrite=options.overwrite)
     print(f"Train on it:   python scripts/train.py {_typed_without('overwrite', 'debug')} --workdir=runs/{config.name}")
 
 

@@ -55,6 +55,8 @@ class TaskDoor:
     """What a batch counts: `examples` or `windows`."""
     rate: str
     """Which speed people look at: `examples_per_second` or `tokens_per_second`."""
+    data_warnings: Callable[[ExperimentConfig, PreparedDataset], list[str]] = lambda config, prepared: []
+    """What training with this config will refuse of data that are in order by themselves; prepare prints it."""
 
 
 def facts_of(prepared: PreparedDataset) -> DataFacts:

@@ -3,7 +3,7 @@
 from aigc_tf.models.generators import generator
 from aigc_tf.tasks.door import TaskDoor
 from aigc_tf.tasks.generate.serving import export_generation
-from aigc_tf.tasks.generate.training import generate
+from aigc_tf.tasks.generate.training import generate, warn_of_windows
 
 DOOR = TaskDoor(
     build=generate,
@@ -15,4 +15,5 @@ DOOR = TaskDoor(
     ask_script="generate.py --prompt",
     unit="windows",
     rate="tokens_per_second",
+    data_warnings=warn_of_windows,
 )

@@ -33,6 +33,16 @@ from aigc_tf.training.step import losses
 from aigc_tf.training.task import EvaluationSplit, Task
 
 
+def warn_of_windows(config: ExperimentConfig, prepared: PreparedDataset) -> list[str]:
+    """Returns why no window can be cut of the data, as the sentence that training would end with."""
+    try:
+        if not config.data.packing:
+            check_size(prepared.splits["train"], config.data.max_length)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
     """A generator, trained on contiguous windows or packed rows of `data.max_length` tokens."""
     check_sizes(config, prepared, devices)
