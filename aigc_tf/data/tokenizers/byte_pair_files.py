@@ -45,7 +45,7 @@ def find_byte_pairs(folder: str | os.PathLike[str]) -> BytePairs | None:
     found = read_byte_pairs(folder) or _read_pipeline(folder, pipeline)
     if found is None:
         return None
-    added = dict(_added_tokens(folder, settings, pipeline))
+    added = dict(added_tokens(folder, settings, pipeline))
     # Byte pairs of a model of another kind, such as RoBERTa.
     if END_OF_TEXT not in {**found.vocabulary, **added} and (folder / "config.json").is_file():
         return None
@@ -141,8 +141,16 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _added_tokens(folder: Path, settings: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yields special tokens that were added to the vocabulary; others are searched in the text, which no op does."""
+def added_tokens(folder: Path, settings: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yields special tokens that were added to the vocabulary, and their ids.
+
+    Args:
+        folder: Of transformers.
+        settings: Its tokenizer_config.json.
+        pipeline: Its tokenizer.json.
+    Raises:
+        InputError: If others were added: they are searched in the text, which no op does.
+    """
     tokens = [token for token in pipeline.get("added_tokens") or [] if isinstance(token, dict)]
     decoder = settings.get("added_tokens_decoder") or {}
     tokens += [{**token, "id": int(index)} for index, token in decoder.items()]
@@ -154,7 +162,7 @@ def _added_tokens(folder: Path, settings: dict[str, Any], pipeline: dict[str, An
         if token["content"] not in special:
             raise InputError(
                 f"The tokenizer of {folder} adds tokens such as {token['content']!r}, which only transformers can find "
-                f"in a text; give a folder with its {_VOCABULARY_FILE} and {_MERGES_FILE} alone to do without them."
+                "in a text; give a folder with the files of its vocabulary alone to do without them."
             )
         yield token["content"], token["id"]
 

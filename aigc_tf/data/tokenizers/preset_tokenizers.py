@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from aigc_tf.data.tokenizers.byte_pair import BytePair
 from aigc_tf.data.tokenizers.byte_pair_files import BytePairs, merges_of, spell
+from aigc_tf.data.tokenizers.converted import AS_IT_IS, Spelling, read_spelling
 from aigc_tf.data.tokenizers.sentence_piece import spell_pieces
 from aigc_tf.data.tokenizers.vocabularies import REQUIRED_TOKENS, Vocabulary, build_vocabulary
 from aigc_tf.errors import InputError, RunError, nearest
@@ -40,6 +41,7 @@ class PresetTokenizer(tf.Module):
     Args:
         layer: With its vocabulary.
         source: Where it comes from, for the messages.
+        spelling: What happens to a text before it is split.
     Raises:
         InputError: If KerasNLP has no text classifier and no causal language model with such a tokenizer.
     """
@@ -47,8 +49,9 @@ class PresetTokenizer(tf.Module):
     kind = "keras_nlp"
     in_graph = True
 
-    def __init__(self, layer: Any, source: str):
+    def __init__(self, layer: Any, source: str, spelling: Spelling = AS_IT_IS):
         super().__init__(name="preset_tokenizer")
+        self.spelling = spelling
         if isinstance(layer, keras_nlp.tokenizers.BytePairTokenizer):
             layer.unsplittable_tokens = []  # a text that spells "</s>" must not become the special token
         self.layer = layer
@@ -68,6 +71,7 @@ class PresetTokenizer(tf.Module):
         """The same, and words that were seen before are not split again."""
         # Some of the ops refuse bytes that are no UTF-8; WordPiece leaves them out too.
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
+        texts = self.spelling.apply(texts)
         with _TRACED_ALONE:
             return tf.cast(self.layer.tokenize(texts), tf.int32)
 
@@ -80,9 +84,11 @@ class PresetTokenizer(tf.Module):
         return str(text)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the class and the settings that `load_layer` needs besides the files of `save`."""
+        """Returns the class and the settings that `load_saved` needs besides the files of `save`."""
         config = self.layer.get_config()
+        spelling = {"spelling": self.spelling._asdict()} if any(self.spelling) else {}
         return {
+            **spelling,
             "class": type(self.layer).__name__,
             "config": {name: config[name] for name in sorted(config) if name not in _KERAS_FIELDS},
         }
@@ -133,8 +139,8 @@ def _forgetful(layer: Any) -> Iterator[None]:
             layer.cache = table
 
 
-def load_layer(folder: str | os.PathLike[str], description: dict[str, Any]) -> Any:
-    """Rebuilds the layer of a `PresetTokenizer` from the files of `save` and the dictionary of `describe`.
+def load_saved(folder: str | os.PathLike[str], description: dict[str, Any]) -> PresetTokenizer:
+    """Rebuilds a `PresetTokenizer` from the files of `save` and the dictionary of `describe`.
 
     Raises:
         InputError: If the folder is not complete, or of a class that this KerasNLP does not have.
@@ -146,9 +152,10 @@ def load_layer(folder: str | os.PathLike[str], description: dict[str, Any]) -> A
     try:
         layer = known[name].tokenizer_cls(**description.get("config", {}))
         layer.load_assets(os.fspath(assets))
+        spelling = Spelling(**description.get("spelling", {}))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"The {name} of {folder} cannot be loaded: {_first_line(error)}.") from error
-    return layer
+    return PresetTokenizer(layer, os.fspath(folder), spelling)
 
 
 def load_preset(source: str) -> Vocabulary | BytePair | PresetTokenizer:
@@ -164,7 +171,8 @@ def load_preset(source: str) -> Vocabulary | BytePair | PresetTokenizer:
         RunError: If it is neither on this machine nor can be fetched.
     """
     layer = _load(source)
-    return _as_vocabulary(layer, source) or _as_byte_pairs(layer, source) or PresetTokenizer(layer, source)
+    spelling = read_spelling(source) if os.path.isdir(source) else AS_IT_IS
+    return _as_vocabulary(layer, source) or _as_byte_pairs(layer, source) or PresetTokenizer(layer, source, spelling)
 
 
 def is_preset_name(source: str) -> bool:

@@ -24,8 +24,8 @@ from aigc_tf.data.tokenizers.byte_pair_files import find_byte_pairs, read_byte_p
 from aigc_tf.data.tokenizers.preset_tokenizers import (
     PresetTokenizer,
     is_preset_name,
-    load_layer,
     load_preset,
+    load_saved,
     unknown_preset,
 )
 from aigc_tf.data.tokenizers.sentence_piece import MODEL_FILE, SentencePiece, read_model, train_model
@@ -230,15 +230,11 @@ def _load_byte_pair(folder: str, _: dict[str, Any]) -> BytePair:
     return BytePair(found)
 
 
-def _load_preset_tokenizer(folder: str, info: dict[str, Any]) -> PresetTokenizer:
-    return PresetTokenizer(load_layer(folder, info), folder)
-
-
 _LOADERS: dict[str, Callable[[str, dict[str, Any]], Splitter]] = {
     "wordpiece": _load_word_piece,
     "sentencepiece": _load_sentence_piece,
     "byte_pair": _load_byte_pair,
-    "keras_nlp": _load_preset_tokenizer,
+    "keras_nlp": load_saved,
 }
 
 

@@ -122,16 +122,26 @@ def separate_words(texts: tf.Tensor, vocabulary: Vocabulary, *, unknown_word: st
         texts = tf_text.normalize_utf8(texts, "NFD")
         removed += r"\p{Mn}"
     if vocabulary.lowercase:
-        kept = () if vocabulary.strip_accents else _WITH_ACCENTS_BEFORE_LOWER_CASE
-        for pattern, replacement in (*_BEFORE_LOWER_CASE, *kept):
-            texts = replace(texts, pattern, replacement)
-        texts = tf.strings.lower(texts, encoding="utf-8")  # makes bytes that are no UTF-8 U+FFFD
+        texts = lower_case(texts, strip_accents=vocabulary.strip_accents)
     else:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
     texts = replace(texts, f"[{removed}]+", "")
     texts = replace(texts, _SPACES, " ")
     texts = replace(texts, _ISOLATED, r" \0 ")
     return replace(texts, _LONG_WORD, unknown_word)
+
+
+def lower_case(texts: tf.Tensor, *, strip_accents: bool) -> tf.Tensor:
+    """Lower-cases `(B,)` texts, each character by itself; bytes that are no UTF-8 become U+FFFD, U+0000 vanishes.
+
+    Args:
+        texts: In decomposed form where accents are stripped.
+        strip_accents: Whether accents go before or after.
+    """
+    kept = () if strip_accents else _WITH_ACCENTS_BEFORE_LOWER_CASE
+    for pattern, replacement in (*_BEFORE_LOWER_CASE, *kept):
+        texts = tf.strings.regex_replace(texts, pattern, replacement)
+    return tf.strings.lower(texts, encoding="utf-8")
 
 
 def _unused_character(tokens: Iterable[str]) -> str:

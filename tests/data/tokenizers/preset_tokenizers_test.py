@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import keras_nlp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import requests
 import sentencepiece
 import tensorflow as tf
+from tokenizers import normalizers
 
 from aigc_tf.config import TokenizerConfig
 from aigc_tf.data.tokenizers.preset_tokenizers import PresetTokenizer, is_preset_name, load_preset, unknown_preset
@@ -154,6 +156,60 @@ def test_a_hugging_face_folder_of_byte_pairs_is_converted_by_keras_nlp(presets, 
     expected = Tokenizer(load_preset(presets["roberta"]))
     assert tokenizer.encode(["fox fox"])[0].tolist() == expected.encode(["fox fox"])[0].tolist()
     assert tokenizer.between_ids == (2, 2)
+
+
+@pytest.fixture(scope="module")
+def albert_folder(presets, tmp_path_factory):
+    """A Hugging Face folder of ALBERT, whose pieces are lower-case letters."""
+    folder = tmp_path_factory.mktemp("hugging_face_albert")
+    content = next(Path(presets["albert"]).rglob("vocabulary.spm")).read_bytes()
+    (folder / "spiece.model").write_bytes(content)
+    (folder / "config.json").write_text(json.dumps({"model_type": "albert"}))
+    return folder
+
+
+def test_albert_spells_texts_as_transformers_does(albert_folder, presets, tmp_path):
+    plain = Tokenizer(load_preset(presets["albert"]))
+    settings = albert_folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "AlbertTokenizer"}))  # lower case, without accents
+    tokenizer = Tokenizer(load_preset(str(albert_folder)))
+    texts = ["THE Quick", "thé  fóx", "ΑΣ", "``fox''"]
+    normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("``", '"'),
+            normalizers.Replace("''", '"'),
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+        ]
+    )
+    expected = [row.tolist() for row in plain.encode([normalizer.normalize_str(text) for text in texts])]
+    assert [row.tolist() for row in tokenizer.encode(texts)] == expected
+    assert expected[0] != plain.encode(texts)[0].tolist()
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.sha256() == tokenizer.sha256() != plain.sha256()
+    assert [row.tolist() for row in loaded.encode(texts)] == expected
+    settings.write_text(json.dumps({"do_lower_case": False, "keep_accents": True}))
+    cased = Tokenizer(load_preset(str(albert_folder)))
+    assert [row.tolist() for row in cased.encode(texts[:3])] == [row.tolist() for row in plain.encode(texts[:3])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", {"add_prefix_space": True}, "has add_prefix_space"),
+        ("added_tokens.json", {"<new>": 41}, "adds tokens such as '<new>'"),
+        ("tokenizer_config.json", [], "no JSON object"),
+    ],
+)
+def test_settings_of_a_converted_tokenizer_that_change_ids_are_refused(albert_folder, tmp_path, name, content, message):
+    for file in albert_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message) as error:
+        build_tokenizer(TokenizerConfig(source=str(tmp_path)), "", list)
+    assert "\n" not in str(error.value)
 
 
 def test_a_tokenizer_of_neither_a_classifier_nor_a_generator_is_refused(presets):
