@@ -154,7 +154,6 @@ def build_task(case: Case):
     task = Task(
         build_model=build_model,
         losses=task_losses,
-        observe=lambda model, batch: {},
         order=order,
         train=Source(order.batch, global_batch_size=case.rows),
         evaluations={},

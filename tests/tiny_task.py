@@ -10,7 +10,7 @@ from aigc_tf.data.batching.batches import ExampleSource
 from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
 from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths
 from aigc_tf.training.step import losses
-from aigc_tf.training.task import EvaluationSplit, Task
+from aigc_tf.training.task import Evaluation, Task
 from tests.training_fields import training_with
 
 SPECIAL_TOKENS = SpecialTokens(
@@ -76,6 +76,19 @@ def accuracy(rows):
     return {"accuracy": float((outputs.argmax(axis=1) == labels).mean()), "count": len(labels)}
 
 
+class Rows:
+    """Keeps all rows of a split for a function that judges them at once."""
+
+    def __init__(self, score):
+        self.score, self.batches = score, []
+
+    def add(self, rows):
+        self.batches.append(rows)
+
+    def result(self):
+        return self.score({name: np.concatenate([rows[name] for rows in self.batches]) for name in self.batches[0]})
+
+
 def training_config(**changes):
     defaults = dict(
         num_steps=12,
@@ -105,14 +118,14 @@ def tiny_task(config, *, dropout=0.0, class_weights=(), special=SPECIAL_TOKENS, 
     return Task(
         build_model=functools.partial(build_model, dropout=dropout),
         losses=functools.partial(tiny_losses, class_weights=class_weights),
-        observe=tiny_observe,
         order=order,
         train=ExampleSource(split, order.batch, special, is_pair=False, global_batch_size=config.global_batch_size),
         evaluations={
-            "validation": EvaluationSplit(
+            "validation": Evaluation(
                 source=ExampleSource(held_out, batches.__getitem__, special, is_pair=False, global_batch_size=4),
                 num_batches=len(batches),
-                score=score,
+                observe=tiny_observe,
+                accumulator=lambda: Rows(score),
             )
         },
         best_metric=("accuracy", 1),

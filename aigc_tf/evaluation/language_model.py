@@ -6,31 +6,49 @@ vocabularies compare.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 
-def language_model_metrics(
-    losses: np.ndarray, correct: np.ndarray, counts: np.ndarray, *, utf8_bytes: int
-) -> dict[str, Any]:
-    """Returns the metrics of one split.
+class LanguageModel:
+    """Judges the next tokens of a split. `add` takes the rows of a batch, `result` gives the metrics of all so far.
 
     Args:
-        losses: `(N,)` float, summed cross-entropy in nats of the targets of each window.
-        correct: `(N,)`, targets of each window that were the likeliest token.
-        counts: `(N,)`, targets of each window.
-        utf8_bytes: Bytes of the raw texts, without separators.
-    Returns:
-        `loss` (nats a token), `perplexity` (e to the loss; None where that is no finite number), `bits_per_byte`,
-        `accuracy` (share of targets that were the likeliest token), `tokens` (targets) and `utf8_bytes`.
+        utf8_bytes: Bytes of the raw texts of the split, without separators.
     """
-    total, tokens = float(np.sum(losses, dtype=np.float64)), int(np.sum(counts, dtype=np.int64))
-    metrics: dict[str, Any] = {"loss": None, "perplexity": None, "bits_per_byte": None, "accuracy": None}
-    if math.isfinite(total) and tokens:
-        loss = total / tokens
-        metrics["loss"] = loss
-        metrics["perplexity"] = math.exp(loss) if loss < 700 else None
-        metrics["bits_per_byte"] = total / math.log(2) / utf8_bytes if utf8_bytes else None
-        metrics["accuracy"] = float(np.sum(correct, dtype=np.int64)) / tokens
-    return metrics | {"tokens": tokens, "utf8_bytes": utf8_bytes}
+
+    def __init__(self, *, utf8_bytes: int):
+        self._utf8_bytes = utf8_bytes
+        self._loss = 0.0
+        self._correct = self._tokens = 0
+
+    def add(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Adds windows.
+
+        Args:
+            rows: `(N,)` each: `losses`, float, summed cross-entropy in nats of the targets of a window; `correct`, its
+                targets that were the likeliest token; `weights`, its targets.
+        """
+        # In float64: a float32 total of millions of tokens would lose the small ones.
+        self._loss += float(np.sum(rows["losses"], dtype=np.float64))
+        self._correct += int(np.sum(rows["correct"], dtype=np.int64))
+        self._tokens += int(np.sum(rows["weights"], dtype=np.int64))
+
+    def result(self) -> dict[str, Any]:
+        """Returns the metrics.
+
+        They are `loss` (nats a token), `perplexity` (e to the loss; None where that is no finite number),
+        `bits_per_byte`, `accuracy` (share of targets that were the likeliest token), `tokens` (targets) and
+        `utf8_bytes`.
+        """
+        total, tokens, utf8_bytes = self._loss, self._tokens, self._utf8_bytes
+        metrics: dict[str, Any] = {"loss": None, "perplexity": None, "bits_per_byte": None, "accuracy": None}
+        if math.isfinite(total) and tokens:
+            loss = total / tokens
+            metrics["loss"] = loss
+            metrics["perplexity"] = math.exp(loss) if loss < 700 else None
+            metrics["bits_per_byte"] = total / math.log(2) / utf8_bytes if utf8_bytes else None
+            metrics["accuracy"] = self._correct / tokens
+        return metrics | {"tokens": tokens, "utf8_bytes": utf8_bytes}

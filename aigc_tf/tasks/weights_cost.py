@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.training.task import EvaluationSplit
+from aigc_tf.training.task import Accumulator, Evaluation
 
 _ROWS = 512
 
@@ -16,11 +16,12 @@ Batch = dict[str, tf.Tensor]
 
 def compare_weights(
     models: tuple[keras.Model, keras.Model],
-    split: EvaluationSplit,
+    split: Evaluation,
     *,
     logits_of: Callable[[keras.Model, Batch], tf.Tensor],
     observe: Callable[[tf.Tensor, Batch], dict[str, tf.Tensor]],
-    score: Callable[[dict[str, np.ndarray]], float],
+    accumulator: Callable[[], Accumulator],
+    metric: str,
 ) -> dict[str, Any]:
     """Judges two models on the same rows of a split: up to 512 in batches from all over it.
 
@@ -28,8 +29,9 @@ def compare_weights(
         models: With float32 weights, and with smaller ones.
         split: Where the rows are from.
         logits_of: The logits, `(B, ..., C)` float32.
-        observe: Logits and their batch -> what `score` needs of each row.
-        score: What was observed of all rows -> the metric.
+        observe: Logits and their batch -> what the accumulator needs of each row.
+        accumulator: Makes one that adds up what was observed, for each model.
+        metric: Which of its metrics.
     Returns:
         `rows`, `values` of the two models, and `logits_difference`, the largest.
     """
@@ -43,18 +45,18 @@ def compare_weights(
 
     size = split.source.global_batch_size
     steps = np.unique(np.linspace(0, split.num_batches - 1, min(split.num_batches, -(-_ROWS // size))).astype(int))
-    observed: list[list[dict[str, np.ndarray]]] = [[], []]
-    differences = []
+    judges = (accumulator(), accumulator())
+    differences, num_rows = [], 0
     for step in steps.tolist():
         batch = split.source.rows(step, shard=0, num_shards=1)
         is_row = np.asarray(batch["weights"]).reshape(size, -1).any(axis=1)
         rows, difference = observe_both({name: tf.constant(value) for name, value in batch.items()})
         differences.append(float(difference))
-        for kept, one in zip(observed, rows, strict=True):
-            kept.append({name: value.numpy()[is_row] for name, value in one.items()})
-    whole = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in observed]
+        num_rows += int(is_row.sum())
+        for judge, one in zip(judges, rows, strict=True):
+            judge.add({name: value.numpy()[is_row] for name, value in one.items()})
     return {
-        "rows": len(next(iter(whole[0].values()))),
-        "values": [score(rows) for rows in whole],
+        "rows": num_rows,
+        "values": [judge.result()[metric] for judge in judges],
         "logits_difference": max(differences),
     }

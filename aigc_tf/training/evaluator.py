@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from aigc_tf.errors import Preempted
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.feed import distribute
-from aigc_tf.training.step.step import build_evaluate_step
+from aigc_tf.training.step.step import Observe, build_evaluate_step
 from aigc_tf.training.task import Task
 
 
@@ -26,8 +25,9 @@ class Evaluator:
         jit: bool,
         stop_requested: Callable[[], bool] = lambda: False,
     ):
-        self._task, self._devices, self._stop_requested = task, devices, stop_requested
-        self._evaluate_step = build_evaluate_step(model, task.observe, strategy=devices.strategy, jit=jit)
+        self._model, self._task, self._devices, self._jit = model, task, devices, jit
+        self._stop_requested = stop_requested
+        self._steps: dict[Observe, Callable[..., Any]] = {}
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """Returns the task's metrics of a split, the same on every worker.
@@ -35,20 +35,24 @@ class Evaluator:
         Raises:
             Preempted: If a worker was asked to end.
         """
-        return self._task.evaluations[split].score(self.observe(split))
-
-    def observe(self, split: str) -> dict[str, np.ndarray]:
-        """Returns what the task observes of all rows of a split, in the order of its batches."""
         chosen = self._task.evaluations[split]
+        step, accumulator = self._step(chosen.observe), chosen.accumulator()
         iterator = iter(
             distribute(chosen.source, self._devices, first_step=0, num_steps=chosen.num_batches, shape=chosen.shape)
         )
-        batches: list[dict[str, np.ndarray]] = []
         for _ in range(chosen.num_batches):
-            observed, is_stopping = self._evaluate_step(iterator, tf.constant(self._stop_requested()))
+            observed, is_stopping = step(iterator, tf.constant(self._stop_requested()))
             if is_stopping:
                 raise Preempted
             results = {name: value.numpy() for name, value in observed.items()}
-            real = results["weights"] > 0
-            batches.append({name: values[real] for name, values in results.items()})
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            is_real = results["weights"] > 0
+            accumulator.add({name: values[is_real] for name, values in results.items()})
+        return accumulator.result()
+
+    def _step(self, observe: Observe) -> Callable[..., Any]:
+        # Splits that are observed alike share one graph.
+        if observe not in self._steps:
+            self._steps[observe] = build_evaluate_step(
+                self._model, observe, strategy=self._devices.strategy, jit=self._jit
+            )
+        return self._steps[observe]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -14,14 +14,25 @@ from aigc_tf.data.batching.windows import WindowOrder
 from aigc_tf.training.step.step import Losses, Observe
 
 
+class Accumulator(Protocol):
+    """Adds up what was observed of a split, so that no more of it is kept than its metrics need."""
+
+    def add(self, rows: dict[str, np.ndarray]) -> None:
+        """Takes what was observed of the rows of one batch, `(N, ...)` each; of another one `...` may differ."""
+
+    def result(self) -> dict[str, Any]:
+        """Returns the metrics of all rows so far, nested. They depend neither on batches nor on their order."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSplit:
+class Evaluation:
     """One pass over a split."""
 
     source: BatchSource
     num_batches: int
-    score: Callable[[dict[str, np.ndarray]], dict[str, Any]]
-    """What was observed of all its rows -> its metrics, nested."""
+    observe: Observe
+    accumulator: Callable[[], Accumulator]
+    """Makes an empty one, for each pass."""
     shape: Mapping[str, int] | None = None
     """`StepBatch.shape` of all batches, where shapes must be known."""
 
@@ -32,10 +43,9 @@ class Task:
 
     build_model: Callable[[], keras.Model]
     losses: Losses
-    observe: Observe
     order: TrainingOrder | WindowOrder | PackedOrder
     train: BatchSource
-    evaluations: dict[str, EvaluationSplit]
+    evaluations: dict[str, Evaluation]
     best_metric: tuple[str, int]
     """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
     data_sha256: str

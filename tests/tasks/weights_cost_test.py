@@ -4,7 +4,18 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.tasks.weights_cost import compare_weights
-from aigc_tf.training.task import EvaluationSplit
+from aigc_tf.training.task import Evaluation
+
+
+class Total:
+    def __init__(self):
+        self.total = 0.0
+
+    def add(self, rows):
+        self.total += float(np.sum(rows["value"]))
+
+    def result(self):
+        return {"total": self.total}
 
 
 class Source:
@@ -24,7 +35,7 @@ class Source:
 
 def test_the_metric_and_the_largest_difference_are_those_of_the_rows_that_count():
     source = Source()
-    split = EvaluationSplit(source=source, num_batches=10, score=dict)
+    split = Evaluation(source=source, num_batches=10, observe=None, accumulator=None)
 
     def logits_of(model, batch):
         wild = 1000.0 * (1.0 - batch["weights"])  # what is computed of rows that only fill up means nothing
@@ -35,7 +46,8 @@ def test_the_metric_and_the_largest_difference_are_those_of_the_rows_that_count(
         split,
         logits_of=logits_of,
         observe=lambda logits, batch: {"value": logits[:, 0]},
-        score=lambda rows: float(np.sum(rows["value"])),
+        accumulator=Total,
+        metric="total",
     )
     assert source.asked == [0, 9]  # two batches are 512 rows
     assert compared == {"rows": 258, "values": [18.0, 27.0], "logits_difference": 4.5}
@@ -50,9 +62,10 @@ def test_a_row_of_many_positions_counts_where_one_of_them_does():
 
     compared = compare_weights(
         (1.0, 3.0),
-        EvaluationSplit(source=Windows(), num_batches=1, score=dict),
+        Evaluation(source=Windows(), num_batches=1, observe=None, accumulator=None),
         logits_of=lambda model, batch: tf.stack([batch["x"] * model, batch["x"]], axis=-1),
         observe=lambda logits, batch: {"value": tf.reduce_sum(logits[..., 0] * batch["weights"], axis=1)},
-        score=lambda rows: float(np.sum(rows["value"])),
+        accumulator=Total,
+        metric="total",
     )
     assert compared == {"rows": 1, "values": [1.0, 3.0], "logits_difference": 2.0}

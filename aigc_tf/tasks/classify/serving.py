@@ -11,7 +11,7 @@ import tensorflow as tf
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
-from aigc_tf.evaluation import classification
+from aigc_tf.evaluation.confusion_matrix import plot_confusion_matrix
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.serving.local.predictor import predict_texts
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
@@ -84,7 +84,8 @@ def _judge(config: ExperimentConfig, prepared: PreparedDataset) -> Judge | None:
                 model(classifier.model_inputs(model, batch), training=False), tf.float32
             ),
             observe=lambda logits, batch: {"logits": logits, "labels": batch["labels"]},
-            score=lambda rows: split.score(rows)[metric],
+            accumulator=split.accumulator,
+            metric=metric,
         )
         return {"split": "validation", "metric": metric, **compared}
 
@@ -112,4 +113,4 @@ def draw_confusions(metrics: dict[str, Any], facts: DataFacts) -> dict[str, np.n
     if "confusion_matrix" not in metrics:
         return {}
     matrix = np.array(metrics["confusion_matrix"])
-    return {"confusion_matrix": classification.plot_confusion_matrix(matrix, facts.label_names)}
+    return {"confusion_matrix": plot_confusion_matrix(matrix, facts.label_names)}

@@ -1,8 +1,7 @@
 """The task `classify`: texts or pairs of texts -> classes, several labels, or a number."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import functools
 
 import keras
 import numpy as np
@@ -28,7 +27,8 @@ from aigc_tf.tasks.classify.spec import SPEC
 from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
-from aigc_tf.training.task import EvaluationSplit, Task
+from aigc_tf.training.step.step import Observe
+from aigc_tf.training.task import Evaluation, Task
 
 
 def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
@@ -80,18 +80,12 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         logits = model(classifier.model_inputs(model, batch), training=False)
         return {"logits": tf.cast(logits, tf.float32), "labels": batch["labels"], "weights": batch["weights"]}
 
-    def score(rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        return classification.classification_metrics(
-            rows["labels"], rows["logits"], problem_type=problem_type, label_names=label_names
-        )
-
     return Task(
         build_model=build_model,
         losses=packed_losses if config.data.packing else classification_losses,
-        observe=observe,
         order=order,
         train=train,
-        evaluations=_evaluations(config, prepared, special, bucket_lengths, devices, score=score),
+        evaluations=_evaluations(config, prepared, special, bucket_lengths, devices, observe=observe),
         best_metric=best_metric(SPEC.metrics(config), config.evaluation.best_metric),
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
@@ -135,13 +129,14 @@ def _evaluations(
     bucket_lengths: np.ndarray,
     devices: Devices,
     *,
-    score: Callable[[dict[str, np.ndarray]], dict[str, Any]],
-) -> dict[str, EvaluationSplit]:
+    observe: Observe,
+) -> dict[str, Evaluation]:
     length = config.data.max_length if devices.static_shapes else None  # one shape, one compilation
     if length:
         bucket_lengths = np.array([length])
     shape = {POSITIONS: length} if length else None
     size = config.evaluation.batch_size
+    accumulator = functools.partial(classification.Classification, prepared.problem_type, tuple(prepared.label_names))
     evaluations = {}
     for name in ("validation", "test"):
         split = prepared.splits.get(name)
@@ -150,7 +145,9 @@ def _evaluations(
         lengths = model_lengths(split.lengths, special, is_pair=prepared.is_pair)
         batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
         source = ExampleSource(split, batches.__getitem__, special, is_pair=prepared.is_pair, global_batch_size=size)
-        evaluations[name] = EvaluationSplit(source=source, num_batches=len(batches), score=score, shape=shape)
+        evaluations[name] = Evaluation(
+            source=source, num_batches=len(batches), observe=observe, accumulator=accumulator, shape=shape
+        )
     return evaluations
 
 

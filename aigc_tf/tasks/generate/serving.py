@@ -56,6 +56,20 @@ def export_generation(
     )
 
 
+class _BitsPerByte:
+    """Bits a byte of the rows that were looked at, not of the split."""
+
+    def __init__(self) -> None:
+        self._loss = self._bytes = 0.0
+
+    def add(self, rows: dict[str, np.ndarray]) -> None:
+        self._loss += float(np.sum(rows["losses"], dtype=np.float64))
+        self._bytes += float(np.sum(rows["bytes"], dtype=np.float64))
+
+    def result(self) -> dict[str, Any]:
+        return {"bits_per_byte": self._loss / np.log(2) / self._bytes}
+
+
 def _judge(config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer) -> Judge | None:
     """Returns what judges smaller weights by bits per byte of validation data, None where there are none."""
     split = evaluations_of(config, prepared, tokenizer).get("validation")
@@ -76,7 +90,8 @@ def _judge(config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Token
             split,
             logits_of=lambda model, batch: model(generator.model_inputs(model, batch), training=False),
             observe=observe,
-            score=lambda rows: float(np.sum(rows["losses"]) / np.log(2) / np.sum(rows["bytes"])),
+            accumulator=_BitsPerByte,
+            metric="bits_per_byte",
         )
         return {"split": "validation", "metric": "bits_per_byte", **compared}
 

@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
@@ -30,7 +28,7 @@ from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
 from aigc_tf.tasks.generate.spec import SPEC
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
-from aigc_tf.training.task import EvaluationSplit, Task
+from aigc_tf.training.task import Evaluation, Task
 
 
 def warn_of_windows(config: ExperimentConfig, prepared: PreparedDataset) -> list[str]:
@@ -78,7 +76,6 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     return Task(
         build_model=build_model,
         losses=token_losses,
-        observe=_observe,
         order=rows.order,
         train=rows.source(rows.order.batch),
         evaluations=evaluations_of(config, prepared, tokenizer),
@@ -148,9 +145,7 @@ def _rows(
     )
 
 
-def evaluations_of(
-    config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer
-) -> dict[str, EvaluationSplit]:
+def evaluations_of(config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer) -> dict[str, Evaluation]:
     evaluations = {}
     for name in ("validation", "test"):
         split = prepared.splits.get(name)
@@ -158,22 +153,14 @@ def evaluations_of(
             continue
         rows = _rows(config, prepared, tokenizer, name=name, batch_size=config.evaluation.batch_size)
         batches = rows.one_pass()
-        evaluations[name] = EvaluationSplit(
+        evaluations[name] = Evaluation(
             source=rows.source(batches.__getitem__),
             num_batches=len(batches),
-            score=_scorer(prepared.scored_utf8_bytes(name)),
+            observe=_observe,
+            accumulator=functools.partial(language_model.LanguageModel, utf8_bytes=prepared.scored_utf8_bytes(name)),
             shape={POSITIONS: config.data.max_length},
         )
     return evaluations
-
-
-def _scorer(utf8_bytes: int) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:
-    def score(rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        return language_model.language_model_metrics(
-            rows["losses"], rows["correct"], rows["weights"], utf8_bytes=utf8_bytes
-        )
-
-    return score
 
 
 def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], list[tuple[str, str]]] | None:

@@ -26,7 +26,10 @@ Batch = dict[str, tf.Tensor]
 Losses = Callable[[keras.Model, Batch], tuple[tf.Tensor, tf.Tensor]]
 """`losses(model, batch)` -> losses and their weights, float32 of one shape: (B,) for examples, (B, T) for tokens."""
 Observe = Callable[[keras.Model, Batch], dict[str, tf.Tensor]]
-"""`observe(model, batch)` -> what an evaluation keeps of each row, `(B, ...)` each; `weights` (B,) is 0 for no row."""
+"""`observe(model, batch)` -> what an evaluation needs of each row, `(B, ...)` each, and `weights`.
+
+`weights` is `(B,)`; 0 marks the rows that only fill up the batch.
+"""
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
