@@ -366,7 +366,7 @@ WRITE_FOREVER = """
 import sys
 import numpy as np
 from aigc_tf import storage
-from aigc_tf.data.prepared_writer import PreparedWriter
+from aigc_tf.data.prepared.prepared_writer import PreparedWriter
 
 fields = dict(task="classify", problem_type="single_label", is_pair=False, vocabulary_size=100)
 with storage.staged_folder(sys.argv[1], overwrite=True) as staging, PreparedWriter(staging, **fields) as writer:

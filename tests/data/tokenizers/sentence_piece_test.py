@@ -150,8 +150,8 @@ def test_a_saved_tokenizer_is_loaded_unchanged(tokenizer, tmp_path):
 
 TRAIN = """
 import hashlib, sys
-from aigc_tf.data.sentence_piece import train_model
-from tests.data.sentence_piece_test import WORDS
+from aigc_tf.data.tokenizers.sentence_piece import train_model
+from tests.data.tokenizers.sentence_piece_test import WORDS
 print(hashlib.sha256(train_model(WORDS, size=310, algorithm=sys.argv[1])).hexdigest())
 """
 

@@ -127,7 +127,7 @@ def test_training_is_a_function_of_the_texts_whatever_their_order():
 def test_training_is_the_same_in_another_process_on_another_number_of_threads():
     script = (
         "from aigc_tf.data.tokenizers.wordpiece import train_vocabulary\n"
-        "from tests.data.wordpiece_test import corpus, digest\n"
+        "from tests.data.tokenizers.wordpiece_test import corpus, digest\n"
         "print(digest(train_vocabulary(corpus, size=150, lowercase=True)))"
     )
     expected = digest(train_vocabulary(corpus, size=150, lowercase=True))

@@ -139,7 +139,7 @@ def test_a_run_killed_anywhere_and_resumed_equals_one_that_was_not(tmp_path):
 def test_a_process_killed_without_warning_loses_nothing_it_recorded(tmp_path):
     script = f"""
         import os, signal
-        from aigc_tf.training.telemetry import Telemetry
+        from aigc_tf.training.recording.telemetry import Telemetry
         telemetry = Telemetry({str(tmp_path)!r}, resume_step=0)
         telemetry.record([{{"step": step, "train/loss": 0.5}} for step in range(1, 8)])
         telemetry.scalars(7, {{"validation/loss": 0.25}})
