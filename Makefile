@@ -5,11 +5,12 @@
 #   TF=2.20             another TensorFlow, in .venv-tf2.20: make test TF=2.20
 #   ARGS="-k resume"    more arguments for pytest
 #   SHORT=1             with demo: a few steps, to see that all works
+#   FULL=1              with demo: all steps, however long this machine takes for them
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install samples demo test serve-check lint laws clean
+.PHONY: help install samples demo demo-runs test serve-check lint laws clean
 
 VENV ?= .venv$(if $(TF),-tf$(TF))
 PINS := $(if $(TF),constraints-tf$(TF).txt)# what another TensorFlow pins otherwise
@@ -47,29 +48,34 @@ $(installed): setup.py constraints.txt $(PINS)
 samples: $(installed) ## Fetch the sample data and the sample model into the user's cache (149 MB, once)
 	@$(python) -m aigc_tf.data.sources.samples
 
+# Where the demo keeps its runs. A choice of steps holds for a folder, since a run goes on with the config that it began with.
+demo_runs := runs/demo$(if $(SHORT),-short,$(if $(FULL),-full))
+demo_models := $(if $(SHORT),$(demo_runs)/)saved_models
+demo_variant = $(if $(SHORT),,$$(cat $(demo_runs)/variant))
 ifdef SHORT
-demo_runs := runs/demo-short
-demo_models := runs/demo-short/saved_models
 demo_flags := --config.training.num_steps=20 --config.training.schedule.warmup_steps=2 --config.training.evaluate_every=20 \
 	--config.training.checkpoint_every=10 --config.export.directory=$(demo_models)
-demo_note := Everything works. After 20 steps the answers mean nothing yet; make demo trains to the end. What next:
+demo_note := Everything works. After 20 steps the answers mean nothing yet; make demo trains longer. What next:
 else
-demo_runs := runs/demo
-demo_models := saved_models
 demo_flags :=
 demo_note := What next:
 endif
 
-demo: samples ## Train a classifier and a generator on real data, judge, export and ask them; SHORT=1 for 20 steps only
+demo: samples ## Train a classifier and a generator on real data, judge, export and ask them; FULL=1: all steps; SHORT=1: 20 steps
 	$(python) scripts/prepare.py --config=configs/bert_sentiment.py
-	$(python) scripts/train.py --config=configs/bert_sentiment.py --workdir=$(demo_runs)/bert_sentiment $(demo_flags)
+	$(python) scripts/prepare.py --config=configs/gpt_shakespeare.py
+	$(if $(SHORT),,@$(python) -m aigc_tf.cli.demo $(demo_runs) $(if $(FULL),full))
+	@$(MAKE) --no-print-directory demo-runs variant=$(demo_variant)
+
+# Called by demo, which knows by then what to train: the commands are shown as one would type them.
+demo-runs:
+	$(python) scripts/train.py --config=configs/bert_sentiment$(variant).py --workdir=$(demo_runs)/bert_sentiment $(demo_flags)
 	$(python) scripts/export.py --workdir=$(demo_runs)/bert_sentiment
 	$(python) scripts/predict.py --model=$(demo_models)/bert_sentiment \
 		--text="A joy from start to finish, and the battery lasts for days." \
 		--text="The plot makes no sense and the acting is worse." \
 		--text="I would not call it good."
-	$(python) scripts/prepare.py --config=configs/gpt_shakespeare.py
-	$(python) scripts/train.py --config=configs/gpt_shakespeare.py --workdir=$(demo_runs)/gpt_shakespeare $(demo_flags)
+	$(python) scripts/train.py --config=configs/gpt_shakespeare$(variant).py --workdir=$(demo_runs)/gpt_shakespeare $(demo_flags)
 	$(python) scripts/generate.py --model=$(demo_runs)/gpt_shakespeare \
 		--prompt="HAMLET." --prompt="Enter the Ghost" --prompt="Shall I compare thee to"
 	$(python) scripts/export.py --workdir=$(demo_runs)/gpt_shakespeare
