@@ -13,14 +13,14 @@ from aigc_tf.generation.stopping import StopTable
 
 
 class _Beams(NamedTuple):
-    """Continuations that go on; all of them have the same number of tokens."""
+    """Unfinished continuations; all have the same number of tokens."""
 
     cache: Cache
     """For B*K rows."""
     token_ids: tf.Tensor
     """`(B, K, N)` int32."""
     log_probability: tf.Tensor
-    """`(B, K)` float32, the likeliest first; minus infinity where there is none."""
+    """`(B, K)` float32, the likeliest first; minus infinity for a beam that does not exist."""
     stop_state: tf.Tensor
     """`(B, K)` int32."""
 
@@ -44,7 +44,7 @@ class _Best(NamedTuple):
 
 class _Rules(NamedTuple):
     limits: tf.Tensor
-    """`(B,)` int32, the most tokens of each row."""
+    """`(B,)` int32, the largest number of new tokens of each row."""
     num_beams: int
     end_id: int
     length_penalty: float
@@ -64,13 +64,13 @@ def beam_search(
     length_penalty: float = 1.0,
     stop: StopTable | None = None,
 ) -> tuple[Generated, tf.Tensor]:
-    """Returns the continuation of each prompt with the highest score, of those that the search meets.
+    """Returns, for each prompt, the continuation with the highest score that the search meets.
 
-    The score is the sum of the log-probabilities of its tokens divided by `length ** length_penalty`, where the end of
-    text counts in both. At each length a row's beams are extended by every token and the `2 * num_beams` likeliest
-    looked at. Of the first `num_beams` of these, those that end (by the end of text, a stop string or the row's limit)
-    compete for the best; the likeliest that do not end go on. A row is done when no beam can reach the best score any
-    more: transformers' `early_stopping="never"`.
+    The score is the sum of the log-probabilities of its tokens divided by `length ** length_penalty`; the end of text
+    counts in both. At each length every beam of a row is extended by every token, and the `2 * num_beams` likeliest
+    extensions are examined. Among the first `num_beams` of them, those that end (by the end of text, a stop string or
+    the row's limit) compete for the best; the likeliest that do not end continue. A row is done when no beam can still
+    reach the best score: transformers' `early_stopping="never"`.
 
     Args:
         step: The model; called with B rows once and with B*K rows after that.
@@ -79,13 +79,13 @@ def beam_search(
         cache: Empty, for B rows of C positions, rows first in every tensor. It is repeated for the beams here.
         max_new_tokens: `(B,)` int32.
         num_beams: K, at least 1.
-        capacity: C. Prompt and continuation together are no longer.
+        capacity: C. Prompt and continuation together never exceed it.
         end_id: The end of text.
         length_penalty: 0: the likeliest continuation, which favours short ones. 1: the highest mean.
         stop: Stop strings.
     Returns:
-        The continuations, and their `(B,)` float32 scores: 0 where no token was wanted, minus infinity (and an empty
-        continuation of log-probability NaN) where the model gives no token a probability.
+        The continuations, and their `(B,)` float32 scores. A score is 0 if no token was requested. If the model gives
+        no token a probability, it is minus infinity, and the continuation is empty with log-probability NaN.
     Source: Wu et al. 2016, section 7, for the search; the penalty is transformers' form of theirs.
     """
     batch_size = tf.shape(prompt_lengths)[0]
@@ -96,13 +96,14 @@ def beam_search(
     cache, logits = _take_rows((cache, logits), tf.repeat(tf.range(batch_size), num_beams))
 
     def can_improve(num_tokens: tf.Tensor, beams: _Beams, best: _Best) -> tf.Tensor:
-        # Log-probabilities only fall, so that a beam's best score is that of ending at once at its best length.
+        # Log-probabilities only fall, so a beam's best possible score is that of ending now, counted at its best
+        # length.
         best_length = limits if length_penalty >= 0.0 else tf.fill([batch_size], num_tokens + 1)
         reachable = beams.log_probability[:, 0] / tf.cast(best_length, tf.float32) ** length_penalty
         return tf.reduce_any((num_tokens < limits) & (reachable > best.score))
 
     def one_more(num_tokens: tf.Tensor, beams: _Beams, best: _Best) -> tuple[tf.Tensor, _Beams, _Best]:
-        # Rows beyond their limit write where nothing of them is read any more.
+        # A row beyond its limit still takes part in the step; it writes to a position that nobody reads.
         index = tf.repeat(tf.minimum(prompt_lengths + num_tokens, capacity) - 1, num_beams)
         token = tf.reshape(beams.token_ids[:, :, num_tokens - 1], [-1, 1])
         logits, cache = step(token, beams.cache, index, tf.ones_like(index))
@@ -116,9 +117,9 @@ def beam_search(
 
 
 def _first_beams(cache: Cache, rules: _Rules) -> _Beams:
-    """Returns one beam without a token for each row; the others are the same as yet and do not count."""
+    """Returns one empty beam for each row. The other beams are equal to it, so they get minus infinity."""
     batch_size = tf.shape(rules.limits)[0]
-    longest = tf.maximum(0, tf.reduce_max(rules.limits))  # of no rows the maximum is negative
+    longest = tf.maximum(0, tf.reduce_max(rules.limits))  # the maximum over no rows is negative
     return _Beams(
         cache=cache,
         token_ids=tf.fill([batch_size, rules.num_beams, longest], tf.constant(rules.end_id, tf.int32)),
@@ -143,7 +144,7 @@ def _nothing_yet(rules: _Rules) -> _Best:
 def _extend(
     num_tokens: tf.Tensor, beams: _Beams, best: _Best, logits: tf.Tensor, rules: _Rules
 ) -> tuple[tf.Tensor, _Beams, _Best]:
-    """Adds a token to all beams; what ends is compared with the best, what does not goes on."""
+    """Adds a token to all beams. Those that end compete with the best; the others continue."""
     candidates = _candidates(beams, logits, rules.stop)
     length = num_tokens + 1
     is_end = candidates.token == rules.end_id
@@ -207,7 +208,7 @@ def _append(token_ids: tf.Tensor, num_tokens: tf.Tensor, candidates: _Candidates
 
 
 def _pick(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Takes of each row of `(B, M, ...)` what stands at `(B,)` or `(B, K)` places."""
+    """Gathers from each row of `(B, M, ...)` the values at `(B,)` or `(B, K)` places."""
     return tf.gather(values, places, axis=1, batch_dims=1)
 
 

@@ -1,7 +1,7 @@
 """Continues prompts token by token. Ids in, ids out; the model is a function.
 
-`generate` is `start` and one `advance`; a caller that wants to show text as it comes calls `advance` again and again.
-Either way a row gets the same tokens. Everything runs in a graph and in an exported one.
+`generate` is `start` and one `advance`. A caller that shows text as it comes calls `advance` repeatedly instead; a row
+gets the same tokens either way. Everything runs eagerly, in a graph and in an exported graph.
 
 Shape letters: B rows, P prompt positions, V vocabulary, N new tokens at most, C positions of the cache.
 """
@@ -20,23 +20,24 @@ Step = Callable[[tf.Tensor, Cache, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Cache
 `num_tokens` of each row as its positions from `index` on, and returns the logits after the last of them. All int32."""
 
 STAGE = 64
-"""Positions by which a cache grows: a step reads all of them, and growing copies them."""
+"""Positions by which a cache grows. A step reads the whole cache, and growing copies it: larger stages copy less often
+and read more."""
 
 RUNNING, END_OF_TEXT, STOP_STRING, LENGTH = 0, 1, 2, 3
 """Values of `finish_reason`."""
 
 
 class Growth(NamedTuple):
-    """Where the positions of a cache are, which grows with what it holds instead of being as long as it may get."""
+    """Which axis of a growing cache holds its positions. Such a cache is only as long as its rows are so far."""
 
     axis: int
-    """Of every tensor."""
+    """The same in every tensor of the cache."""
     offset: int = 0
-    """Places before the first position."""
+    """Entries of that axis before the first position."""
 
 
 class State(NamedTuple):
-    """Rows that are being continued; the tensors of a loop, and what goes from one call to the next."""
+    """Rows that are being continued: the variables of the loop, handed from one call to the next."""
 
     cache: Cache
     token: tf.Tensor
@@ -44,37 +45,37 @@ class State(NamedTuple):
     index: tf.Tensor
     """`(B,)` int32, the position of that token."""
     token_ids: tf.Tensor
-    """`(B, N)` int32, the continuations, filled up with the end of text."""
+    """`(B, N)` int32, the continuations, padded with the end of text."""
     lengths: tf.Tensor
-    """`(B,)` int32, tokens of each continuation."""
+    """`(B,)` int32, number of tokens of each continuation."""
     limits: tf.Tensor
-    """`(B,)` int32, the most tokens a row gets: its `max_new_tokens`, or what the cache has room for."""
+    """`(B,)` int32, the largest number of new tokens: `max_new_tokens`, or what the cache has room for."""
     finish_reason: tf.Tensor
     """`(B,)` int32, `RUNNING` or why the row has ended."""
     cut_bytes: tf.Tensor
-    """`(B,)` int32, bytes at the end of the text from a stop string's first byte on; 0 for other ends."""
+    """`(B,)` int32, bytes to cut off the end of the text, from a stop string's first byte on; 0 for other ends."""
     log_probability: tf.Tensor
-    """`(B,)` float32, sum over the tokens of the continuation, and the end of text where it was chosen."""
+    """`(B,)` float32, sum over the tokens of the continuation, and the end of text if it was chosen."""
     seen: tf.Tensor
-    """`(B, V)` bool, tokens of prompt and continuation; kept up only while a repetition penalty is in use."""
+    """`(B, V)` bool, tokens of prompt and continuation; updated only if a row has a repetition penalty."""
     stop_state: tf.Tensor
-    """What the matcher of stop strings knows, rows first; `(B,)` zeros without any."""
+    """State of the stop strings' matcher, rows first; `(B,)` zeros without stop strings."""
 
 
 class Generated(NamedTuple):
     """Continuations; the end-of-text token is not part of them."""
 
     token_ids: tf.Tensor
-    """`(B, N)` int32, filled up with the end of text."""
+    """`(B, N)` int32, padded with the end of text."""
     lengths: tf.Tensor
     """`(B,)` int32."""
     finish_reason: tf.Tensor
     """`(B,)` int32: `END_OF_TEXT`, `STOP_STRING` or `LENGTH`."""
     cut_bytes: tf.Tensor
-    """`(B,)` int32, bytes to cut off the end of the text, which are a stop string and what came with its last token."""
+    """`(B,)` int32, bytes to cut off the end of the text: a stop string, and what its last token spells after it."""
     log_probability: tf.Tensor
-    """`(B,)` float32, natural logarithm of the continuation's probability under the model, penalty, temperature and
-    cuts left aside: the sum over its tokens, and over the end of text where the row ended by it."""
+    """`(B,)` float32, natural logarithm of the continuation's probability under the model, before penalty, temperature
+    and cuts: the sum over its tokens, and over the end of text if the row ended by it."""
 
 
 def generate(
@@ -91,7 +92,7 @@ def generate(
 ) -> Generated:
     """Continues each prompt to its end. The arguments are those of `start` and `advance`."""
     state = start(step, prompt_ids, prompt_lengths, cache, settings, capacity=capacity, end_id=end_id, stop=stop)
-    num_steps = tf.shape(state.token_ids)[1]  # one token is there already, unless none is wanted
+    num_steps = tf.shape(state.token_ids)[1]  # `start` has chosen one token, unless no row wants any
     return collect(advance(step, state, settings, num_steps, end_id=end_id, stop=stop, growth=growth))
 
 
@@ -112,22 +113,23 @@ def start(
         step: The model.
         prompt_ids: `(B, P)` int32, each row padded on the right with any ids of the vocabulary.
         prompt_lengths: `(B,)` int32, from 1 to the lesser of P and C.
-        cache: Empty, for B rows of C positions; of `first_length` where `advance` lets it grow.
+        cache: Empty, for B rows of C positions, or of `first_length` if `advance` lets it grow.
         settings: Of B rows.
-        capacity: C. Prompt and continuation together are no longer.
+        capacity: C. Prompt and continuation together never exceed it.
         end_id: The end of text.
         stop: Stop strings.
     """
     batch_size = tf.shape(prompt_lengths)[0]
-    # No rows may come without a column.
+    # A request without rows may come without columns, which the gather below needs.
     prompt_ids = tf.pad(prompt_ids[:, :capacity], [[0, 0], [0, tf.maximum(0, 1 - tf.shape(prompt_ids)[1])]])
     logits, cache = step(prompt_ids, cache, tf.zeros([batch_size], tf.int32), prompt_lengths)
     limits = tf.maximum(0, tf.minimum(settings.max_new_tokens, capacity - prompt_lengths))
-    longest = tf.maximum(0, tf.reduce_max(limits))  # of no rows the maximum is negative
+    longest = tf.maximum(0, tf.reduce_max(limits))  # the maximum over no rows is negative
     zeros = tf.zeros([batch_size], tf.int32)
     state = State(
         cache=cache,
-        # A row that gets no token keeps reading the last of its prompt where it stands, which changes nothing.
+        # A row that gets no token reads the last token of its prompt again at the same position, which changes
+        # nothing.
         token=tf.gather(prompt_ids, prompt_lengths - 1, axis=1, batch_dims=1),
         index=prompt_lengths - 1,
         token_ids=tf.fill([batch_size, longest], tf.constant(end_id, tf.int32)),
@@ -143,7 +145,7 @@ def start(
 
 
 def first_length(prompt_length: int | tf.Tensor, capacity: int | tf.Tensor) -> tf.Tensor:
-    """Returns how many positions a cache that grows has at first: room for the longest prompt and a few tokens."""
+    """Returns the first length of a growing cache: room for the longest prompt and a few tokens."""
     return tf.minimum((prompt_length // STAGE + 1) * STAGE, capacity)
 
 
@@ -157,15 +159,16 @@ def advance(
     stop: Stop | None = None,
     growth: Growth | None = None,
 ) -> State:
-    """Gives each row that has not ended up to `num_steps` more tokens; returns sooner when all rows have ended.
+    """Gives each unfinished row up to `num_steps` more tokens; returns sooner if all rows have ended.
 
-    A row that has ended stays as it is.
+    A row that has ended does not change.
 
     Args:
-        step: And the others: those of `start`.
+        step: This and the others not named here: as in `start`.
         state: What `start` or `advance` returned.
-        num_steps: The most tokens of each row.
-        growth: Lets the cache grow by `STAGE` positions whenever a row has filled it. None: it has C positions.
+        num_steps: The largest number of tokens that a row gets.
+        growth: Lets the cache grow by `STAGE` positions whenever a row has filled it. None: it has C positions
+        already.
     """
     variables: tuple[tf.Tensor, State] = (tf.constant(0), state)
 
@@ -178,7 +181,7 @@ def advance(
         return count + 1, _extend(state._replace(cache=cache), logits, settings, end_id=end_id, stop=stop)
 
     def loop(condition: Any, body: Any, variables: Any) -> Any:
-        # The number of rows may be known of some tensors and not of others.
+        # Some tensors know the number of rows statically and others do not; the loop needs one answer for all.
         shapes = tf.nest.map_structure(lambda tensor: tf.TensorShape([None, *tensor.shape[1:]]), state)
         cache_shapes = tf.nest.map_structure(lambda tensor: _growing_shape(tensor, growth), state.cache)
         return tf.while_loop(condition, body, variables, (tf.TensorShape([]), shapes._replace(cache=cache_shapes)))
@@ -208,7 +211,7 @@ def _cache_length(cache: Cache, growth: Growth) -> tf.Tensor:
 def _with_room(state: State, growth: Growth) -> Cache:
     """Returns the cache with room for the next token of each row."""
     length = _cache_length(state.cache, growth)
-    # The last position that any row reaches: that of its last token, which the model does not have to read.
+    # The last position that any row writes: its last token is chosen but never read by the model.
     most = tf.reduce_max(state.index - state.lengths + state.limits)
     longer = tf.minimum(length + STAGE, most) - length
 
@@ -223,12 +226,12 @@ def _with_room(state: State, growth: Growth) -> Cache:
 
 
 def collect(state: State) -> Generated:
-    """Returns what there is of the continuations."""
+    """Returns the continuations so far."""
     return Generated(**{name: getattr(state, name) for name in Generated._fields})
 
 
 def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int, stop: Stop | None) -> State:
-    """Chooses a token for each running row and notes it."""
+    """Chooses a token for each running row and appends it."""
     token, log_probability = sample(logits, settings, state.lengths, state.seen)
     is_running = state.finish_reason == RUNNING
     is_end = token == end_id
@@ -239,7 +242,7 @@ def _extend(state: State, logits: tf.Tensor, settings: Settings, *, end_id: int,
 
     stop_state, cut_bytes = state.stop_state, state.cut_bytes
     if stop is not None:
-        stop_state, cut = stop.follow(stop_state, token)  # of a row that has ended it means nothing
+        stop_state, cut = stop.follow(stop_state, token)  # meaningless in a row that has ended
         cut_bytes = tf.where(is_added, cut, cut_bytes)
 
     reason = tf.where(lengths >= state.limits, LENGTH, RUNNING)
@@ -265,7 +268,7 @@ def _uses_penalty(settings: Settings) -> tf.Tensor:
 
 
 def _note(seen: tf.Tensor, token: tf.Tensor, settings: Settings) -> tf.Tensor:
-    """Marks a token of each row as seen. What a row that has ended draws meanwhile is never asked for."""
+    """Marks a token of each row as seen. Rows that have ended mark one too; nobody reads theirs."""
     return tf.cond(
         _uses_penalty(settings),
         lambda: seen | tf.one_hot(token, seen.shape[1], on_value=True, off_value=False),
@@ -276,7 +279,7 @@ def _note(seen: tf.Tensor, token: tf.Tensor, settings: Settings) -> tf.Tensor:
 def _seen_in_prompt(
     prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings, vocabulary_size: int
 ) -> tf.Tensor:
-    """Returns `(B, V)` bool: which tokens the prompts hold."""
+    """Returns `(B, V)` bool: which tokens are in the prompts."""
     shape = tf.stack([tf.shape(prompt_ids)[0], vocabulary_size])
 
     def mark() -> tf.Tensor:

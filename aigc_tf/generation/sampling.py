@@ -1,9 +1,9 @@
 """The next token of each row: logits and the row's own settings in, a token out.
 
-What a row draws is a function of its logits, its settings, its seed and how many tokens it has, of nothing else: not of
-its neighbours in the batch, nor of what was drawn before. The random number is a hash, so that no state is carried and
-every process draws the same. Probabilities are whole numbers in the arithmetic (`_ONE` stands for that of the likeliest
-token); their sums are exact, whatever the order in which a device adds.
+What a row draws depends only on its logits, its settings, its seed and its number of tokens: not on its neighbours in
+the batch, nor on earlier draws. The random number is a hash, so no state is carried and every process draws the same.
+Probabilities are computed as whole numbers, with `_ONE` for the likeliest token, so their sums are exact in any order
+in which a device adds.
 
 Shape letters: B rows, V vocabulary.
 """
@@ -16,15 +16,15 @@ import tensorflow as tf
 
 from aigc_tf.errors import InputError
 
-# Weights are whole numbers up to 2**32 held as float64, whose sums are exact up to 2**53: for 2**21 tokens.
+# Weights are whole numbers up to 2**32 in float64. Sums are exact up to 2**53, so for up to 2**21 tokens.
 _ONE = 2.0**32
-# exp differs in the last bit between full vectors and what is left at the end of an array, and where a row stands in
-# the array depends on its neighbours. Rows of a multiple of this leave nothing at the end.
+# exp differs in the last bit between full SIMD vectors and the rest at the end of an array, and which elements are in
+# the rest depends on the other rows. If the row's length is a multiple of this, there is no rest.
 _LANES = 64
-_COLDEST = 1e-30  # lower temperatures mean the same, and numbers below 1.2e-38 are 0 to some devices
-_FARTHEST = 0x7F800000  # bits of infinity, the greatest of the non-negative floats
+_COLDEST = 1e-30  # lower temperatures give the same result, and some devices flush numbers below 1.2e-38 to 0
+_FARTHEST = 0x7F800000  # bits of infinity, the largest non-negative float
 
-_SHORT_LIST = 256  # tokens looked at first for top-k and top-p
+_SHORT_LIST = 256  # tokens that top-k and top-p examine first
 _ALL = np.inf
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15).view(np.int64)
@@ -33,7 +33,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB).view(np.int64)
 
 
 class Settings(NamedTuple):
-    """How each row is continued; all tensors `(B,)`. docs/generate.md has the definitions."""
+    """How each row is continued; all tensors are `(B,)`. docs/generate.md defines the settings."""
 
     max_new_tokens: tf.Tensor
     """int32, at least 0."""
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     repetition_penalty: tf.Tensor
     """float32, greater than 0. 1: off."""
     seed: tf.Tensor
-    """int64, any."""
+    """int64, any value."""
 
 
 _DTYPES = Settings(tf.int32, tf.float32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int64)
@@ -58,7 +58,7 @@ def _is_count(value: Any) -> Any:
     return (value >= 0) & (value < 2**31) & (value % 1 == 0)
 
 
-# Written so that NaN fits nowhere.
+# The comparisons are written so that NaN fails all of them.
 _RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "max_new_tokens": (_is_count, "a whole number from 0 to 2147483647"),
     "temperature": (lambda value: (value >= 0) & (value <= 1000), "from 0 (always the likeliest token) to 1000"),
@@ -80,13 +80,13 @@ def make_settings(
     repetition_penalty: Any = 1.0,
     seed: Any = 0,
 ) -> Settings:
-    """Makes settings of one value for all rows, or of `(B,)` values, one a row.
+    """Makes settings from one value for all rows, or from `(B,)` values, one per row.
 
     One seed gives row i the seed `seed + i`, so that rows with the same prompt differ.
 
     Args:
         batch_size: B.
-        max_new_tokens: And the others: a number, an array or a tensor. Tensors of a graph cannot be checked.
+        max_new_tokens: This and the others: a number, an array or a tensor. Tensors of a graph cannot be checked.
     Raises:
         InputError: If a value does not fit.
     """
@@ -111,19 +111,19 @@ def sample(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Chooses the next token of each row.
 
-    In this order: repetition penalty on the logits; temperature; top-k; top-p of what is left; min-p of what is left;
-    one draw. With temperature 0: repetition penalty, then the likeliest token, the lowest id of several. NaN and
-    minus infinity are never chosen, plus infinity is always; a row without any other logit gets token 0.
+    In this order: repetition penalty on the logits; temperature; top-k; top-p of what remains; min-p of what remains;
+    one draw. With temperature 0: repetition penalty, then the likeliest token, of equals the lowest id. NaN and minus
+    infinity are never chosen, and plus infinity always is; a row without any other logit gets token 0.
 
     Args:
         logits: `(B, V)` float32, V static and at most 2**21.
         settings: Of B rows, in the ranges of docs/generate.md.
-        num_generated: `(B,)` int32, tokens that the row has been given already: which of its random numbers is next.
+        num_generated: `(B,)` int32, tokens that the row already has; it selects the row's next random number.
         seen: `(B, V)` bool, tokens of the prompt and the continuation, for the repetition penalty.
     Returns:
-        `(B,)` int32 token, and `(B,)` float32 natural logarithm of its probability under the model, that is before
-        penalty, temperature and cuts. It is NaN where the row's logits have NaN or plus infinity, or nothing else
-        than minus infinity.
+        `(B,)` int32 token, and `(B,)` float32 natural logarithm of its probability under the model, that is, before
+        penalty, temperature and cuts. It is NaN if the row's logits contain NaN or plus infinity, or only minus
+        infinity.
     """
     penalised = tf.cond(
         tf.reduce_any(settings.repetition_penalty != 1.0),
@@ -132,7 +132,7 @@ def sample(
     )
     finite = tf.where(tf.math.is_nan(penalised), -np.inf, penalised)
     finite = tf.clip_by_value(finite, tf.float32.min, tf.float32.max)
-    likeliest = tf.argmax(finite, axis=-1, output_type=tf.int32)  # of equal ones the first
+    likeliest = tf.argmax(finite, axis=-1, output_type=tf.int32)  # argmax takes the first of equals
     is_drawn = settings.temperature > 0.0
     token = tf.cond(
         tf.reduce_any(is_drawn),
@@ -145,21 +145,21 @@ def sample(
 
 
 def token_weights(logits: tf.Tensor, settings: Settings) -> tf.Tensor:
-    """Returns what each token's chance to be drawn is proportional to: temperature, top-k, top-p and min-p are in it.
+    """Returns weights proportional to each token's chance to be drawn, after temperature, top-k, top-p and min-p.
 
     Args:
         logits: `(B, V)` float32, finite; the lowest finite number stands for minus infinity.
         settings: Of B rows.
     Returns:
-        `(B, V)` float64 whole numbers, 2**32 for the likeliest token, filled up with zeros to a multiple of 64 columns.
-        All are 0 in a row without anything above minus infinity.
+        `(B, V)` float64 whole numbers, 2**32 for the likeliest token, padded with zeros to a multiple of 64 columns.
+        A row without a logit above minus infinity has only zeros.
     """
     temperature = tf.maximum(settings.temperature, _COLDEST)[:, tf.newaxis]
     likeliest = tf.reduce_max(logits, axis=-1, keepdims=True)
-    # At most 0, so that no temperature makes an infinity that would win.
+    # At most 0, so no temperature can overflow to an infinity, which would always be chosen.
     scaled = tf.where(logits > tf.float32.min, (logits - likeliest) / temperature, -np.inf)
-    distance = tf.abs(_pad(scaled))  # from the likeliest token, 0 to infinity
-    ratio = tf.exp(-distance)  # of its probability
+    distance = tf.abs(_pad(scaled))  # from the likeliest token's logit, 0 to infinity
+    ratio = tf.exp(-distance)  # to the likeliest token's probability
     weights = tf.round(tf.cast(ratio, tf.float64) * _ONE)
     is_cut = tf.reduce_any(settings.top_k > 0) | tf.reduce_any(settings.top_p < 1.0)
     weights = tf.cond(is_cut, lambda: _keep_top(weights, distance, settings), lambda: weights)
@@ -167,18 +167,18 @@ def token_weights(logits: tf.Tensor, settings: Settings) -> tf.Tensor:
 
 
 def draw(weights: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns the `(B,)` int32 column in which each row's cumulative weight passes its number's share of the total.
+    """Returns the `(B,)` int32 column at which each row's cumulative weight passes its number's share of the total.
 
     A column of weight 0 is never chosen, whatever the number; a row of zeros gives 0.
 
     Args:
-        weights: `(B, V)` float64 whole numbers that sum up to less than 2**53.
+        weights: `(B, V)` float64 whole numbers whose sum is below 2**53.
         numbers: `(B,)` float64 in [0, 1).
     """
     cumulative = tf.cumsum(weights, axis=-1)
     total = cumulative[:, -1]
     place = tf.minimum(tf.floor(numbers * total), total - 1.0)
-    passed = tf.cast(cumulative <= place[:, tf.newaxis], tf.float32)  # counts of int32 are not made on a GPU
+    passed = tf.cast(cumulative <= place[:, tf.newaxis], tf.float32)  # float32, since a GPU does not sum int32
     return tf.cast(tf.reduce_sum(passed, axis=-1), tf.int32)
 
 
@@ -212,7 +212,7 @@ def _split_mix(value: tf.Tensor) -> tf.Tensor:
 
 
 def _shift_right(value: tf.Tensor, bits: int) -> tf.Tensor:
-    """Shifts zeros in, though int64 is signed; unsigned integers have fewer kernels."""
+    """Shifts in zeros, although int64 is signed. (Unsigned integers have fewer kernels.)"""
     return tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, tf.cast(bits, tf.int64)), 2 ** (64 - bits) - 1)
 
 
@@ -222,7 +222,7 @@ def _penalise(logits: tf.Tensor, penalty: tf.Tensor, seen: tf.Tensor) -> tf.Tens
 
 
 def _pad(logits: tf.Tensor) -> tf.Tensor:
-    """Fills `(B, V)` up with tokens of probability 0 (see `_LANES`)."""
+    """Pads `(B, V)` with tokens of probability 0 (see `_LANES`)."""
     return tf.pad(logits, [[0, 0], [0, -logits.shape[1] % _LANES]], constant_values=-np.inf)
 
 
@@ -234,7 +234,7 @@ class _Nearest(NamedTuple):
 
 
 def _keep_top(weights: tf.Tensor, distance: tf.Tensor, settings: Settings) -> tf.Tensor:
-    """Sets the weights of what top-k and then top-p cut off to 0. Equals of the last kept token are kept."""
+    """Sets to 0 the weights of tokens that top-k, then top-p, cut off. Equals of the last kept token are kept."""
     top_k, top_p = settings.top_k, tf.cast(settings.top_p, tf.float64)
     values, ids = tf.math.top_k(-distance, k=min(_SHORT_LIST, distance.shape[1]))
     nearest = _Nearest(-values, ids)
@@ -250,16 +250,16 @@ def _keep_top(weights: tf.Tensor, distance: tf.Tensor, settings: Settings) -> tf
 def _keep_nearest(
     weights: tf.Tensor, distance: tf.Tensor, nearest: _Nearest, amounts: tf.Tensor, wanted: tf.Tensor
 ) -> tf.Tensor:
-    """Keeps the weights up to the least distance within which the amounts sum up to what is wanted.
+    """Keeps the weights up to the smallest distance within which the amounts sum to at least what is wanted.
 
-    Two ways to the same distance: by the few nearest tokens, where they are enough in all rows, and by bisection.
+    There are two ways to the same distance: by the few nearest tokens, if they suffice in all rows, else by bisection.
 
     Args:
         weights: `(B, V)` float64.
         distance: `(B, V)` float32, 0 or greater.
         nearest: The nearest tokens.
         amounts: `(B, V)` float64 whole numbers.
-        wanted: `(B,)` float64, no more than there is, or `_ALL`.
+        wanted: `(B,)` float64, at most the sum of the amounts, or `_ALL`.
     """
     is_used = wanted < _ALL
 
@@ -285,10 +285,10 @@ def _keep_nearest(
 
 
 def _bisect(is_enough: Callable[[tf.Tensor], tf.Tensor], shape: tf.Tensor) -> tf.Tensor:
-    """Returns the least distance of each row that is enough; infinity has to be.
+    """Returns the smallest distance of each row that is enough; infinity must be enough.
 
-    It halves the bits of non-negative floats, which are in the order of their values: exact after 31 times, several
-    times cheaper than sorting a vocabulary, and blind to the order of equal tokens.
+    It bisects the bits of non-negative floats, which sort like their values. The result is exact after 31 halvings,
+    costs several times less than sorting a vocabulary, and does not depend on the order of equal tokens.
     """
 
     def halve(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

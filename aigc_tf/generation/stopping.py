@@ -1,9 +1,9 @@
-"""Stop strings: a continuation ends as soon as its text holds one, wherever the borders of its tokens lie.
+"""Stop strings: a continuation ends as soon as its text contains one, even across the borders of its tokens.
 
-Text is what the continuation's tokens spell; the prompt is not looked at, and tokens that spell nothing change nothing.
-Two matchers find the same: `StopTable` is for strings that are known when the graph is made. An automaton reads the
-bytes of the text (Aho and Corasick 1975), lifted to tokens: one look-up moves a row from its state over all bytes of a
-token. `RowStops` is for strings that come with each row, and compares them with the last bytes of the row's text.
+The text is what the continuation's tokens spell. The prompt is not searched, and tokens that spell nothing change
+nothing. Two matchers give the same result. `StopTable` is for strings that are known when the graph is built: an
+automaton over bytes (Aho and Corasick 1975), lifted to tokens, so one look-up moves a row's state over all bytes of a
+token. `RowStops` is for strings that come with each row; it compares them with the last bytes of the row's text.
 
 Shape letters: S states, V vocabulary, K kinds of tokens, B rows, M stop strings of a row, W bytes of the longest,
 L bytes of the longest token of this step.
@@ -18,14 +18,14 @@ import tensorflow as tf
 
 from aigc_tf.errors import InputError
 
-_MAX_BYTES = 1024  # of all stop strings; the table is made in memory of that times V numbers
-_ANY, _NONE = -1, -2  # a byte that does not count, in a stop string; no byte, in a text
+_MAX_BYTES = 1024  # of all stop strings; building the table takes memory for this times V numbers
+_ANY, _NONE = -1, -2  # in a stop string: any byte matches; in a text: no byte
 
 
 class StopTable(NamedTuple):
     """The automaton.
 
-    Tokens that do the same in every state are of one kind, such as all those without a byte of a stop string.
+    Tokens that act alike in every state are of one kind, such as all tokens without a byte of a stop string.
     """
 
     kinds: np.ndarray
@@ -33,7 +33,7 @@ class StopTable(NamedTuple):
     next_states: np.ndarray
     """`(S, K)` int32."""
     cut_bytes: np.ndarray
-    """`(S, K)` int32, where a stop string is complete: bytes from its first to the end of the token. Else 0."""
+    """`(S, K)` int32: if a stop string is complete, the bytes from its first to the end of the token; else 0."""
 
     def first_state(self, batch_size: tf.Tensor) -> tf.Tensor:
         """Returns the `(B,)` int32 states before the first token."""
@@ -47,7 +47,7 @@ class StopTable(NamedTuple):
             token: `(B,)` int32.
         Returns:
             The states after it, and `(B,)` int32 bytes to cut off the end of the text: 0 as long as no stop string is
-            complete. After one the state means nothing.
+            complete. After a complete one the state has no meaning.
         """
         place = state * self.next_states.shape[1] + tf.gather(self.kinds, token)
         return tf.gather(self.next_states.reshape(-1), place), tf.gather(self.cut_bytes.reshape(-1), place)
@@ -57,7 +57,7 @@ class Pieces(NamedTuple):
     """The bytes of each token."""
 
     buffer: np.ndarray
-    """All of them, end to end; uint8, with one more at the end."""
+    """All of them, end to end; uint8, with one extra byte at the end."""
     starts: np.ndarray
     """`(V,)` int32."""
     lengths: np.ndarray
@@ -68,17 +68,17 @@ class RowStops(NamedTuple):
     """Stop strings of each row."""
 
     strings: tf.Tensor
-    """`(B, M, W)` int32 bytes, each string at the right end, `_ANY` before it."""
+    """`(B, M, W)` int32 bytes, each string aligned right, `_ANY` before it."""
     lengths: tf.Tensor
-    """`(B, M)` int32. 0: none."""
+    """`(B, M)` int32. 0: no stop string."""
     pieces: Pieces
 
     def first_state(self, batch_size: tf.Tensor) -> tf.Tensor:
-        """Returns the `(B, W)` int32 last bytes of each row's text before the first token: none."""
+        """Returns the `(B, W)` int32 last bytes of each row's text before the first token: all `_NONE`."""
         return tf.fill([batch_size, tf.shape(self.strings)[2]], _NONE)
 
     def follow(self, state: tf.Tensor, token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Moves each row over a token, as `StopTable.follow`. Where no row has a stop string nothing is computed."""
+        """Moves each row over a token, as `StopTable.follow`. If no row has a stop string, nothing is computed."""
         return tf.cond(
             tf.reduce_any(self.lengths > 0),
             lambda: self._compare(state, token),
@@ -96,8 +96,8 @@ class RowStops(NamedTuple):
         windows = tf.gather(text, ends, axis=1)[:, :, tf.newaxis]  # (B, L, 1, W)
         strings = self.strings[:, tf.newaxis]  # (B, 1, M, W)
         is_found = tf.reduce_all((windows == strings) | (strings == _ANY), axis=-1) & (self.lengths > 0)[:, tf.newaxis]
-        length = tf.reduce_max(tf.where(is_found, self.lengths[:, tf.newaxis], 0), axis=-1)  # (B, L), of the longest
-        first = tf.argmax(length > 0, axis=1, output_type=tf.int32)  # that is complete, if any is
+        length = tf.reduce_max(tf.where(is_found, self.lengths[:, tf.newaxis], 0), axis=-1)  # (B, L), the longest
+        first = tf.argmax(length > 0, axis=1, output_type=tf.int32)  # the byte that completes one, if any does
         length = tf.gather(length, first, axis=1, batch_dims=1)
         cut_bytes = tf.where(length > 0, length + count - 1 - first, 0)
         last = count[:, tf.newaxis] + tf.range(width)
@@ -108,7 +108,7 @@ Stop = StopTable | RowStops
 
 
 def build_stop_table(stops: Sequence[bytes], piece_bytes: Sequence[bytes]) -> StopTable | None:
-    """Makes the automaton of stop strings, or None without any.
+    """Builds the automaton of the stop strings, or returns None if there are none.
 
     Args:
         stops: UTF-8.
@@ -128,28 +128,28 @@ def build_stop_table(stops: Sequence[bytes], piece_bytes: Sequence[bytes]) -> St
     for position in range(lengths.max(initial=0)):
         (longer,) = np.nonzero(lengths > position)
         reached = goto[states[:, longer], buffer[starts[longer] + position]]
-        new = (matched[reached] > 0) & (cut_bytes[:, longer] == 0)  # what follows a complete stop string is cut too
+        new = (matched[reached] > 0) & (cut_bytes[:, longer] == 0)  # bytes after a complete stop string are cut too
         rest = lengths[longer] - position - 1
         cut_bytes[:, longer] = np.where(new, matched[reached] + rest, cut_bytes[:, longer])
         states[:, longer] = reached
     columns = np.ascontiguousarray(np.concatenate([states, cut_bytes]).T)  # (V, 2 S)
-    known: dict[bytes, int] = {}  # several times faster than np.unique, which sorts
+    known: dict[bytes, int] = {}  # a dict, since np.unique sorts and is several times slower
     kinds = np.array([known.setdefault(column.tobytes(), len(known)) for column in columns], np.int32)
     first = np.unique(kinds, return_index=True)[1]
     return StopTable(kinds, columns[first, :num_states].T, columns[first, num_states:].T)
 
 
 def build_pieces(piece_bytes: Sequence[bytes]) -> Pieces:
-    """Makes the table of the bytes that each token id spells."""
+    """Builds the table of the bytes that each token id spells."""
     lengths = np.array([len(piece) for piece in piece_bytes], np.int32)
     buffer = np.frombuffer(b"".join(piece_bytes) + b"\0", np.uint8)
     return Pieces(buffer, np.cumsum(lengths, dtype=np.int32) - lengths, lengths)
 
 
 def row_stops(stops: tf.Tensor, pieces: Pieces) -> RowStops:
-    """Makes the matcher of `(B, M)` strings of bytes, of which an empty one is none."""
+    """Builds the matcher of `(B, M)` byte strings; empty ones are ignored."""
     lengths = tf.strings.length(stops)
-    width = tf.maximum(1, tf.reduce_max(lengths))  # of no rows the maximum is negative
+    width = tf.maximum(1, tf.reduce_max(lengths))  # the maximum over no rows is negative
     padded = tf.cast(tf.io.decode_raw(stops, tf.uint8, fixed_length=width), tf.int32)  # (B, M, W)
     places = tf.range(width) - (width - lengths[:, :, tf.newaxis])
     moved = tf.gather(padded, tf.maximum(0, places), axis=2, batch_dims=2)
@@ -157,9 +157,9 @@ def row_stops(stops: tf.Tensor, pieces: Pieces) -> RowStops:
 
 
 def cut_at_stop(text: bytes, stops: Sequence[bytes]) -> bytes:
-    """Returns the text before the stop string that is complete first, or before the longest of those.
+    """Returns the text before the stop string that is complete first; of several, before the longest.
 
-    It cuts where the automaton does, whatever tokens spelled the text.
+    It cuts where the automaton does, whichever tokens spelled the text.
 
     >>> cut_at_stop(b"one two three", [b"three", b"two"])
     b'one '
@@ -191,7 +191,7 @@ def _byte_automaton(stops: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     goto = np.zeros((len(children), 256), np.int32)
     fallback = [0] * len(children)  # the state of the longest proper suffix that starts a stop string
     queue = collections.deque([0])
-    while queue:  # a state comes after those nearer to the start, among them its fallback
+    while queue:  # breadth first: a state's fallback is nearer to the start, so it is complete already
         state = queue.popleft()
         goto[state] = goto[fallback[state]]
         matched[state] = max(matched[state], matched[fallback[state]])
