@@ -241,10 +241,10 @@ def test_a_large_document_takes_few_times_its_size_of_memory(tmp_path):
     code = f"""
         import io, resource
         from rich.console import Console
-        from aigc_tf import config
-        from aigc_tf.data import preparation
+        from aigc_tf.config.fields import from_json
+        from aigc_tf.data.preparing import preparation
         peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        experiment = config.from_json({json.dumps(config_json(config))})
+        experiment = from_json({json.dumps(config_json(config))})
         before = peak()
         prepared = preparation.prepare(experiment, console=Console(file=io.StringIO()))
         print(prepared.splits["train"].num_tokens, peak() - before)
@@ -308,8 +308,8 @@ def test_data_prepared_before_a_field_existed_count_as_made_with_its_default(tmp
 def test_a_killed_preparation_leaves_nothing_half_done(tmp_path):
     source = write_files(tmp_path, **{f"f{i}": "good bad day\n" * 20_000 for i in range(40)})
     config = split_files(tmp_path, source, drop_duplicates=True)
-    code = "import sys; from aigc_tf import config; from aigc_tf.data.preparing.preparation import prepare;"
-    code += "prepare(config.from_json(sys.argv[1]))"
+    code = "import sys; from aigc_tf.config.fields import from_json; "
+    code += "from aigc_tf.data.preparing.preparation import prepare; prepare(from_json(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, config_json(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
