@@ -1,4 +1,4 @@
-"""The door: what a user types, mistypes, and reads. TensorFlow is not needed for any of it, which is tested too."""
+"""The scripts: what a user types, mistypes, and reads. TensorFlow is not needed for any of it, which is tested too."""
 
 import json
 import os

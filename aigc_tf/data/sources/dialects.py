@@ -1,7 +1,8 @@
-"""How a table in a text file is written: which character separates its cells, and whether its TSV is quoted.
+"""How a table in a text file is written: the separator of its cells, and whether a TSV is quoted.
 
-A TSV says neither. Many are plain: a quote is a quote, and a text may begin with one. pandas, Python's csv module and
-spreadsheets write quoted ones: a cell with a tab, a newline or a quote in it stands in quotes, its own quotes doubled.
+A TSV does not say whether it is quoted. Many are plain: a quote is text, and a text may begin with one. pandas,
+Python's csv module and spreadsheets write quoted ones: a cell that contains a tab, a newline or a quote is enclosed in
+quotes, and its own quotes are doubled.
 """
 
 import collections
@@ -10,33 +11,33 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 ROWS_SEEN = 20
-"""Lines that are looked at for the separator of a table without a header."""
+"""Lines that are examined to find the separator of a table without a header."""
 
 _SEPARATORS = (",", ";", "\t", "|")
 
 _QUOTED_ROWS_SEEN = 1000
-"""So many rows with a quote in them decide whether a TSV is quoted."""
+"""Number of rows containing a quote that decide whether a TSV is quoted."""
 
 _MAX_CELL_CHARACTERS = 1 << 20
-"""A cell that holds newlines is looked for no further; a plain text with an only quote would be read to its end."""
+"""The most characters of a quoted cell over several lines; else one quote in a plain file would read it to its end."""
 
 _CELL = re.compile(r'"[^"]*(?:""[^"]*)*"|[^"\t\n]*')
 
 
 def named_separator(text: str) -> str:
-    """Returns the separator that a first line `sep=;` names, as spreadsheets read and write it; else nothing."""
+    """Returns the separator that a first line `sep=;` names, as spreadsheets write it; empty without such a line."""
     match = re.match(r'"?sep=([^\w"\r\n])"?\r?(?:\n|$)', text, re.IGNORECASE)
     return match[1] if match else ""
 
 
 def find_separator(lines: Sequence[str], usual: str, *, needed: Collection[str], names: Sequence[str]) -> str:
-    """Returns the separator of a table: the usual one, unless only another one gives the columns that are needed.
+    """Returns the separator of a table: the usual one, unless only another one yields the needed columns.
 
     Args:
         lines: The first lines of the file, at least one.
         usual: The one of the file's format, `,` or a tab.
         needed: The columns that are read.
-        names: `data.column_names`: the file has no header, and so many cells in each row.
+        names: `data.column_names`; if given, the file has no header, and each row has as many cells.
     """
     separators = (usual, *(other for other in _SEPARATORS if other != usual))  # max() and next() prefer the first
     if names:
@@ -48,7 +49,7 @@ def find_separator(lines: Sequence[str], usual: str, *, needed: Collection[str],
     headers = {separator: _split(lines[0], separator) for separator in separators}
     found = {separator: len(set(needed) & set(header)) for separator, header in headers.items()}
     if not any(found.values()) and len(headers[usual]) == 1:
-        return max(separators, key=lambda separator: len(headers[separator]))  # so that the error names the columns
+        return max(separators, key=lambda separator: len(headers[separator]))  # for the error, which names them
     return max(separators, key=found.__getitem__)
 
 
@@ -60,26 +61,26 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def is_quoted(lines: Iterable[str], *, width: int) -> bool:
-    """Whether a TSV is quoted; its rows with a quote in them decide it, 1000 at most.
+    """Whether a TSV is quoted. Its rows that contain a quote decide, at most 1000 of them.
 
-    It is if all cells of its header are in quotes. It is if, of the rows that tell, more than nine of ten are such as
-    only a writer of quotes makes (a cell in quotes holds a tab, a newline or a doubled quote), and the rest are not (a
-    quote stands elsewhere). Where no row tells, it is if just those cells are in quotes that hold a comma, as
-    spreadsheets write them.
+    It is quoted if all cells of its header are in quotes. Otherwise two kinds of rows count: rows that only a quoting
+    writer makes (a cell in quotes holds a tab, a newline or a doubled quote), and rows that no quoting writer makes (a
+    quote stands elsewhere). The file is quoted if more than nine of ten such rows are of the first kind. Without such
+    rows it is quoted if exactly the cells with a comma are in quotes, as spreadsheets write them.
 
     Args:
         lines: The lines of the file, ends kept.
-        width: Cells of a row; 0 if the first line is a header.
+        width: Number of cells of a row; 0 if the first line is a header.
     """
     evidence, rows = _Evidence(width), _Rows(lines)
     while evidence.num_seen < _QUOTED_ROWS_SEEN and (row := rows.next()):
         if not evidence.add(row):
-            rows.give_back(row[1:])  # only the first line is judged
+            rows.give_back(row[1:])  # not a quoted row, so its other lines are rows of their own
     return evidence.is_quoted
 
 
 class _Rows:
-    """Lines taken together as long as a cell in quotes would go on in the next one."""
+    """Rows of a quoted table: a cell in quotes may continue on the next line."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines, self._waiting = iter(lines), collections.deque[str]()
@@ -109,12 +110,12 @@ class _Evidence:
         self._width, self._has_header = width, not width
         self._fits = self._breaks = 0
         self._is_first, self._is_header_quoted = True, False
-        self._with_comma = self._without_comma = self._bare_comma = 0  # cells: in quotes with and without; not in them
+        self._with_comma = self._without_comma = self._bare_comma = 0  # cells: quoted with and without one; not quoted
         self.num_seen = 0
         """Rows with a quote in them."""
 
     def add(self, row: list[str]) -> bool:
-        """Looks at the lines of a row; False: they are not one row, if the file is a quoted one."""
+        """Counts a row. Returns False if its lines cannot be one row of a quoted file."""
         text = "".join(row).removesuffix("\n").removesuffix("\r")
         cells = _cells(text) if '"' in text else text.split("\t")
         if self._is_first:
@@ -148,7 +149,7 @@ class _Evidence:
 
 
 def _cells(row: str) -> list[str]:
-    """Returns the cells of a row of a quoted TSV, quotes kept; empty if the row is none of such a file."""
+    """Returns the cells of a row of a quoted TSV, quotes kept; empty if it cannot be such a row."""
     cells, at = [], 0
     while match := _CELL.match(row, at):
         cells.append(match[0])

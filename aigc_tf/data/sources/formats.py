@@ -1,8 +1,8 @@
 """The formats of files: plain text by line or as a whole, JSONL (each also gzipped), Parquet and TFRecord; and a table
 of all readers. TSV and CSV are in `tables`.
 
-Every reader is a generator of lists of `Record`, a list being what one block of the file holds; memory stays constant
-however long the file is, but for documents, which are as long as their files.
+Every reader is a generator of lists of `Record`, one list per block of the file. Memory does not grow with the length
+of the file, except for documents, which are as long as their files.
 """
 
 import json
@@ -28,7 +28,7 @@ _BROKEN = object()
 
 
 def read_text(reading: Reading) -> Iterator[list[Record]]:
-    """Plain text, one example a line, an empty line included. There are no labels."""
+    """Plain text, one example per line; empty lines count. There are no labels."""
     for first, text in read_lines(reading):
         lines = split_lines(text)
         if reading.tainted:
@@ -45,17 +45,17 @@ def _one_text(reading: Reading, line: int, text: str) -> Iterator[Record]:
 
 
 def read_document(reading: Reading) -> Iterator[list[Record]]:
-    """A file as one text, the newlines as they are, an empty file included. There are no labels."""
+    """A file as one text with its newlines; an empty file counts. There are no labels."""
     text = read_whole(reading)
     yield [] if text is None else [Record(text, "", "", reading.index, 1)]
 
 
 def read_jsonl(reading: Reading) -> Iterator[list[Record]]:
-    """One JSON object a line."""
+    """One JSON object per line."""
     for first, text in read_lines(reading):
         if first == 1 and text.lstrip()[:1] == "[":
             raise InputError(
-                f"{reading.source.uri} is one JSON list; JSONL with one object a line is needed "
+                f"{reading.source.uri} is one JSON list; JSONL with one object per line is needed "
                 "(`jq -c '.[]' FILE` makes it)."
             )
         rows = split_lines(text)
@@ -69,8 +69,8 @@ def read_jsonl(reading: Reading) -> Iterator[list[Record]]:
 def _parse_together(rows: list[str]) -> list[Any] | None:
     """Parses a block of lines as one JSON list, twice as fast as one by one; None unless each line is one value.
 
-    Between each two lines stands a word that no file can know. If the words come out at every second place of the
-    list, then each line between them begins and ends at the list's own level, and so is valid JSON by itself.
+    A random word, which no file can contain, is put between the lines. If the words are at every second place of the
+    parsed list, each line between them begins and ends at the list's own level, so it is valid JSON by itself.
     """
     word = uuid.uuid4().hex
     try:
@@ -94,14 +94,14 @@ def _json_record(reading: Reading, line: int, row: str, values: Any) -> Record |
     data, report = reading.data, reading.report
     if type(values) is not dict:
         if values is not _BROKEN:
-            report.count_broken(line, "no JSON object", f"a {type(values).__name__}")
+            report.count_broken(line, "not a JSON object", f"a {type(values).__name__}")
         return None
     get = values.get
     record = reading.record(line, get(data.text_column), get(data.text_b_column), get(data.label_column))
     if record is None:
         reading.note_columns(values)
     elif (reading.tainted or "\\u" in row) and not is_text(record.text, record.text_b, *record.label):
-        report.count_broken(line, "no valid Unicode text", "a lone surrogate")
+        report.count_broken(line, "not valid Unicode text", "a lone surrogate")
         return None
     return record
 
@@ -128,7 +128,7 @@ def read_parquet(reading: Reading) -> Iterator[list[Record]]:
                 yield [record for number, row in rows if (record := reading.record(number, *row))]
                 line += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{uri} is no readable Parquet file ({first_line(error)}).") from error
+        raise InputError(f"{uri} is not a readable Parquet file ({first_line(error)}).") from error
 
 
 def _check_schema(reading: Reading, schema: Any) -> None:
@@ -150,7 +150,7 @@ def _check_schema(reading: Reading, schema: Any) -> None:
 
 
 def _values(column: Any) -> list[Any]:
-    """Returns a column as Python values; a string that is no UTF-8 comes as its bytes."""
+    """Returns a column as Python values; if a string is not UTF-8, all come as bytes."""
     import pyarrow
 
     try:
@@ -192,7 +192,7 @@ def read_tfrecord(reading: Reading) -> Iterator[list[Record]]:
     try:
         yield from in_batches(_example_records(reading, examples.as_numpy_iterator()))
     except tf.errors.OpError as error:
-        raise InputError(f"{reading.source.uri} is no whole TFRecord file ({first_line(error.message)}).") from error
+        raise InputError(f"{reading.source.uri} is not a whole TFRecord file ({first_line(error.message)}).") from error
 
 
 def _example_records(reading: Reading, examples: Iterator[bytes]) -> Iterator[Record | None]:
@@ -215,7 +215,7 @@ def _example_records(reading: Reading, examples: Iterator[bytes]) -> Iterator[Re
 
 
 def _feature_value(feature: Any) -> Any:
-    """Returns the value of a feature, a list where it has several, None where it has none."""
+    """Returns the value of a feature: a list if it has several, None if it has none."""
     import numpy as np
 
     kind = feature.WhichOneof("kind")
@@ -226,9 +226,9 @@ def _feature_value(feature: Any) -> Any:
 
 
 def _sha256(reading: Reading) -> str:
-    """Of a file that is not read from its start to its end, and so not hashed on the way."""
+    """Hashes a file whose reader does not read it from start to end, and so cannot hash it on the way."""
     with open_file(reading.path):
-        pass  # says in one sentence why not
+        pass  # raises the sentence if it cannot be opened
     try:
         return storage.sha256_file(reading.path)
     except OSError as error:

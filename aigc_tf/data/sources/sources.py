@@ -46,7 +46,7 @@ _ENDINGS = {
     ".tfrecords": "tfrecord",
 }
 
-# What Spark, Hadoop and Delta Lake write beside the data. Not every name with _: code and documents have such names.
+# What Spark, Hadoop and Delta Lake write beside the data. Not all names with _, since code and documents have such too.
 _ENGINE_NAMES = re.compile(
     r"_(SUCCESS|temporary|metadata|common_metadata|spark_metadata|delta_log|(committed|started)_.*)"
 )
@@ -63,7 +63,7 @@ def find_sources(data: DataConfig) -> list[SourceFile]:
     - "given": "train" for `data.sources`, "validation" and "test" for the other two. A TFDS data set in `data.sources`
       brings all its splits; in one of the other two, that split of it.
 
-    Where no file has the split "validation" it is taken from "train" by the hash rule, which is not done here.
+    If no file has the split "validation", it is taken later from "train" by the hash rule.
 
     Raises:
         InputError: If a source is missing, empty, of an unknown kind or named twice, or a glob matches nothing.
@@ -88,15 +88,15 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
     Args:
         sources: From `find_sources`.
         data: Says which columns are text, second text and label.
-        reports: Gets one report a source, appended when its reading starts and complete when its reading ends.
+        reports: Gets one report per source, appended when its reading starts and complete when its reading ends.
 
     Yields:
         One `Record` for each row that is not broken; `Record.source` is the index in `sources`.
 
     Raises:
-        InputError: If a file cannot be read as what it should be, lacks a column or has no rows; or if more than
-            `data.max_bad_share` of its rows are broken, which is looked at when the first 1000 rows are read (or the
-            block of the file in which they end) and at its end. Documents, one a file, are looked at together.
+        InputError: If a file cannot be read in its format, lacks a column or has no rows; or if more than
+            `data.max_bad_share` of its rows are broken. That share is checked after the first 1000 rows (at the end of
+            their block) and at the end of the file; for documents, one per file, over all files together.
         RunError: If the disk fails.
     """
     readers = READERS | {"tfds": tfds_folders.read_tfds}
@@ -123,7 +123,7 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
 
 
 def _check_parts(sources: list[SourceFile], reports: list[SourceReport]) -> None:
-    """Refuses a folder or glob when its last part is read and none of them had a row."""
+    """Refuses a folder or glob if none of its parts had a row; checked after its last part."""
     whole, following = sources[len(reports) - 1].part_of, sources[len(reports) :]
     if not whole or (following and following[0].part_of == whole):
         return
@@ -133,7 +133,7 @@ def _check_parts(sources: list[SourceFile], reports: list[SourceReport]) -> None
 
 
 def _check_documents(sources: list[SourceFile], data: DataConfig, reports: list[SourceReport]) -> None:
-    """Stops when too many files are no document: a share of the rows of one file means nothing where it has one."""
+    """Stops if too many files are not documents. The share is over files, since a file is one row."""
     documents = [report for source, report in zip(sources, reports, strict=True) if source.format == "document"]
     broken = [report for report in documents if report.num_bad]
     if len(broken) > data.max_bad_share * len(documents):
@@ -144,12 +144,12 @@ def _check_documents(sources: list[SourceFile], data: DataConfig, reports: list[
 
 
 def changed(uri: str) -> InputError:
-    """Returns the error for a source that is not what it was at the pass before."""
+    """Returns the error for a source that changed since the previous pass."""
     return InputError(f"{uri} changed while it was read; wait until nothing writes to it, and prepare again.")
 
 
 def hash_source(source: SourceFile) -> str:
-    """Returns the sha256 that the report of a source has once it is read.
+    """Returns the sha256 that the report of a source has after reading.
 
     Raises:
         InputError: If the source cannot be read.
@@ -177,7 +177,7 @@ def check_labelled(sources: list[SourceFile]) -> None:
 
 
 def check_pairs(sources: list[SourceFile]) -> None:
-    """Refuses sources without columns, where each row is a pair of texts.
+    """Refuses sources without columns if each row must be a pair of texts.
 
     Raises:
         InputError: If a source is plain text, by line or as a whole.
@@ -207,7 +207,7 @@ def _expand(source: str, data: DataConfig, *, split: str = "") -> list[SourceFil
     if os.path.isfile(path):
         return [SourceFile(path, _format(path, data), split)]
     if os.path.exists(path):
-        raise InputError(f"{path} is no regular file; sources are files, globs and folders.")
+        raise InputError(f"{path} is not a regular file; sources are files, globs and folders.")
     if not glob.has_magic(path):
         raise InputError(f"There is no {path or repr(path)}.{storage.nearest_path(path)}")
     files = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
@@ -238,7 +238,7 @@ def _format(path: str, data: DataConfig) -> str:
     """Returns the format of a file.
 
     Raises:
-        InputError: If it goes by the ending, and the ending is unknown.
+        InputError: If the ending decides, and it is unknown.
     """
     if data.format != "auto":
         return data.format
@@ -247,13 +247,13 @@ def _format(path: str, data: DataConfig) -> str:
     ending = os.path.splitext(name)[1]
     if ending not in _ENDINGS:
         raise InputError(
-            f"The ending of {path} tells no format; known are {', '.join(_ENDINGS)}, also with .gz. Set data.format."
+            f"The ending of {path} is that of no known format: {', '.join(_ENDINGS)}, also with .gz. Set data.format."
         )
     return _ENDINGS[ending]
 
 
 def _files_of_known_format(folder: str, data: DataConfig) -> list[str]:
-    """Returns the sorted files below a folder, hidden ones skipped; says which it leaves out for their ending."""
+    """Returns the sorted files below a folder, without hidden ones; prints which it leaves out for their ending."""
     files, left_out = [], []
     for path in sorted(_walk(folder)):
         try:
@@ -275,7 +275,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Yields the files below a folder but hidden ones. Links to folders are followed, each folder once."""
+    """Yields the files below a folder, without hidden ones. Links to folders are followed, each folder once."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -314,7 +314,7 @@ def _matches(file: SourceFile, pattern: str) -> bool:
 
 
 def _check_found(files: list[SourceFile], data: DataConfig) -> None:
-    """Finds out early what reading would find out late."""
+    """Refuses early what reading would find late."""
     seen: dict[str, str] = {}
     for file in files:
         path = file.path or file.uri

@@ -1,7 +1,7 @@
 """The split of an example, which is decided before anything is done to its text.
 
-With `data.split` "hash" it is a function of the text alone, so that equal texts are in the same split whatever file
-they are in and whatever else is there.
+With `data.split` "hash" it depends on the text alone, so equal texts are in the same split, in any file and beside any
+other data.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ def hash_bucket(text: bytes) -> int:
     """Returns 0 to 9: the first 8 bytes of the sha256, big-endian, modulo 10. It is 0 for test, 1 for validation.
 
     Args:
-        text: The raw UTF-8 text as it stands in the source; for a pair `text + b"\\0" + text_b`.
+        text: The raw UTF-8 text of the source; for a pair `text + b"\\0" + text_b`.
 
     >>> hash_bucket(b"")
     2
@@ -24,7 +24,7 @@ def split_of(texts: tuple[bytes, ...], given: str, *, validation_from_train: boo
 
     Args:
         texts: The text, or the two of a pair, as UTF-8.
-        given: The split that its source states; empty where the hash decides.
+        given: The split that its source states; empty if the hash decides.
         validation_from_train: Whether a tenth of the training data, by the hash, is the validation split.
     """
     if given and not (given == "train" and validation_from_train):

@@ -15,7 +15,7 @@ _Block = tuple[int, str]
 
 
 class _Table:
-    """Where the needed cells stand in a row of a table, and what makes a row broken."""
+    """The places of the needed cells in a row of a table, and the checks of a row."""
 
     def __init__(self, reading: Reading, names: list[str], hint: str = "") -> None:
         data, self._reading, self._width = reading.data, reading, len(names)
@@ -30,7 +30,7 @@ class _Table:
         self._label = names.index(data.label_column) if data.label_column else -1
 
     def record(self, line: int, cells: list[str]) -> Record | None:
-        """Returns the record of a row, or counts the row as broken; a blank line is no row."""
+        """Returns the record of a row, or counts the row as broken. A blank line is not a row."""
         reading = self._reading
         if len(cells) != self._width or cells == [""]:
             if cells not in ([], [""]):
@@ -53,12 +53,12 @@ def read_csv(reading: Reading) -> Iterator[list[Record]]:
 
 
 def read_tsv(reading: Reading) -> Iterator[list[Record]]:
-    """Tab-separated lines. Quotes are text, and no cell holds a tab or a newline, unless the file is a quoted one."""
+    """Tab-separated lines. Quotes are text, and no cell contains a tab or a newline, unless the file is quoted."""
     return _read_table(reading, "\t")
 
 
 def _read_table(reading: Reading, usual: str) -> Iterator[list[Record]]:
-    csv.field_size_limit(MAX_RECORD_BYTES)  # in the whole process; the default of 128 kB is short for documents
+    csv.field_size_limit(MAX_RECORD_BYTES)  # for the whole process; the default of 128 kB is too short for documents
     blocks = read_lines(reading)
     head = next(blocks, None)
     if head is None:
@@ -70,7 +70,7 @@ def _read_table(reading: Reading, usual: str) -> Iterator[list[Record]]:
         lines = head[1].split("\n", ROWS_SEEN)[:ROWS_SEEN]
         separator = find_separator(lines, usual, needed=reading.needed.values(), names=reading.data.column_names)
     if separator != usual:
-        reading.report.notes.append(f"its cells are separated by {separator!r}")  # said in errors too
+        reading.report.notes.append(f"its cells are separated by {separator!r}")  # errors quote it too
     blocks = itertools.chain([head], blocks)
     if separator == "\t":
         yield from _tab_records(reading, blocks, first_line=head[0])
@@ -80,7 +80,7 @@ def _read_table(reading: Reading, usual: str) -> Iterator[list[Record]]:
 
 def _table(reading: Reading, header: list[str]) -> _Table:
     seen = "".join(f" Note: {note}." for note in reading.report.notes)
-    return _Table(reading, header, f"{seen} If its first line is no header, set data.column_names.")
+    return _Table(reading, header, f"{seen} If its first line is not a header, set data.column_names.")
 
 
 def _named_table(reading: Reading) -> _Table | None:
@@ -91,7 +91,7 @@ def _tab_records(reading: Reading, blocks: Iterator[_Block], *, first_line: int)
     table = _named_table(reading)
     is_decided = False
     for first, text in blocks:
-        if not is_decided and '"' in text:  # up to here a quoted file and a plain one read the same
+        if not is_decided and '"' in text:  # without a quote, a quoted file and a plain one read the same
             is_decided = True
             if is_quoted(_lines_again(reading, first_line), width=len(reading.data.column_names)):
                 reading.report.notes.append("it is a quoted TSV: quotes around a cell are not part of it")
@@ -108,18 +108,18 @@ def _tab_records(reading: Reading, blocks: Iterator[_Block], *, first_line: int)
 
 
 def _lines_again(reading: Reading, first_line: int) -> Iterator[str]:
-    """Yields the lines of a file once more, ends kept; what is wrong with them is not counted twice."""
+    """Reads the lines of a file again, ends kept, without counting broken lines twice."""
     again = dataclasses.replace(reading, report=SourceReport(reading.source.uri))
     return itertools.islice(_CsvLines(read_lines(again)), first_line - 1, None)
 
 
 class _CsvLines:
-    """The lines of a file for the csv module, ends kept, which must know them inside quotes."""
+    """The lines of a file for the csv module. Ends are kept, since inside quotes they are part of the cell."""
 
     def __init__(self, blocks: Iterable[_Block]) -> None:
         self._blocks = blocks
         self.skipped = 0
-        """Lines that were not handed out so far, such as too long ones; the csv module does not count them."""
+        """Lines not passed on so far, such as too long ones; the csv module does not count them."""
 
     def __iter__(self) -> Iterator[str]:
         handed_out = 0
@@ -149,7 +149,7 @@ def _csv_records(
         except csv.Error as error:
             if table is None:
                 raise InputError(f"The header line of {reading.source.uri} is broken CSV ({error}).") from error
-            # A quote that is never closed swallows the rows after it: each of its lines counts.
+            # A quote that is never closed swallows the following rows, so each of its lines counts as a broken row.
             swallowed = rows.line_num - start + 1
             reading.report.count_broken(start + lines.skipped, "broken quoting", str(error), rows=swallowed)
             yield None

@@ -1,7 +1,7 @@
 """Text files as whole lines, in constant memory, or as one text: unzipped, hashed in the same pass, decoded.
 
-Text is passed on as it is, since the hash split hashes it: only a byte order mark at the file's start and, of lines,
-their end (\\n or \\r\\n) are removed. A line ends with \\n alone; Unicode's other line breaks (U+2028, \\x0b) are text.
+Text is not changed, since the hash split hashes it: only a byte order mark at the file's start and the ends of lines
+(\\n or \\r\\n) are removed. A line ends with \\n alone; Unicode's other line breaks (U+2028, \\x0b) are text.
 """
 
 import codecs
@@ -16,16 +16,17 @@ from aigc_tf.data.sources.records import Reading, SourceReport
 from aigc_tf.errors import InputError, RunError
 
 MAX_RECORD_BYTES = 64 << 20
-"""A longer line or field is a broken row: without a bound, one missing newline or quote would fill the memory."""
+"""A longer line or field is a broken row. Without a bound, one missing newline or quote could fill the memory."""
 
 MAX_DOCUMENT_BYTES = 4 << 30
-"""A longer file is no document but a broken row, since a document is held in memory."""
+"""A longer file is a broken row, since a document is held in memory."""
 
 _BLOCK_BYTES = 1 << 20
 _BYTES_LOOKED_AT = 8192
 _NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 
-# What people hand over by mistake, by its first bytes. Only what is not text is looked at: text may start with PAR1.
+# Files that users give by mistake, by their first bytes. Only files that are not text are checked: text may start with
+# PAR1.
 _OTHER_KINDS = {
     b"PAR1": "a Parquet file; set data.format to 'parquet'",
     b"PK\x03\x04": "a ZIP archive (or a spreadsheet); unpack it, or save it as CSV",
@@ -45,16 +46,16 @@ def check_encoding(encoding: str) -> str:
     """Returns the normal name of an encoding of text files.
 
     Raises:
-        InputError: If there is no such encoding, or it is none of files.
+        InputError: If the encoding is unknown, or not one of text files.
     """
     try:
-        "\n".encode(encoding)  # refuses the codecs that are none of text, such as base64
+        "\n".encode(encoding)  # refuses codecs that do not encode text, such as base64
         name = codecs.lookup(encoding).name
     except (LookupError, UnicodeError, ValueError):
         name = "undefined"
     if name in ("undefined", "unicode_escape", "raw_unicode_escape", "punycode", "idna"):
         raise InputError(
-            f"data.encoding is {encoding!r}, which is no encoding of text files that Python knows; "
+            f"data.encoding is {encoding!r}, which is not an encoding of text files that Python knows; "
             "fitting ones are 'utf-8', 'utf-16', 'latin-1', 'cp1252', 'gb18030', 'shift_jis'."
         )
     return "utf-8" if name == "utf-8-sig" else name  # the byte order mark is removed in any case
@@ -117,13 +118,13 @@ def _refuse_other_kinds(reading: Reading, head: bytes, zipped: bool) -> None:
     uri = reading.source.uri
     if not head:
         if reading.source.format == "document" or reading.source.part_of:
-            return  # the empty text, or a part without rows
+            return  # an empty document, or a part without rows
         raise InputError(f"{uri} is empty; a file with records is needed.")
     if uri.lower().endswith(".gz") and not zipped:
-        raise InputError(f"{uri} is not gzip, though its name ends in .gz; name it as what it is.")
+        raise InputError(f"{uri} is not gzip, though its name ends in .gz; rename it.")
     encoding = check_encoding(reading.data.encoding)
     if encoding == "utf-8" and head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{uri} starts as UTF-16 does; set data.encoding to 'utf-16'.")
+        raise InputError(f"{uri} starts like UTF-16; set data.encoding to 'utf-16'.")
     if reading.source.format in ("csv", "tsv") and b"\r" in head and b"\n" not in head:
         raise InputError(f"{uri} ends its lines with \\r alone, as old Macs did; convert them to \\n.")
     if b"\x00" not in head[:_BYTES_LOOKED_AT] and _decodes(head[:_BYTES_LOOKED_AT], "utf-8"):
@@ -141,11 +142,11 @@ def _refuse_other_kinds(reading: Reading, head: bytes, zipped: bool) -> None:
 
 
 def find_wide_encoding(head: bytes) -> str:
-    """Returns which of UTF-16 and UTF-32 a text is in, going by its bytes alone; empty where it is neither.
+    """Returns the kind of UTF-16 or UTF-32 that bytes are, judged by the bytes alone; empty if they are neither.
 
-    That the bytes are UTF-8 tells nothing: a NUL is a character there, and Latin, Cyrillic or Arabic letters in UTF-16
-    are UTF-8 as well. But then every second byte is below 32, as the high byte of the scripts before U+2000 is. The
-    text has to be readable too: the same bytes in the other order, and numbers of two or four bytes, hardly ever are.
+    Valid UTF-8 proves nothing: NUL is a character of UTF-8, and Latin, Cyrillic or Arabic letters in UTF-16 are valid
+    UTF-8 too. But then every second byte is below 32, the high byte of scripts before U+2000. The text must also be
+    readable: the same bytes in the other order, and numbers of two or four bytes, hardly ever are.
     """
     if b"\x00" not in head or len(head) < 4:
         return ""
@@ -160,7 +161,7 @@ def find_wide_encoding(head: bytes) -> str:
 
 
 def _is_readable(head: bytes, encoding: str) -> bool:
-    """Whether bytes are text of assigned characters, without control characters but tabs and line ends."""
+    """Whether bytes are text of assigned characters, without control characters except tabs and line ends."""
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:
@@ -183,21 +184,21 @@ def _decodes(head: bytes, encoding: str) -> bool:
 
 
 def _as_utf8(blocks: Iterable[bytes], uri: str, encoding: str) -> Iterator[bytes]:
-    """Re-encodes what cannot be cut at the byte of a newline: UTF-16, UTF-32, and encodings with a state."""
+    """Re-encodes encodings that cannot be cut at the byte of a newline: UTF-16, UTF-32, and encodings with a state."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         for block in blocks:
             yield decoder.decode(block).encode("utf-8", "surrogatepass")
         yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
-    except UnicodeError as error:  # without a mark, UTF-16 has no UnicodeDecodeError
+    except UnicodeError as error:  # not UnicodeDecodeError: for UTF-16 without a mark Python raises the base class
         reason = getattr(error, "reason", error)
-        raise InputError(f"{uri} is not valid {encoding} ({reason}); set data.encoding to what it is.") from error
+        raise InputError(f"{uri} is not valid {encoding} ({reason}); set data.encoding to its encoding.") from error
 
 
 def _whole_lines(blocks: Iterable[bytes], report: SourceReport) -> Iterator[tuple[int, bytes]]:
-    """Yields the number of the first line, and whole lines: every piece but the last ends with a newline."""
+    """Yields the number of the first line, and whole lines; every block except the last ends with a newline."""
     line, size = 1, 0
-    pieces: list[bytes] = []  # of the line that has no end yet; dropped when it grows over the limit
+    pieces: list[bytes] = []  # of the unfinished line; dropped if it exceeds the limit
     for block in blocks:
         cut = block.rfind(b"\n") + 1
         if not cut:
@@ -239,7 +240,7 @@ def read_lines(reading: Reading) -> Iterator[tuple[int, str]]:
 
 
 def read_whole(reading: Reading) -> str | None:
-    """Returns the decoded text of a file; one that is none is counted as broken and gives None."""
+    """Returns the decoded text of a file. A file that is not text is counted as broken and gives None."""
     encoding, content, size = check_encoding(reading.data.encoding), bytearray(), 0
     for block in _blocks(reading):
         size += len(block)
@@ -259,14 +260,14 @@ def split_lines(text: str) -> list[str]:
     """Splits at \\n and removes a \\r before it."""
     lines = text.split("\n")
     if not lines[-1]:
-        lines.pop()  # what follows the last newline is no line
+        lines.pop()  # after the last newline there is no line
     if "\r" in text:
         lines = [line[:-1] if line.endswith("\r") else line for line in lines]
     return lines
 
 
 def is_text(*cells: str) -> bool:
-    """Whether the cells are free of lone surrogates, and so can be encoded."""
+    """Whether the cells can be encoded, that is, have no lone surrogates."""
     try:
         for cell in cells:
             cell.encode()

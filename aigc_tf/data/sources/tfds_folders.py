@@ -1,7 +1,7 @@
-"""TFDS data sets that lie on disk: found by their folders, without importing TensorFlow, and read as records.
+"""TFDS data sets on disk: found by their folders, without importing TensorFlow, and read as records.
 
-A source reads `tfds:NAME[/CONFIG][:VERSION]`. Asking `tfds.load` for a data set that is not there blocks for minutes
-where there is no network; the folders say so at once:
+A source is written `tfds:NAME[/CONFIG][:VERSION]`. Without a network, `tfds.load` blocks for minutes if a data set is
+missing; the folders tell at once:
 
     <data_dir>/<name>[/<config>]/<version>/dataset_info.json
 """
@@ -32,7 +32,7 @@ class _Name(NamedTuple):
     version: str
 
     def __str__(self) -> str:
-        """As `tfds.load` and `tfds build` take it."""
+        """In the form of `tfds.load` and `tfds build`."""
         return self.name + (f"/{self.config}" if self.config else "") + (f":{self.version}" if self.version else "")
 
 
@@ -40,16 +40,16 @@ def find_tfds(source: str, data: DataConfig) -> tuple[list[SourceFile], list[str
     """Finds the splits of a data set on disk.
 
     Args:
-        source: `tfds:NAME[/CONFIG][:VERSION]`. Without a version the newest on disk is taken; without a config the
-            only one there is, or the data set's default.
+        source: `tfds:NAME[/CONFIG][:VERSION]`. Without a version, the newest on disk; without a config, the only
+            one on disk, or the data set's default.
         data: For `tfds_data_dir` and `tfds_download`; with the latter a data set that is not on disk is fetched.
 
     Returns:
-        The splits train, validation and test, those there are, with `SourceFile.split` set; and the names of the
+        Those of the splits train, validation and test that exist, with `SourceFile.split` set; and the names of the
         other splits.
 
     Raises:
-        InputError: If it is not on disk, or its name, config or version fits nothing.
+        InputError: If it is not on disk, or its name, config or version is unknown.
         RunError: If it cannot be downloaded.
     """
     wanted = _parse(source)
@@ -78,7 +78,7 @@ def find_tfds(source: str, data: DataConfig) -> tuple[list[SourceFile], list[str
 def _parse(source: str) -> _Name:
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", source.removeprefix(PREFIX))
     if not match:
-        raise InputError(f"{source!r} does not read tfds:NAME[/CONFIG][:VERSION], as in 'tfds:glue/sst2:2.0.0'.")
+        raise InputError(f"{source!r} is not of the form tfds:NAME[/CONFIG][:VERSION], as in 'tfds:glue/sst2:2.0.0'.")
     return _Name(match[1], match[2] or "", match[3] or "")
 
 
@@ -90,7 +90,7 @@ def _versions(folder: Path) -> list[str]:
 
 
 def _locate(wanted: _Name, data_dir: Path) -> tuple[_Name, Path]:
-    """Returns the full name and the folder of what is on disk."""
+    """Returns the full name and the folder of the data set on disk."""
     root = data_dir / wanted.name
     configs = {name: _versions(root / name) for name in storage.list_folder(root)} | {"": _versions(root)}
     configs = {name: versions for name, versions in configs.items() if versions}
@@ -156,7 +156,7 @@ def _download(wanted: _Name, data_dir: Path) -> None:
 def read_tfds(reading: Reading) -> Iterator[list[Record]]:
     """One split of a TFDS data set, in the order of its files: a feature is a column.
 
-    The number of a ClassLabel becomes its name; -1, which is how TFDS writes that there is none, is a missing label.
+    The number of a ClassLabel becomes its name; -1, by which TFDS marks that there is none, is a missing label.
     The sha256 is that of the lines `<sha256>  <name>` of the split's files.
     """
     import tensorflow as tf
@@ -182,7 +182,7 @@ def _open(source: SourceFile) -> Any:
 
 
 def _examples(builder: Any, split: str, columns: set[str]) -> Iterator[dict[str, Any]]:
-    """Yields the examples of a split in the order of its files, only the needed columns decoded where TFDS can."""
+    """Yields the examples of a split in the order of its files; only the needed columns are decoded if TFDS can."""
     tfds = _import_tfds()
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         yield from builder.as_data_source(split=split)
@@ -204,8 +204,8 @@ def _example_records(reading: Reading, features: Any, examples: Iterator[dict[st
 
 
 def _label_names(feature: Any) -> Any:
-    """Returns the function that makes names, or Python values, of what a feature holds."""
-    inner = getattr(feature, "feature", feature)  # of a sequence
+    """Returns the function that turns the values of a feature into names or Python values."""
+    inner = getattr(feature, "feature", feature)  # a sequence's inner feature
     int2str = getattr(inner, "int2str", None)
 
     def to_label(value: Any) -> Any:
@@ -229,6 +229,6 @@ def hash_split(source: SourceFile) -> str:
         try:
             line = f"{storage.sha256_file(path)}  {os.path.basename(path)}\n"
         except OSError as error:
-            raise InputError(f"{uri} is not whole: {path} cannot be read ({error.strerror}); build it anew.") from error
+            raise InputError(f"{uri} is incomplete: {path} cannot be read ({error.strerror}); rebuild it.") from error
         digest.update(line.encode())
     return digest.hexdigest()

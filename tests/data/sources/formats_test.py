@@ -248,12 +248,12 @@ def test_broken_json_is_counted_by_reason(tmp_path):
     assert [r.text for r in read(path, reports=reports, max_bad_share=0.99)] == ["a", "\U0001f600"]
     assert reports[0].bad == {
         "not valid JSON": 3,
-        "no JSON object": 2,
+        "not a JSON object": 2,
         "no value in 'text'": 2,
-        "'text' is no text": 1,
+        "'text' is not text": 1,
         "no value in 'label'": 5,
-        "'label' is no single value": 1,
-        "no valid Unicode text": 2,
+        "'label' is not a single value": 1,
+        "not valid Unicode text": 2,
     }
 
 
@@ -390,7 +390,7 @@ def test_a_share_of_broken_rows_that_is_just_allowed_is_allowed(tmp_path):
 def test_a_missing_column_is_named_with_those_there_are(tmp_path):
     csv_file = write(tmp_path / "a.csv", "id,text,lable\n1,a,x\n")
     refuses(r"has no column 'label', which data.label_column names; its columns are 'id', 'text', 'lable'\.", csv_file)
-    refuses("Did you mean 'lable'. If its first line is no header, set data.column_names", csv_file)
+    refuses("Did you mean 'lable'. If its first line is not a header, set data.column_names", csv_file)
     jsonl = write(tmp_path / "a.jsonl", '{"txt": "a", "label": 1}\n')
     refuses(r"has no column 'text', which data.text_column names; its columns are 'label', 'txt'.*mean 'txt'", jsonl)
     refuses("no column 'b', which data.text_b_column names", csv_file, label_column="id", text_b_column="b")
@@ -423,16 +423,16 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         ("a.txt", b"\x89PNG\r\n\x1a\n", "is an image"),
         ("a.csv", b"a" * 257 + b"ustar\x0000", "is a tar archive"),
         ("a.txt", bytes(range(256)), "looks like a binary file"),
-        ("a.txt", "text".encode("utf-16"), "starts as UTF-16 does; set data.encoding to 'utf-16'"),
+        ("a.txt", "text".encode("utf-16"), "starts like UTF-16; set data.encoding to 'utf-16'"),
         ("a.csv", b"text,label\ra,x\rb,y\r", "ends its lines with .r alone"),
         ("a.jsonl", b'[{"text": "a", "label": 1}]', "is one JSON list"),
         ("a.json", b'\n [\n{"text": "a", "label": 1}]', "is one JSON list"),
         ("a.csv", b'"text,label\na,x\n', "header line of .* is broken CSV"),
-        ("a.parquet", b"PAR1 no parquet at all PAR1", "is no readable Parquet file"),
-        ("a.parquet", b"x", "is no readable Parquet file"),
+        ("a.parquet", b"PAR1 no parquet at all PAR1", "is not a readable Parquet file"),
+        ("a.parquet", b"x", "is not a readable Parquet file"),
         ("a.parquet", b"", "is empty"),
-        ("a.tfrecord", b"neither a record nor anything else", "is no whole TFRecord file"),
-        ("a.doc", b"x", "ending of .*a.doc tells no format"),
+        ("a.tfrecord", b"neither a record nor anything else", "is not a whole TFRecord file"),
+        ("a.doc", b"x", "ending of .*a.doc is that of no known format"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, name, content, sentence):
@@ -448,7 +448,7 @@ def test_a_wrong_encoding_is_one_sentence(tmp_path):
     path = write(tmp_path / "a.tsv", "text\tlabel\nça\tx\n".encode("latin-1"))
     refuses("not valid utf-8: 1", path)
     for encoding in ("utf8x", "base64", "rot13", "punycode", "undefined", "", "a\x00b"):
-        refuses("is no encoding of text files", path, encoding=encoding)
+        refuses("is not an encoding of text files", path, encoding=encoding)
     refuses(r"is not valid utf-16 .*set data.encoding", write(tmp_path / "b.txt", b"\xff\xfe\x00"), encoding="utf-16")
 
 
@@ -604,14 +604,14 @@ def test_broken_tfrecords_are_counted_or_refused(tmp_path):
         "no tf.train.Example": 1,
         "not valid utf-8": 1,
         "no value in 'text'": 1,
-        "'text' is no text": 1,
+        "'text' is not text": 1,
     }
     refuses("has no column 'txt'.*its columns are 'label', 'text'", path, text_column="txt", max_bad_share=0.9)
     with open(path, "rb") as file:
         whole = file.read()
-    refuses("is no whole TFRecord file", write(tmp_path / "b.tfrecord", whole[:-3]), max_bad_share=0.9)
+    refuses("is not a whole TFRecord file", write(tmp_path / "b.tfrecord", whole[:-3]), max_bad_share=0.9)
     changed = whole[:20] + bytes([whole[20] ^ 1]) + whole[21:]
-    refuses("is no whole TFRecord file", write(tmp_path / "c.tfrecord", changed), max_bad_share=0.9)
+    refuses("is not a whole TFRecord file", write(tmp_path / "c.tfrecord", changed), max_bad_share=0.9)
 
 
 # ---------------------------------------------------------------- a file as one text
@@ -646,7 +646,7 @@ def test_a_broken_document_is_counted_with_the_byte_that_breaks_it(tmp_path):
     )
     assert len(read(*paths, format="document", max_bad_share=0.2)) == 4
     refuses("is damaged gzip", write(tmp_path / "a.gz", gzip.compress(b"abc" * 99, mtime=0)[:-9]), format="document")
-    refuses("starts as UTF-16 does", write(tmp_path / "b.txt", "abc".encode("utf-16")), format="document")
+    refuses("starts like UTF-16", write(tmp_path / "b.txt", "abc".encode("utf-16")), format="document")
 
 
 def test_a_document_over_the_limit_is_broken_and_not_held_in_memory(tmp_path, monkeypatch):

@@ -222,11 +222,11 @@ def link(name, target, kind=tarfile.SYMTYPE):
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        ([("toy-data-1.0/texts/a.txt", b""), ("../../evil.txt", b"x")], "leads out of its folder"),
-        ([("toy-data-1.0/texts/../../../evil.txt", b"x")], "leads out of its folder"),
-        ([("/tmp/evil.txt", b"x")], "leads out of its folder"),
-        ([("toy-data-1.0/texts/C:evil.txt", b"x")], "leads out of its folder"),
-        ([("toy-data-1.0/texts/..\\evil.txt", b"x")], "leads out of its folder"),
+        ([("toy-data-1.0/texts/a.txt", b""), ("../../evil.txt", b"x")], "leads outside its folder"),
+        ([("toy-data-1.0/texts/../../../evil.txt", b"x")], "leads outside its folder"),
+        ([("/tmp/evil.txt", b"x")], "leads outside its folder"),
+        ([("toy-data-1.0/texts/C:evil.txt", b"x")], "leads outside its folder"),
+        ([("toy-data-1.0/texts/..\\evil.txt", b"x")], "leads outside its folder"),
         ([(link("toy-data-1.0/texts/a.txt", "/etc/passwd"), b"")], "is a link"),
         ([(link("toy-data-1.0/texts/a.txt", "/etc/passwd", tarfile.LNKTYPE), b"")], "is a link"),
         ([(link("toy-data-1.0/texts/a.txt", "", tarfile.FIFOTYPE), b"")], "is a link or a device"),
@@ -305,7 +305,7 @@ def test_files_are_derived_when_a_sample_is_fetched_and_belong_to_it(place, fake
 def test_a_derived_file_that_is_another_than_the_pinned_one_is_refused(place, fake_pip):
     fake_pip.archive = sdist({"toy-data-1.0/texts/a.txt": b"one\n"})
     folder = place(b"", derived(fake_pip.archive, b"TWO\n"))
-    with pytest.raises(RunError, match=r"upper\.txt, made of sample 'toy', has the sha256 .*, not the pinned"):
+    with pytest.raises(RunError, match=r"upper\.txt, made from sample 'toy', has the sha256 .*, not the pinned"):
         fetch_sample("toy")
     assert leftovers(folder) == []
 

@@ -257,7 +257,7 @@ def test_a_path_that_is_not_there_names_the_nearest(tmp_path):
 
 def test_what_is_no_file_is_one_sentence(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "a.csv")
-    refuses("is no regular file", f"{tmp_path}/a.csv")
+    refuses("is not a regular file", f"{tmp_path}/a.csv")
     (tmp_path / "folder").mkdir()
     refuses("The folder .* has no file of a known format", f"{tmp_path}/folder")
     monkeypatch.setattr(os, "access", lambda path, mode: False)

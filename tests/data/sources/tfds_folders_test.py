@@ -134,7 +134,7 @@ def test_numbers_lists_and_pairs_are_read(stored):
 
 def test_a_column_that_does_not_fit_is_refused(stored):
     refuses(r"has no column 'txt', which data.text_column names.*Did you mean 'text'", stored, text_column="txt")
-    refuses("'score' is no text: 4", stored, text_column="score")
+    refuses("'score' is not text: 4", stored, text_column="score")
 
 
 def test_a_damaged_data_set_is_one_sentence(stored, tmp_path):
@@ -150,7 +150,7 @@ def test_a_damaged_data_set_is_one_sentence(stored, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-7])
     refuses("cannot be read .*build the data set anew", folder)
     shard.unlink()
-    refuses("is not whole: .*train.tfrecord-00000-of-00001 cannot be read", folder)
+    refuses("is incomplete: .*train.tfrecord-00000-of-00001 cannot be read", folder)
     folder, files = damaged("c")
     (files / "dataset_info.json").write_text('{"name": "reviews"}')
     refuses("does not list its splits", folder)
@@ -214,7 +214,7 @@ def test_a_data_set_without_a_usable_split_is_refused(tmp_path):
 
 @pytest.mark.parametrize("source", ["tfds:", "tfds:a b", "tfds:../x", "tfds:a/b/c", "tfds:a:1", "tfds:a:1.*.*"])
 def test_a_name_that_cannot_be_one_is_refused(tmp_path, source):
-    refuses("does not read tfds:NAME", tmp_path, source)
+    refuses("is not of the form tfds:NAME", tmp_path, source)
 
 
 def test_a_data_set_is_fetched_when_the_config_allows_it(tmp_path):
