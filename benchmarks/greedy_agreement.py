@@ -30,7 +30,7 @@ from aigc_tf.commands.runs import config_of_run, open_prepared_of, read_facts
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from aigc_tf.serving.local.continuations import settings_of
-from aigc_tf.serving.process.other_process import Call, bytes_array, call_elsewhere
+from aigc_tf.serving.process.other_process import StandIn, bytes_array
 from aigc_tf.serving.versions import latest_version, read_manifest
 
 Rows = list[list[int]]
@@ -78,11 +78,9 @@ def by_script(workdir: str, prompts: list[str], *, new_tokens: int) -> Rows:
 def by_export(folder: str, prompts: list[str], *, new_tokens: int) -> Rows:
     """Continues by the exported model in another process, one prompt a request."""
     settings = GenerationConfig(max_new_tokens=new_tokens, temperature=0.0)
-    calls = []
-    for prompt in prompts:
-        values = {name: value.numpy() for name, value in settings_of(settings, 1)._asdict().items()}
-        calls.append(Call(function="serving_default", inputs={"prompt": bytes_array([prompt]), **values}))
-    outputs = call_elsewhere(folder, calls).outputs
+    values = {name: value.numpy() for name, value in settings_of(settings, 1)._asdict().items()}
+    with StandIn(folder) as model:
+        outputs = [model.call("serving_default", {"prompt": bytes_array([prompt]), **values}) for prompt in prompts]
     return [row["token_ids"][0, : row["num_tokens"][0]].tolist() for row in outputs]
 
 

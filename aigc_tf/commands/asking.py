@@ -174,12 +174,6 @@ def _continuer(
         print(f"Loading {model} ...", file=sys.stderr)
     if config is None:
         exported = ExportedGenerator(model)
-        if exported.is_outdated:
-            print(
-                f"{exported.path} was exported by an older version of this program; for all it offers now, export it "
-                "anew: python scripts/export.py --workdir=...",
-                file=sys.stderr,
-            )
         return exported, exported.defaults
     loaded, _ = load_model(model, config, checkpoint=checkpoint, dtype="float32")
     tokenizer = load_tokenizer(read_facts(model).tokenizer_folder)

@@ -15,6 +15,7 @@ from aigc_tf.config.fields import sha256
 from aigc_tf.config.shell import shell_line
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.errors import InputError
+from aigc_tf.serving.publishing.publishing import publish
 from aigc_tf.tasks import TASKS
 from aigc_tf.tasks.door import policy_of
 
@@ -39,7 +40,15 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
     if prepared is not None and prepared.sha256 != facts.sha256:
         print("Without samples of the data, which were prepared anew since.", file=sys.stderr)
         prepared = None
-    done = door.export(model, config, facts, prepared=prepared, source=source)
+    done = publish(
+        door.servable(model, config, facts, prepared=prepared),
+        directory=config.export.directory,
+        name=config.name,
+        task_facts=TASKS[config.task].manifest_facts(),
+        target=config.export.target,
+        batch_sizes=config.export.batch_sizes,
+        source=source,
+    )
     print(done.summary())
     if table := done.cost_table():
         print(f"\nWhat its weights cost:\n{table}")

@@ -11,9 +11,14 @@ from aigc_tf.errors import InputError
 MANIFEST_FILE = "manifest.json"
 
 
-def list_versions(path: str | os.PathLike[str]) -> list[int]:
-    """Returns the version numbers in a model's folder, ascending; empty where there is none."""
-    return sorted(int(name) for name in storage.list_folder(path) if name.isdecimal() and name.isascii())
+def version_folders(path: str | os.PathLike[str]) -> dict[int, str]:
+    """Returns the names of the folders of a model's versions by their numbers, ascending.
+
+    A server parses the number: `0001` is version 1. Of two folders of one number it serves one; here the last.
+    """
+    names = [name for name in storage.list_folder(path) if name.isdecimal() and name.isascii()]
+    by_number = {int(name): name for name in sorted(names)}
+    return dict(sorted(by_number.items()))
 
 
 def latest_version(path: str | os.PathLike[str]) -> str:
@@ -24,20 +29,20 @@ def latest_version(path: str | os.PathLike[str]) -> str:
     """
     if storage.exists(storage.join(path, "saved_model.pb")):
         return os.fspath(path)
-    versions = list_versions(path)
-    if not versions:
+    folders = version_folders(path)
+    if not folders:
         raise InputError(f"{os.fspath(path)} holds no exported model.{_nearest_model(path)}")
-    return storage.join(path, str(versions[-1]))
+    return storage.join(path, folders[max(folders)])
 
 
 def _nearest_model(path: str | os.PathLike[str]) -> str:
     wanted = Path(path)
     if storage.is_remote(path) or not wanted.parent.is_dir():
         return " Export one: python scripts/export.py --workdir=..."
-    inside = sorted(folder for folder in wanted.iterdir() if list_versions(folder)) if wanted.is_dir() else []
+    inside = sorted(folder for folder in wanted.iterdir() if version_folders(folder)) if wanted.is_dir() else []
     if inside:
         return f" Did you mean {os.fspath(inside[0])!r}?"
-    names = [folder.name for folder in wanted.parent.iterdir() if list_versions(folder)]
+    names = [folder.name for folder in wanted.parent.iterdir() if version_folders(folder)]
     near = difflib.get_close_matches(wanted.name, names, n=1)
     return (
         f" Did you mean {os.fspath(wanted.parent / near[0])!r}?"
@@ -46,21 +51,24 @@ def _nearest_model(path: str | os.PathLike[str]) -> str:
     )
 
 
-def read_manifest(folder: str | os.PathLike[str], *, task: str) -> dict[str, Any]:
+def read_manifest(folder: str | os.PathLike[str], *, question: str) -> dict[str, Any]:
     """Returns the manifest of a version.
 
     Args:
         folder: What `latest_version` returned.
-        task: The task the model must be of.
+        question: The first input of a question that the model must take, such as `text`.
     Raises:
-        InputError: If this program did not export it, or it is of another task.
+        InputError: If this program did not export it, or it is asked for something else.
     """
     path = storage.join(folder, MANIFEST_FILE)
     manifest = storage.read_json(path)
-    found = manifest.get("task") if isinstance(manifest, dict) else None
-    if found is None:
-        raise InputError(f"{path} lacks 'task'; export the model anew.")
-    if found != task:
-        script = "scripts/generate.py" if found == "generate" else "scripts/predict.py"
-        raise InputError(f"The model {os.fspath(folder)} is one of task {found!r}, not {task!r}; ask it by {script}.")
+    for key in ("task", "ask"):
+        if not isinstance(manifest, dict) or key not in manifest:
+            raise InputError(f"{path} lacks {key!r}; export the model anew.")
+    ask = manifest["ask"]
+    if ask["inputs"][0] != question:
+        raise InputError(
+            f"The model {os.fspath(folder)} is one of task {manifest['task']!r}, which takes no {question}; ask it by "
+            f"scripts/{ask['script']}.py."
+        )
     return manifest

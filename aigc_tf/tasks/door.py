@@ -12,7 +12,7 @@ from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError
-from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.task import Task
 
@@ -43,8 +43,9 @@ class TaskDoor:
     """The architecture of a model, ready for JSON."""
     rebuild: Callable[..., keras.Model]
     """`rebuild(description, dtype=...)`: the architecture again, with random weights."""
-    export: Callable[..., Export]
-    """Trained model -> SavedModel."""
+    servable: Callable[..., Servable]
+    """`servable(model, config, facts, prepared=...)`: a trained model, ready to be published; `prepared` is None where
+    the data are not at hand."""
     answer: Callable[..., Iterator[dict[str, Any]]] | None
     """Trained model, texts -> one JSON-able answer a text; None where texts are continued, not answered."""
     draw: Callable[[dict[str, Any], DataFacts], dict[str, np.ndarray]]

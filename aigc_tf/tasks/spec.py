@@ -42,3 +42,12 @@ class TaskSpec:
     """After that a rendered deployment gives a request up."""
     load: Callable[[], Any]
     """Returns the task's `TaskDoor`; imports TensorFlow."""
+
+    def manifest_facts(self) -> dict[str, Any]:
+        """Returns what the manifest of an exported model keeps: deployment and asking read it there. For JSON."""
+        return {
+            "task": self.name,
+            "ask": dataclasses.asdict(self.ask),
+            "latency_seconds": self.latency_seconds,
+            "timeout_seconds": self.timeout_seconds,
+        }

@@ -109,7 +109,7 @@ def test_the_export_is_the_plain_model_with_its_adapter_beside_the_formats(class
     manifest = json.loads((version / "manifest.json").read_text())
     assert manifest["formats"] == ["keras_nlp", "hugging_face", "adapter"]
     assert "adapter" not in manifest["architecture"]
-    assert manifest["parity"]["token_ids"] == "identical"
+    assert manifest["parity"]["answers"] == "identical"
     assert manifest["parity"]["logits_difference_to_training_dtype"] <= 1e-5  # merged, and beside the weights
     formats = folder / "saved_models" / "tiny-formats" / "1"
     preset = keras_nlp.models.TextClassifier.from_preset(str(formats / "keras_nlp"))

@@ -8,10 +8,10 @@ from aigc_tf.config import ModelConfig
 from aigc_tf.data.sources.samples import fetch_sample
 from aigc_tf.models.classifiers.classifier import build_classifier
 from aigc_tf.serving.local.predictor import Predictor
-from aigc_tf.serving.modules.classifier_signatures import ServingSpec, answer
-from aigc_tf.serving.publishing.classifier_export import export_classifier
-from aigc_tf.serving.publishing.classifier_parity import BOUNDS, token_rows
+from aigc_tf.serving.modules.classifier_signatures import TOLERANCES, ServingSpec, answer
+from aigc_tf.serving.publishing.classifier_reference import token_rows
 from tests import tiny_classifier
+from tests.exporting import export_classifier
 
 BOUND = 1e-5
 WORDS = ["ab", "zebra", "é", "quick brown fox", "x" * 40, ", . !", "word " * 30, "", "中文", "🙂 q"]
@@ -45,7 +45,7 @@ def test_the_exported_model_answers_in_another_process_as_the_one_here(name, tmp
     model = tiny_classifier.build_model(num_outputs=len(spec.label_names) or 1, seed=4)
     done = export(model, tokenizer, spec, tmp_path / "saved_models")
     parity = done.manifest["parity"]
-    assert parity["token_ids"] == "identical"
+    assert parity["answers"] == "identical"
     assert parity["xla"] == "off"
     assert parity["num_texts"] == len(WORDS) + 9
     assert 0 <= max(parity["max_difference"].values()) <= BOUND
@@ -66,7 +66,7 @@ def test_a_bfloat16_export_answers_as_the_bfloat16_model_here(tmp_path):
     model = tiny_classifier.build_model(dtype="mixed_bfloat16", seed=4)
     done = export(model, tiny_classifier.load_tokenizer(tmp_path), spec, tmp_path / "saved_models", dtype="bfloat16")
     parity = done.manifest["parity"]
-    assert parity["max_difference"]["probabilities"] <= BOUNDS["bfloat16"]
+    assert parity["max_difference"]["probabilities"] <= TOLERANCES["bfloat16"]
     assert parity["logits_difference_to_training_dtype"] == 0.0
 
 
@@ -88,5 +88,5 @@ def test_minilm_answers_in_another_process_as_here(dtype, tmp_path):
     model.output_dense.kernel.assign(np.random.default_rng(0).normal(0, 0.3, (384, 2)))
     parity = export(model, tokenizer, spec, tmp_path, dtype=dtype).manifest["parity"]
     print(f"\n{dtype}: {parity}")
-    assert parity["token_ids"] == "identical"
-    assert max(parity["max_difference"].values()) <= BOUNDS[dtype]
+    assert parity["answers"] == "identical"
+    assert max(parity["max_difference"].values()) <= TOLERANCES[dtype]

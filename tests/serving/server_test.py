@@ -21,6 +21,7 @@ from aigc_tf.commands import asking_server
 from aigc_tf.serving.deployment.deployment import render_deployment
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.modules.generator_signatures import GeneratorModule
+from aigc_tf.tasks import TASKS
 from tests import tiny_classifier, tiny_generator
 from tests.serving.server_cases import (
     CASES,
@@ -51,9 +52,11 @@ def models(tmp_path_factory):
     )
     for module, name, task in ((classifier, "reviews", "classify"), (generator, "writer", "generate")):
         folder = base / name / "1"
-        tf.saved_model.save(module, os.fspath(folder), signatures=module.signatures())
+        tf.saved_model.save(
+            module, os.fspath(folder), signatures={one.name: one.function for one in module.signatures().values()}
+        )
         manifest = {
-            "task": task,
+            **TASKS[task].manifest_facts(),
             "num_parameters": 1,
             "dtype": "float32",
             "identity": name,
@@ -66,14 +69,10 @@ def models(tmp_path_factory):
     expected = {
         "labels": [label.decode() for label in answers["label"]],
         "probabilities": answers["probabilities"],
-        "defaults": _outputs(generator.generate_by_defaults({"prompt": tf.constant(PROMPTS)})),
-        "drawn": _outputs(generator.generate_text(tiny_generator.request(PROMPTS, **drawn))),
+        "defaults": generator.signatures()["defaults"]({"prompt": tf.constant(PROMPTS)}),
+        "drawn": generator.signatures()["serving_default"](tiny_generator.request(PROMPTS, **drawn)),
     }
     return base, expected
-
-
-def _outputs(tensors):
-    return {name: value.numpy() for name, value in tensors.items()}
 
 
 @pytest.fixture(scope="module")

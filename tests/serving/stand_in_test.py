@@ -14,15 +14,9 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.errors import RunError
+from aigc_tf.serving.modules.fields import HOSTILE_TEXTS
 from aigc_tf.serving.process import other_process
-from aigc_tf.serving.process.other_process import (
-    HOSTILE_TEXTS,
-    Call,
-    StandIn,
-    bytes_array,
-    call_elsewhere,
-    installed_runtime,
-)
+from aigc_tf.serving.process.other_process import StandIn, bytes_array, installed_runtime
 from tests.echo_model import TYPES, Echo, save
 
 ROOT = Path(__file__).parents[2]
@@ -261,9 +255,9 @@ def test_a_killed_process_is_said_and_the_next_one_answers(folder):
         for _ in range(2):
             with pytest.raises(RunError, match=r"fails in a new process \(signal SIGKILL\)"):
                 model.call("serving_default", {"text": bytes_array(["a" * 1_000_000])})
-    answers = call_elsewhere(folder, [Call(function="serving_default", inputs={"text": bytes_array(["ab"])})])
-    assert answers.outputs[0]["size"].tolist() == [2]
-    assert answers.xla == "off"
+    with StandIn(folder) as model:
+        assert model.call("serving_default", {"text": bytes_array(["ab"])})["size"].tolist() == [2]
+        assert model.xla == "off"
 
 
 def test_a_process_that_is_killed_in_the_middle_of_a_reply_is_said(folder, monkeypatch):

@@ -7,6 +7,7 @@ are rendered to. The rules for numbers (memory, latency) are the constants here;
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ from aigc_tf import storage
 from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError
 from aigc_tf.serving.deployment.server_configs import read_batching
-from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
+from aigc_tf.serving.versions import MANIFEST_FILE, version_folders
 
 RELEASES = {"2.19": "2.19.1", "2.20": "2.20.0", "2.21": "2.21.0"}
 """The server's release, which is the tag of its image, for each of `config.SERVERS`."""
@@ -33,12 +34,9 @@ DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
 _MODELS_FILE = "server/models.config"
 """By which a folder is known as rendered."""
 _TEMPLATES = Path(__file__).parent / "deployment_templates"
+_READ_OF_MANIFEST = ("task", "latency_seconds", "timeout_seconds", "num_parameters", "dtype", "identity", "versions")
 _MIB = 2**20
 _CPUS = 2
-_LATENCY_SECONDS = {"classify": 1, "generate": 30}
-"""The alert's limit for the slowest of a hundred answers, by task."""
-_TIMEOUT_SECONDS = {"classify": 30, "generate": 120}
-"""How long REST waits for an answer, and a pod that ends for the answers it has begun."""
 _HARMLESS_STATUSES = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
 """Statuses of requests that are no fault of the server's; NOT_FOUND has an alert of its own."""
 _POLL_SECONDS = 30
@@ -53,6 +51,8 @@ class Version:
 
     label: str
     number: int
+    folder: str
+    """Its name; a server takes `0001` for version 1."""
     num_bytes: int
     """Of its folder."""
     manifest: Mapping[str, Any]
@@ -73,8 +73,9 @@ class Model:
         return str(self.versions[0].manifest["task"])
 
     @property
-    def latency_seconds(self) -> int:
-        return _LATENCY_SECONDS[self.task]
+    def latency_seconds(self) -> float:
+        """The alert's limit for the slowest of a hundred answers."""
+        return max(version.manifest["latency_seconds"] for version in self.versions)
 
     @property
     def target(self) -> str:
@@ -223,7 +224,8 @@ def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, 
     if batching_text:
         batching = read_batching(batching_text, name=batching_name)
         largest, threads = batching.max_batch_size.value, batching.num_batch_threads.value or _CPUS
-    timeout = max(_TIMEOUT_SECONDS[model.task] for model in models)
+    # How long REST waits for an answer, and a pod that ends for the answers it has begun.
+    timeout = math.ceil(max(manifest["timeout_seconds"] for manifest in manifests))
     served = sorted(
         f"{model.name}/{version.number}/{version.manifest['identity']}"
         for model in models
@@ -337,7 +339,7 @@ def _read_models(folders: Sequence[str], chosen: Mapping[str, Mapping[str, int]]
 def _check_place(folder: str, name: str) -> None:
     if storage.is_remote(folder):
         raise InputError(f"{folder} is on an object store; copy the model to a disk and render from there.")
-    if not list_versions(folder):
+    if not version_folders(folder):
         raise InputError(
             f"{folder} holds no version of an exported model; give the folder above the numbers, such as "
             "saved_models/bert_sentiment."
@@ -349,17 +351,17 @@ def _check_place(folder: str, name: str) -> None:
 
 
 def _read_versions(folder: str, name: str, chosen: Mapping[str, int]) -> tuple[Version, ...]:
-    numbers = list_versions(folder)
-    labels = {"stable": numbers[-1], **chosen}
+    folders = version_folders(folder)
+    labels = {"stable": max(folders), **chosen}
     if labels.get("canary") == labels["stable"]:
         raise InputError(
             f"The labels stable and canary of {name} are both version {labels['stable']} (without --stable that is the "
             "newest); give two versions, or leave --canary out."
         )
     for label, number in labels.items():
-        if number not in numbers:
-            raise InputError(f"--{label}: {folder} has no version {number}; there is {', '.join(map(str, numbers))}.")
-    versions = tuple(_read_version(folder, label, number) for label, number in labels.items())
+        if number not in folders:
+            raise InputError(f"--{label}: {folder} has no version {number}; there is {', '.join(map(str, folders))}.")
+    versions = tuple(_read_version(folder, label, number, folders[number]) for label, number in labels.items())
     tasks = {version.manifest["task"] for version in versions}
     if len(tasks) > 1:
         raise InputError(
@@ -368,13 +370,11 @@ def _read_versions(folder: str, name: str, chosen: Mapping[str, int]) -> tuple[V
     return versions
 
 
-def _read_version(folder: str, label: str, number: int) -> Version:
-    path = Path(folder) / str(number)
+def _read_version(base: str, label: str, number: int, folder: str) -> Version:
+    path = Path(base) / folder
     manifest = storage.read_json(path / MANIFEST_FILE)
-    for key in ("task", "num_parameters", "dtype", "identity", "versions"):
+    for key in _READ_OF_MANIFEST:
         if not isinstance(manifest, dict) or key not in manifest:
             raise InputError(f"{path / MANIFEST_FILE} lacks {key!r}; export the model anew.")
-    if manifest["task"] not in _LATENCY_SECONDS:
-        raise InputError(f"{path} is of task {manifest['task']!r}; served are {', '.join(_LATENCY_SECONDS)}.")
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Version(label=label, number=number, num_bytes=num_bytes, manifest=manifest)
+    return Version(label=label, number=number, folder=folder, num_bytes=num_bytes, manifest=manifest)

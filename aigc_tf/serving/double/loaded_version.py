@@ -1,7 +1,6 @@
 """The versions of a model that a double of TensorFlow Serving has loaded, each in a process of its own."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -130,11 +129,3 @@ class LoadedVersion:
             process, self._process = self._process, None
         if process:
             process.close()
-
-
-def find_versions(base_path: str) -> list[int]:
-    """Returns the numbered folders of a model, ascending."""
-    try:
-        return sorted(int(name) for name in os.listdir(base_path) if name.isascii() and name.isdecimal())
-    except OSError:
-        return []

@@ -16,8 +16,9 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.serving.double.batching import Batcher
-from aigc_tf.serving.double.loaded_version import LoadedVersion, find_versions
+from aigc_tf.serving.double.loaded_version import LoadedVersion
 from aigc_tf.serving.stand_in.status import StatusError, invalid
+from aigc_tf.serving.versions import version_folders
 
 _UNLOAD_SECONDS = 60.0
 
@@ -120,9 +121,9 @@ class Models:
             if self._is_closed:
                 return
             wanted = {
-                (model.name, number): os.path.join(model.base_path, str(number))
+                (model.name, number): os.path.join(model.base_path, folder)
                 for model in self._list()
-                for number in _wanted_versions(model)
+                for number, folder in _wanted_versions(model).items()
             }
             for key, folder in wanted.items():
                 if key not in self._loaded and key not in self._failed:
@@ -233,11 +234,16 @@ def _check(config: Any) -> None:
             )
 
 
-def _wanted_versions(model: Any) -> list[int]:
-    found, policy = find_versions(model.base_path), model.model_version_policy
+def _wanted_versions(model: Any) -> dict[int, str]:
+    """Returns the folders of the versions that the policy asks for, by their numbers."""
+    policy = model.model_version_policy
+    try:
+        found = version_folders(model.base_path)
+    except OSError:  # it may come, or be readable, later
+        found = {}
     if policy.HasField("all"):
         return found
     if policy.HasField("specific"):
-        return [number for number in found if number in policy.specific.versions]
+        return {number: folder for number, folder in found.items() if number in policy.specific.versions}
     count = policy.latest.num_versions if policy.HasField("latest") else 1
-    return found[-max(count, 1) :]
+    return dict(list(found.items())[-max(count, 1) :])

@@ -1,6 +1,5 @@
 """Text from an exported generator, through its signature: what a client of a server gets."""
 
-import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +8,6 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import GenerationConfig
 from aigc_tf.errors import InputError
-from aigc_tf.generation.stopping import cut_at_stop
 from aigc_tf.serving.local.continuations import (
     Continuation,
     Piece,
@@ -23,20 +21,15 @@ from aigc_tf.serving.local.loading import load_exported
 from aigc_tf.serving.modules.continuer import MAX_ROW_STOP_BYTES, NUM_ROW_STOPS
 from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
 
-_FORMAT_WITH_STOPS = 4
-"""Of the manifests of models that know their stop strings."""
-
 
 class ExportedGenerator:
     """An exported generator, loaded; it generates as `TextGenerator` does, with the bounds of its signature.
 
-    It knows no beams. The stop strings that the model was exported with always count; a request may add a few. Models
-    of older formats know none: they are looked for afterwards, and `token_ids` stay those of all that was generated.
+    It knows no beams. The stop strings that the model was exported with always count; a request may add a few.
 
     Attributes:
         path: Folder of the version.
         defaults: The settings that the model was exported with.
-        is_outdated: Whether an older version of this program exported it.
         max_length: Positions of prompt and continuation together.
 
     Args:
@@ -48,12 +41,11 @@ class ExportedGenerator:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = latest_version(path)
-        manifest = read_manifest(self.path, task="generate")
+        manifest = read_manifest(self.path, question="prompt")
         try:
             generation = manifest["generation"]
             self.defaults = GenerationConfig(**{**generation, "stop": tuple(generation["stop"])})
             self.max_length = int(manifest["max_length"])
-            self.is_outdated = manifest["format"] < _FORMAT_WITH_STOPS
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
@@ -80,12 +72,10 @@ class ExportedGenerator:
                 "or generate with the run."
             )
         rows_settings = settings_of(settings, len(prompts))._asdict()
-        if self.is_outdated:
-            return self._generate_and_cut(prompts, rows_settings, batch_size, [stop.encode() for stop in settings.stop])
         stops = self._more_stops(settings)
         if stops:
             rows_settings["stop"] = tf.constant([[*stops, *[b""] * (NUM_ROW_STOPS - len(stops))]] * len(prompts))
-        return (answer for answer, _ in self._ask(prompts, rows_settings, batch_size))
+        return self._ask(prompts, rows_settings, batch_size)
 
     def _more_stops(self, settings: GenerationConfig) -> list[bytes]:
         """Returns the stop strings that the model does not know."""
@@ -99,27 +89,13 @@ class ExportedGenerator:
             )
         return stops
 
-    def _ask(
-        self, prompts: Sequence[str], inputs: dict[str, tf.Tensor], batch_size: int
-    ) -> Iterator[tuple[Continuation, bytes]]:
-        """Yields continuations and the bytes of their texts."""
+    def _ask(self, prompts: Sequence[str], inputs: dict[str, tf.Tensor], batch_size: int) -> Iterator[Continuation]:
         serve = self._model.signatures["generate_until" if "stop" in inputs else "serving_default"]
         for first in range(0, len(prompts), batch_size):
             rows = slice(first, first + batch_size)
             some = {name: value[rows] for name, value in inputs.items()}
             answers = serve(prompt=tf.constant([clean(prompt) for prompt in prompts[rows]]), **some)
-            outputs = {name: value.numpy() for name, value in answers.items()}
-            yield from zip(continuations(outputs), outputs["text_bytes"], strict=True)
-
-    def _generate_and_cut(
-        self, prompts: Sequence[str], inputs: dict[str, tf.Tensor], batch_size: int, stops: Sequence[bytes]
-    ) -> Iterator[Continuation]:
-        for answer, text in self._ask(prompts, inputs, batch_size):
-            cut = cut_at_stop(text, stops)
-            if cut == text:
-                yield answer
-            else:
-                yield dataclasses.replace(answer, text=cut.decode("utf-8", "replace"), finish_reason="stop")
+            yield from continuations({name: value.numpy() for name, value in answers.items()})
 
     def stream(self, prompt: str, *, settings: GenerationConfig | None = None) -> Iterator[Piece]:
         """Yields `generate([prompt])` as one piece: a signature answers when it has all."""

@@ -27,7 +27,7 @@ class Predictor:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = latest_version(path)
-        manifest = read_manifest(self.path, task="classify")
+        manifest = read_manifest(self.path, question="text")
         try:
             self.problem_type = manifest["problem_type"]
             self.label_names = tuple(manifest["label_names"])

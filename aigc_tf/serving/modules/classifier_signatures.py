@@ -1,31 +1,43 @@
 """What an exported classifier computes: text -> token ids -> logits -> answer, in plain TensorFlow ops.
 
-`ClassifierModule` holds the functions that become the signatures of the SavedModel; `text_function` calls the very
-same ones in this process. `add_special_tokens_in_graph` follows the rule of
-`data.batching.special_tokens` (`kept_lengths`, `truncate`).
+`ClassifierModule` holds the signatures of the SavedModel; `text_function` calls the very same in this process.
 Shape letters: B rows, T positions, C outputs.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.special_tokens import SpecialTokens, special_tokens_of
+from aigc_tf.data.batching.special_tokens import special_tokens_of
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.classifiers.classifier import model_inputs
+from aigc_tf.serving.apis import Api
+from aigc_tf.serving.modules.fields import (
+    HOSTILE_TEXTS,
+    SERVING_DEFAULT,
+    WARMUP_TEXTS,
+    Field,
+    Signature,
+    build_signature,
+    serialized_examples,
+)
 from aigc_tf.serving.modules.graph_functions import traced_once
+from aigc_tf.serving.modules.graph_special_tokens import add_special_tokens_in_graph
 from aigc_tf.serving.modules.quantization import ServedWeights, Stored
 from aigc_tf.serving.modules.text_tensors import TextFunction, to_bytes
 
 _GROUP_LENGTHS = (16, 32, 64, 128, 256)
 """Rows of a batch whose lengths lie between the same two of these are computed together."""
-EXAMPLE_SIGNATURES = {"single_label": "classify", "multi_label": "classify", "regression": "regress"}
-"""Name of the signature of serialized tf.Examples, by problem type: that of the API of TF Serving it is for."""
+EXAMPLE_APIS = {"single_label": Api.CLASSIFY, "multi_label": Api.CLASSIFY, "regression": Api.REGRESS}
+"""The API that the signature of serialized tf.Examples is for and named by, by problem type."""
+TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
+"""Of a logit, a probability or a number, by the dtype that is computed in."""
+
+Batch = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,62 +56,6 @@ class ServingSpec:
     """One of config.TRUNCATIONS."""
     label_separator: str = "|"
     """Between the names of one multi_label answer."""
-
-
-def add_special_tokens_in_graph(
-    first: tf.RaggedTensor, second: tf.RaggedTensor | None, special: SpecialTokens, *, length: int | None = None
-) -> dict[str, tf.Tensor]:
-    """Adds special tokens, truncates and pads.
-
-    Args:
-        first: `(B, None)` int32 token ids of the texts.
-        second: The same of the second texts of pairs; None for single texts.
-        special: Special tokens, longest row and truncation.
-        length: Positions of the result. None: those of the batch's longest row.
-    Returns:
-        `token_ids`, `segment_ids` and `padding_mask`, each `(B, T)` int32.
-    """
-    is_pair = second is not None
-    room, num_special = special.room(is_pair), special.num_special(is_pair)
-    first = first.with_row_splits_dtype(tf.int64)
-    kept = tf.minimum(first.row_lengths(), room)
-    kept_b = tf.zeros_like(kept)
-    if second is not None:
-        second = second.with_row_splits_dtype(tf.int64)
-        kept = tf.minimum(first.row_lengths(), tf.maximum(room - second.row_lengths(), room - room // 2))
-        kept_b = tf.minimum(second.row_lengths(), room - kept)
-    num_rows = first.nrows()
-    parts = [_repeat(special.start_ids, num_rows), _keep(first, kept, special.truncation)]
-    if second is not None:
-        parts += [_repeat(special.between_ids, num_rows), _keep(second, kept_b, special.truncation)]
-    rows = tf.concat([*parts, _repeat(special.end_ids, num_rows)], axis=1)  # (B, None)
-    lengths = num_special + kept + kept_b
-    # A batch of no rows has no longest one, and the model reads position 0.
-    longest = tf.constant(length, tf.int64) if length else tf.reduce_max(tf.concat([[max(num_special, 1)], lengths], 0))
-    token_ids = rows.to_tensor(special.padding_id, shape=tf.stack([tf.constant(-1, tf.int64), longest]))
-    mask = tf.sequence_mask(lengths, longest, tf.int32)  # (B, T)
-    if is_pair:
-        first_part = len(special.start_ids) + kept + len(special.between_ids)
-        segments = mask - tf.sequence_mask(first_part, longest, tf.int32)
-    else:
-        segments = tf.zeros_like(mask)
-    batch = {"token_ids": token_ids, "segment_ids": segments, "padding_mask": mask}
-    return {key: tf.ensure_shape(value, [None, length]) for key, value in batch.items()}
-
-
-def _repeat(ids: tuple[int, ...], num_rows: tf.Tensor) -> tf.RaggedTensor:
-    values = tf.tile(tf.constant(ids, tf.int32, shape=[len(ids)]), [num_rows])
-    return tf.RaggedTensor.from_uniform_row_length(values, len(ids), nrows=num_rows)
-
-
-def _keep(part: tf.RaggedTensor, kept: tf.Tensor, truncation: str) -> tf.RaggedTensor:
-    """Keeps `kept` (B,) tokens of each row: the first, the last, or ceil(k/2) first and floor(k/2) last."""
-    head = {"head": kept, "tail": tf.zeros_like(kept), "head_tail": kept - kept // 2}[truncation]
-    first_of_tail = part.row_lengths() - (kept - head)
-    rows = part.value_rowids()
-    positions = tf.range(tf.size(rows, tf.int64)) - tf.gather(part.row_starts(), rows)
-    wanted = (positions < tf.gather(head, rows)) | (positions >= tf.gather(first_of_tail, rows))
-    return tf.RaggedTensor.from_row_lengths(tf.boolean_mask(part.values, wanted), kept, validate=False)
 
 
 def answer(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
@@ -139,10 +95,10 @@ class ClassifierModule(tf.Module):
     `serving_default` takes `text` (B,) string, and `text_b` of pairs; `token_ids` takes what the model does of
     `token_ids`, `segment_ids` and `padding_mask`, each (B, max_length) int32, which is what `tokenize` makes of texts.
     Their lengths are fixed since TF Serving's batching would pad rows with their first element; in the graph rows are
-    read to their last token. Both answer as `answer` says. `classify`, or `regress` for a number, is for the server's
-    API of that name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`, of which
-    one that is missing is an empty text; it answers `classes` (B, C) string and `scores` (B, C) float32, or `outputs`
-    (B,) float32.
+    read to their last token. Both answer as `answer` says. The signature for the server's Classify API, or Regress for
+    a number, has the API's name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`,
+    of which one that is missing is an empty text; it answers `classes` (B, C) string and `scores` (B, C) float32, or
+    `outputs` (B,) float32.
 
     Args:
         model: What `build_classifier` returned, in the dtype to compute in.
@@ -159,27 +115,30 @@ class ClassifierModule(tf.Module):
         self.tokenizer = tokenizer
         special = special_tokens_of(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
 
-        def batch_of(columns: Sequence[tf.Tensor], length: int | None) -> dict[str, tf.Tensor]:
-            parts = [tokenizer.tokenize(column) for column in columns]
+        def batch_of(texts: Batch, length: int | None) -> Batch:
+            parts = [tokenizer.tokenize(texts[name]) for name in text_columns(spec)]
             batch = add_special_tokens_in_graph(parts[0], parts[1] if spec.is_pair else None, special, length=length)
             return model_inputs(model, batch)
 
+        def logits_of(texts: Batch) -> tf.Tensor:
+            return forward(batch_of(texts, length))
+
         length = row_length(model, spec)
         forward = _forward_function(model, self.weights, length)
-        self.serve_text = _of_texts(lambda *columns: answer(forward(batch_of(columns, length)), spec), spec)
-        self.serve_examples = _of_examples(lambda *columns: scores(forward(batch_of(columns, length)), spec), spec)
-        self.serve_token_ids = _of_ids(lambda batch: answer(forward(batch), spec), model, spec)
-        self.tokenize = _of_texts(lambda *columns: batch_of(columns, spec.max_length), spec)
-        self._examples_name = EXAMPLE_SIGNATURES[spec.problem_type]
-
-    def signatures(self) -> dict[str, Any]:
-        """Returns the functions of the SavedModel under their names."""
-        return {
-            "serving_default": self.serve_text,
-            self._examples_name: self.serve_examples,
-            "token_ids": self.serve_token_ids,
-            "tokenize": self.tokenize,
-        }
+        api, texts, ids = EXAMPLE_APIS[spec.problem_type], _text_fields(spec), _id_fields(model, spec)
+        answers, scored = _answer_fields(model, spec), _score_fields(model, spec)
+        examples = _from_examples(lambda columns: scores(logits_of(columns), spec), spec)
+        found = [
+            build_signature(
+                SERVING_DEFAULT, lambda inputs: answer(logits_of(inputs), spec), inputs=texts, outputs=answers
+            ),
+            build_signature(api.value, examples, inputs=[_example_field(spec)], outputs=scored, api=api),
+            build_signature("token_ids", lambda batch: answer(forward(batch), spec), inputs=ids, outputs=answers),
+            build_signature("tokenize", lambda inputs: batch_of(inputs, spec.max_length), inputs=texts, outputs=ids),
+        ]
+        # In a function, lest the module track it.
+        self.signatures: Callable[[], dict[str, Signature]] = lambda: {one.name: one for one in found}
+        """The functions of the SavedModel by their names."""
 
 
 def row_length(model: keras.Model, spec: ServingSpec) -> int | None:
@@ -248,50 +207,72 @@ def scores(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
     return {"classes": names, "scores": probabilities}
 
 
-def _columns(spec: ServingSpec) -> list[str]:
-    return ["text", "text_b"] if spec.is_pair else ["text"]
+def text_columns(spec: ServingSpec) -> tuple[str, ...]:
+    """Returns the names of the texts of an example."""
+    return ("text", "text_b") if spec.is_pair else ("text",)
 
 
-# The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
-def _of_texts(body: Callable[..., dict[str, tf.Tensor]], spec: ServingSpec) -> Any:
-    """Makes `body` a graph function of `text`, or of `text` and `text_b`: these become keys of a request's JSON."""
-
-    def checked(*columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return body(*[tf.ensure_shape(column, [None]) for column in columns])
-
-    inputs = [tf.TensorSpec([None], tf.string, name=name) for name in _columns(spec)]
-    if spec.is_pair:
-        return tf.function(lambda text, text_b: checked(text, text_b), input_signature=inputs)
-    return tf.function(lambda text: checked(text), input_signature=inputs)
+def _text_fields(spec: ServingSpec) -> list[Field]:
+    hostile = (HOSTILE_TEXTS, HOSTILE_TEXTS[::-1])
+    return [
+        Field(name=name, dtype="string", shape=(None,), warmup=WARMUP_TEXTS, hostile=texts)
+        for name, texts in zip(text_columns(spec), hostile, strict=False)
+    ]
 
 
-def _of_examples(body: Callable[..., dict[str, tf.Tensor]], spec: ServingSpec) -> Any:
-    features = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in _columns(spec)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-    def serve_examples(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        columns = tf.io.parse_example(tf.ensure_shape(inputs, [None]), features)
-        return body(*[columns[name] for name in features])
-
-    return serve_examples
+def _example_field(spec: ServingSpec) -> Field:
+    warmup, hostile = (
+        serialized_examples({field.name: getattr(field, kind) for field in _text_fields(spec)})
+        for kind in ("warmup", "hostile")
+    )
+    return Field(name="inputs", dtype="string", shape=(None,), warmup=warmup, hostile=hostile)
 
 
-def _of_ids(body: Callable[..., dict[str, tf.Tensor]], model: keras.Model, spec: ServingSpec) -> Any:
-    inputs = {name: tf.TensorSpec([None, spec.max_length], tf.int32, name=name) for name in model.input}
+def _id_fields(model: keras.Model, spec: ServingSpec) -> list[Field]:
+    return [Field(name=name, dtype="int32", shape=(None, spec.max_length), warmup=(1,)) for name in model.input]
 
-    @tf.function(input_signature=[inputs])
-    def serve_token_ids(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return body({name: tf.ensure_shape(ids, inputs[name].shape) for name, ids in batch.items()})
 
-    return serve_token_ids
+def _answer_fields(model: keras.Model, spec: ServingSpec) -> list[Field]:
+    """Returns the fields of `answer`."""
+    tolerance, rows = _tolerance(model), (None, model.output.shape[-1])
+    if spec.problem_type == "regression":
+        return [Field(name="value", dtype="float32", shape=(None,), tolerance=tolerance)]
+    is_single = spec.problem_type == "single_label"
+    label = Field(name="label_id", dtype="int32", shape=(None,))
+    return [
+        Field(name="label", dtype="string", shape=(None,)),
+        label if is_single else Field(name="predicted", dtype="int32", shape=rows),
+        *(Field(name=name, dtype="float32", shape=rows, tolerance=tolerance) for name in ("probabilities", "logits")),
+    ]
+
+
+def _score_fields(model: keras.Model, spec: ServingSpec) -> list[Field]:
+    """Returns the fields of `scores`."""
+    tolerance, rows = _tolerance(model), (None, model.output.shape[-1])
+    if spec.problem_type == "regression":
+        return [Field(name="outputs", dtype="float32", shape=(None,), tolerance=tolerance)]
+    return [
+        Field(name="classes", dtype="string", shape=rows),
+        Field(name="scores", dtype="float32", shape=rows, tolerance=tolerance),
+    ]
+
+
+def _tolerance(model: keras.Model) -> float:
+    return TOLERANCES[model.backbone.compute_dtype]
+
+
+def _from_examples(body: Callable[[Batch], Batch], spec: ServingSpec) -> Callable[[Batch], Batch]:
+    features = {name: tf.io.FixedLenFeature([], tf.string, default_value="") for name in text_columns(spec)}
+    return lambda inputs: body(tf.io.parse_example(inputs["inputs"], features))
 
 
 def text_function(module: ClassifierModule) -> TextFunction:
     """Returns a callable from texts to the outputs of the text signature, for use in this process."""
+    serve = module.signatures()[SERVING_DEFAULT].function
 
     def call(texts: Sequence[str | bytes], texts_b: Sequence[str | bytes] | None = None) -> dict[str, np.ndarray]:
-        columns = [texts] if texts_b is None else [texts, texts_b]
-        outputs = module.serve_text(*[to_bytes(column) for column in columns])
+        columns = {"text": texts} if texts_b is None else {"text": texts, "text_b": texts_b}
+        outputs = serve({name: to_bytes(column) for name, column in columns.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
     return call

@@ -3,7 +3,7 @@
 Shape letters: B rows, N new tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,7 +12,18 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
-from aigc_tf.serving.modules.continuer import NUM_ROW_STOPS, SETTINGS, Continuer, request_settings
+from aigc_tf.serving.modules.continuer import SETTINGS, Continuer, request_settings
+from aigc_tf.serving.modules.fields import SERVING_DEFAULT, Field, Signature, build_signature
+from aigc_tf.serving.modules.generator_fields import (
+    CHOICES,
+    CHOSEN,
+    CONTINUATION,
+    CONTINUED,
+    PROMPT,
+    SCORES,
+    STOP,
+    setting_fields,
+)
 from aigc_tf.serving.modules.graph_functions import traced_once
 from aigc_tf.serving.modules.quantization import ServedWeights, Stored
 from aigc_tf.serving.modules.scoring import Scorer
@@ -79,94 +90,73 @@ class GeneratorModule(tf.Module):
         self.weights = ServedWeights(model, stored)  # tracked: what the functions below read
         self.tokenizer = tokenizer
         generate = _shared(continuer, self.weights)
-        self.generate_text = _text_function(continuer, generate, generation)
-        self.generate_by_defaults = _defaults_function(continuer, generate, generation)
-        self.generate_ids = _ids_function(generate, generation, max_length)
-        self.generate_until = _until_function(continuer, self.weights, generation)
         scorer = Scorer(model, tokenizer, max_length=max_length, long_prompt=long_prompt)
-        self.score = _pair_function(self.weights.restoring(scorer.score), "continuation")
-        self.choose = _pair_function(self.weights.restoring(scorer.choose), "choices")
-
-    def signatures(self) -> dict[str, Any]:
-        """Returns the functions of the SavedModel under their names."""
-        return {
-            "serving_default": self.generate_text,
-            "defaults": self.generate_by_defaults,
-            "generate_ids": self.generate_ids,
-            "generate_until": self.generate_until,
-            "score": self.score,
-            "choose": self.choose,
-        }
-
-
-Body = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
-_PROMPT = tf.TensorSpec([None], tf.string, name="prompt")
-
-
-def _setting_specs() -> dict[str, tf.TensorSpec]:
-    return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in SETTINGS.items()}
+        found = [
+            _text_signature(continuer, generate, generation, max_length),
+            _defaults_signature(continuer, generate, generation),
+            _ids_signature(generate, generation, max_length),
+            _until_signature(continuer, self.weights, generation, max_length),
+            _pair_signature("score", self.weights.restoring(scorer.score), CONTINUATION, outputs=SCORES),
+            _pair_signature("choose", self.weights.restoring(scorer.choose), CHOICES, outputs=CHOSEN),
+        ]
+        # In a function, lest the module track it.
+        self.signatures: Callable[[], dict[str, Signature]] = lambda: {one.name: one for one in found}
+        """The functions of the SavedModel by their names."""
 
 
 def _shared(continuer: Continuer, weights: ServedWeights) -> Any:
     """Returns the loop as one function, of which a SavedModel holds one copy whatever calls it."""
     ids, lengths = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)
-    settings = Settings(**_setting_specs())
+    settings = Settings(**{name: tf.TensorSpec([None], dtype, name=name) for name, dtype in SETTINGS.items()})
     return traced_once(weights.restoring(continuer.generate), [ids, lengths, settings])
 
 
-def _signature(body: Body, specs: Mapping[str, tf.TensorSpec]) -> Any:
-    """Makes `body` a graph function of named inputs, which become keys of a request's JSON."""
-    traced = traced_once(body, [dict(specs)])
-
-    # The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
-    @tf.function(autograph=False, input_signature=[dict(specs)])
-    def checked(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = {name: tf.ensure_shape(value, specs[name].shape) for name, value in inputs.items()}
-        num_rows = tf.stack([tf.shape(value)[0] for value in inputs.values()])
-        same = tf.debugging.assert_equal(num_rows, num_rows[0], f"{', '.join(inputs)} must have as many rows each.")
-        with tf.control_dependencies([same]):
-            return traced({name: tf.identity(value) for name, value in inputs.items()})
-
-    return checked
-
-
-def _text_function(continuer: Continuer, generate: Any, generation: GenerationConfig) -> Any:
+def _text_signature(continuer: Continuer, generate: Any, generation: GenerationConfig, max_length: int) -> Signature:
     def generate_text(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return generate(*continuer.tokenize(inputs["prompt"]), request_settings(inputs, generation))
 
-    return _signature(generate_text, {"prompt": _PROMPT, **_setting_specs()})
+    inputs = [PROMPT, *setting_fields(max_length)]
+    return build_signature(SERVING_DEFAULT, generate_text, inputs=inputs, outputs=CONTINUED)
 
 
-def _defaults_function(continuer: Continuer, generate: Any, generation: GenerationConfig) -> Any:
+def _defaults_signature(continuer: Continuer, generate: Any, generation: GenerationConfig) -> Signature:
     def generate_by_defaults(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids, lengths = continuer.tokenize(inputs["prompt"])
         ones = {name: tf.ones_like(lengths, dtype) for name, dtype in SETTINGS.items()}
         return generate(ids, lengths, Settings(**{name: getattr(generation, name) * ones[name] for name in ones}))
 
-    return _signature(generate_by_defaults, {"prompt": _PROMPT})
+    return build_signature("defaults", generate_by_defaults, inputs=[PROMPT], outputs=CONTINUED)
 
 
-def _ids_function(generate: Any, generation: GenerationConfig, max_length: int) -> Any:
+def _ids_signature(generate: Any, generation: GenerationConfig, max_length: int) -> Signature:
     def generate_ids(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return generate(inputs["prompt_ids"], inputs["prompt_lengths"], request_settings(inputs, generation))
 
-    prompt = {
-        "prompt_ids": tf.TensorSpec([None, max_length], tf.int32, name="prompt_ids"),
-        "prompt_lengths": tf.TensorSpec([None], tf.int32, name="prompt_lengths"),
-    }
-    return _signature(generate_ids, {**prompt, **_setting_specs()})
+    ids = Field(name="prompt_ids", dtype="int32", shape=(None, max_length), warmup=(1,), hostile=(1, -1, 2**31 - 1))
+    lengths = Field(name="prompt_lengths", dtype="int32", shape=(None,), warmup=(2,), hostile=(2, 0, -1, 2**31 - 1))
+    inputs = [ids, lengths, *setting_fields(max_length)]
+    return build_signature("generate_ids", generate_ids, inputs=inputs, outputs=CONTINUED)
 
 
-def _until_function(continuer: Continuer, weights: ServedWeights, generation: GenerationConfig) -> Any:
+def _until_signature(
+    continuer: Continuer, weights: ServedWeights, generation: GenerationConfig, max_length: int
+) -> Signature:
     def generate_until(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         prompts = continuer.tokenize(inputs["prompt"])
         generate = weights.restoring(continuer.generate_until)
         return generate(*prompts, request_settings(inputs, generation), inputs["stop"])
 
-    stop = tf.TensorSpec([None, NUM_ROW_STOPS], tf.string, name="stop")
-    return _signature(generate_until, {"prompt": _PROMPT, "stop": stop, **_setting_specs()})
+    inputs = [PROMPT, STOP, *setting_fields(max_length)]
+    return build_signature("generate_until", generate_until, inputs=inputs, outputs=CONTINUED)
 
 
-def _pair_function(body: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]], second: str) -> Any:
-    specs = {"prompt": _PROMPT, second: tf.TensorSpec([None], tf.string, name=second)}
-    return _signature(lambda inputs: body(inputs["prompt"], inputs[second]), specs)
+def _pair_signature(
+    name: str,
+    body: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
+    second: Field,
+    *,
+    outputs: list[Field],
+) -> Signature:
+    return build_signature(
+        name, lambda inputs: body(inputs["prompt"], inputs[second.name]), inputs=[PROMPT, second], outputs=outputs
+    )

@@ -7,7 +7,6 @@ device would answer differently by more than parity allows.
 
 import base64
 import contextlib
-import dataclasses
 import importlib.util
 import itertools
 import json
@@ -30,46 +29,11 @@ import aigc_tf
 from aigc_tf.errors import RunError
 from aigc_tf.serving.process.runtimes import Runtime
 
-HOSTILE_TEXTS: tuple[str | bytes, ...] = (
-    "",
-    " \t\n",
-    "😀👩‍👩‍👧 emoji",
-    "自然言語処理 与 中文",
-    "ÀÉÎ naïve ﬁ ı İ",
-    "a\x00b\u200b\ufeff",
-    b"\xff\xfe not \xc3 UTF-8",
-    "[CLS] [SEP] ##ing",
-    "long " * 2000,
-)
-"""Texts that every export is tried on, besides those of the caller."""
 _SECONDS = 900
 _LOG_LINE = re.compile(r"[IWE]\d{4} ")  # TensorFlow's notes; what ends the process is no such line
 _NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
 """NumPy's name of a type where TensorFlow has another; it has no bfloat16, and its bits are taken."""
 _TENSORFLOW = {"float32": "float", "float64": "double", "float16": "half"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Call:
-    """One call of a signature of a SavedModel."""
-
-    function: str
-    """Name of the signature."""
-    inputs: Mapping[str, np.ndarray]
-    """By name; strings as arrays of bytes objects."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What the other process answered."""
-
-    outputs: list[dict[str, np.ndarray]]
-    """Of each call, by name; strings as arrays of bytes objects."""
-    seconds: list[float]
-    """Each call took."""
-    load_seconds: float
-    xla: str
-    """`off` where the process could switch it off."""
 
 
 def bytes_array(texts: Sequence[str | bytes]) -> np.ndarray:
@@ -90,22 +54,6 @@ def installed_runtime() -> Runtime:
             raise RunError(f"The package {package} is not installed; exported models are tried with its libraries.")
         folders.append(Path(found.submodule_search_locations[0]))
     return Runtime(folder=folders[0], op_libraries=tuple(sorted(folders[1].glob("python/ops/*.so"))))
-
-
-def call_elsewhere(folder: str | os.PathLike[str], calls: Sequence[Call], *, runtime: Runtime | None = None) -> Answers:
-    """Loads a SavedModel in a new process and makes the calls one after another.
-
-    Raises:
-        RunError: If the process or a call fails; its last words are named.
-    """
-    with StandIn(folder, runtime=runtime) as model:
-        answers = [model.timed_call(call.function, call.inputs) for call in calls]
-        return Answers(
-            outputs=[outputs for outputs, _ in answers],
-            seconds=[seconds for _, seconds in answers],
-            load_seconds=model.load_seconds,
-            xla=model.xla,
-        )
 
 
 class CallError(RunError):

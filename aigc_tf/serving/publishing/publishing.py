@@ -22,63 +22,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from aigc_tf import storage
+from aigc_tf.config import ExportConfig
 from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError, RunError
-from aigc_tf.models.adapters.adapters import adapter_of, save_adapter
 from aigc_tf.serving.gate.op_gate import check_servable, graph_ops
+from aigc_tf.serving.modules.fields import SERVING_DEFAULT, Signature
+from aigc_tf.serving.process.other_process import StandIn
+from aigc_tf.serving.publishing.parity import check_parity, make_calls
+from aigc_tf.serving.publishing.servable import Comparison, Module, Servable
 from aigc_tf.serving.publishing.warmup import try_warmup, write_warmup
 from aigc_tf.serving.publishing.weights_cost import cost_table
-from aigc_tf.serving.versions import MANIFEST_FILE, list_versions
+from aigc_tf.serving.versions import MANIFEST_FILE, version_folders
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-"""Keras' name of each `export.dtype`."""
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
-_FORMAT = 6
+_FORMAT = 7
 """Raise it when the same model would export to another graph or manifest."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """How a model with smaller weights is compared with the same one with float32 weights."""
-
-    build_module: Callable[[], Any]
-    """Gives the tf.Module with float32 weights, as `Publication.build_module`."""
-    measure: Callable[[Path, Path], dict[str, Any]]
-    """What it costs, for JSON: folders of the SavedModels with float32 weights and with smaller ones."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Publication:
-    """What a task brings to be published."""
-
-    settings: Mapping[str, Any]
-    """All that decides the answers but the architecture: meaning of input and output, dtype, hashes. For JSON."""
-    architecture: Mapping[str, Any]
-    """What the model can be rebuilt from. For JSON."""
-    num_parameters: int
-    target: str
-    """Version of TensorFlow Serving that has to load it, one of config.SERVERS."""
-    batch_sizes: tuple[int, ...]
-    """Rows of the requests that the server warms up with; a deployment allows batches of these sizes."""
-    build_module: Callable[[], Any]
-    """Gives the tf.Module to save, whose `signatures()` are the functions by their names."""
-    save_assets: Callable[[Path], None]
-    """Fills a folder with the files that become the SavedModel's assets."""
-    measure: Callable[[Path, Any], dict[str, Any]]
-    """Tries the written SavedModel (folder, module) in another process; returns what it measured, for JSON.
-
-    Raises RunError where the answers are others.
-    """
-    write_formats: Callable[[Path], list[str]]
-    """Fills a folder with other formats and returns the names of their folders."""
-    conclude: Callable[[dict[str, Any]], str]
-    """Says in half a sentence what `measure` found: `in a new process it ...`."""
-    comparison: Comparison | None = None
-    """Where weights are stored smaller than float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,14 +68,24 @@ class Export:
 
 
 def publish(
-    publication: Publication, *, directory: str | os.PathLike[str], name: str, source: Mapping[str, Any] | None = None
+    servable: Servable,
+    *,
+    directory: str | os.PathLike[str],
+    name: str,
+    task_facts: Mapping[str, Any],
+    target: str = ExportConfig.target,
+    batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
+    source: Mapping[str, Any] | None = None,
 ) -> Export:
     """Writes the next version of a model, unless the newest version is the same already.
 
     Args:
-        publication: What the task brings.
+        servable: What the task brings.
         directory: Folder of exported models, local or `gs://`.
         name: Name of the model.
+        task_facts: What the manifest keeps of the task, see `tasks.spec.TaskSpec.manifest_facts`.
+        target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
+        batch_sizes: Rows of the requests that the server warms up with; a deployment allows batches of these sizes.
         source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
         InputError: If the name does not fit.
@@ -122,74 +93,81 @@ def publish(
             full; then no version was added.
     """
     check_name(name)
+    settings = {
+        "format": _FORMAT,
+        **task_facts,
+        "target": target,
+        "batch_sizes": list(batch_sizes),
+        **servable.settings,
+        "dtype": servable.dtype,
+        "weights": servable.weights,
+    }
     busy = f"Another process is exporting {name!r} to {os.fspath(directory)}; try again later."
     advice = "Set export.directory to a folder that can be written."
     with storage.locked_file(storage.join(directory, f".{name}.lock"), busy=busy, advice=advice):
-        return _publish(publication, storage.join(directory, name), name, source or {})
+        return _publish(servable, storage.join(directory, name), settings, {"name": name, "source": source or {}})
 
 
-def write_adapter(model: keras.Model, folder: Path) -> list[str]:
-    """Writes a model's adapter, if it has one, as a folder beside the other formats; returns its name."""
-    if adapter_of(model) is None:
-        return []
-    (folder / "adapter").mkdir()
-    save_adapter(model, folder / "adapter")
-    return ["adapter"]
-
-
-def _publish(publication: Publication, base: str, name: str, source: Mapping[str, Any]) -> Export:
-    settings = {
-        "format": _FORMAT,
-        "target": publication.target,
-        "batch_sizes": list(publication.batch_sizes),
-        **publication.settings,
-    }
-    identity = _sha256_json({**settings, "architecture": publication.architecture})
+def _publish(servable: Servable, base: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Export:
+    identity = _sha256_json({**settings, "architecture": servable.architecture})
     versions = _published_versions(base)
     if versions:
-        path = storage.join(base, str(versions[-1]))
-        newest = _read_whole(path)
-        if newest and newest.get("identity") == identity:
-            conclusion = publication.conclude(newest["parity"])
-            return Export(path=path, version=versions[-1], created=False, manifest=newest, conclusion=conclusion)
+        newest = max(versions)
+        path = storage.join(base, versions[newest])
+        manifest = _read_whole(path)
+        if manifest and manifest.get("identity") == identity:
+            conclusion = servable.conclude(manifest["parity"])
+            return Export(path=path, version=newest, created=False, manifest=manifest, conclusion=conclusion)
     version = max(versions, default=0) + 1
-    facts = {
-        "name": name,
+    manifest = {
+        **facts,
         "version": version,
         "identity": identity,
         **settings,
-        "architecture": publication.architecture,
-        "num_parameters": publication.num_parameters,
-        "source": dict(source),
+        "architecture": servable.architecture,
+        "num_parameters": servable.num_parameters,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **_package_versions()},
     }
     with _published(base, version) as folder:
-        _say("Writing the SavedModel ...")
-        module = publication.build_module()
-        facts |= _write_saved_model(module, publication.save_assets, folder)
-        facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=publication.target)]
-        _say("Trying it in another process ...")
-        facts["parity"] = publication.measure(folder, module)
-        _say("Warming it up ...")
-        write_warmup(folder, name, facts["signatures"], publication.batch_sizes)
-        facts["warmup"] = dataclasses.asdict(try_warmup(folder, facts["signatures"]))
-        if publication.comparison is not None:
-            _say("Measuring what smaller weights cost ...")
-            facts["weights_cost"] = _compare(publication.comparison, publication.save_assets, folder)
+        manifest |= _write_and_try(servable, folder, manifest)
         _say("Writing the other formats ...")
         # Named before the version is: whoever sees the version finds the formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
-            facts["formats"] = publication.write_formats(formats)
-        facts["files"] = _file_hashes(folder)
-        storage.write_json(folder / MANIFEST_FILE, facts)
+            manifest["formats"] = servable.write_formats(formats)
+        manifest["files"] = _file_hashes(folder)
+        storage.write_json(folder / MANIFEST_FILE, manifest)
     return Export(
         path=storage.join(base, str(version)),
         version=version,
         created=True,
-        manifest=facts,
-        conclusion=publication.conclude(facts["parity"]),
+        manifest=manifest,
+        conclusion=servable.conclude(manifest["parity"]),
     )
+
+
+def _write_and_try(servable: Servable, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the SavedModel with its warm-up file, and returns what the manifest says of its signatures and trials."""
+    _say("Writing the SavedModel ...")
+    module = servable.build_module()
+    signatures = module.signatures()
+    _write_saved_model(module, servable.save_assets, folder)
+    facts: dict[str, Any] = {"signatures": {name: _described(one) for name, one in signatures.items()}}
+    facts["ops"] = graph_ops(folder)
+    facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=manifest["target"])]
+    _say("Trying it in another process ...")
+    # The other process has the CPU alone: another device would answer differently by more than a tolerance.
+    with tf.device("CPU:0"), StandIn(folder) as process:
+        calls = make_calls(signatures, servable.samples)
+        parity = check_parity(process, calls, reference=servable.reference)
+        facts["parity"] = {**dataclasses.asdict(parity), **servable.measure(process, module)}
+    _say("Warming it up ...")
+    write_warmup(folder, manifest["name"], signatures, manifest["batch_sizes"])
+    facts["warmup"] = dataclasses.asdict(try_warmup(folder, signatures[SERVING_DEFAULT]))
+    if servable.comparison is not None:
+        _say("Measuring what smaller weights cost ...")
+        facts["weights_cost"] = _compare(servable.comparison, servable.save_assets, folder)
+    return facts
 
 
 def _say(sentence: str) -> None:
@@ -203,40 +181,49 @@ def _compare(comparison: Comparison, save_assets: Callable[[Path], None], folder
         return comparison.measure(Path(scratch), folder)
 
 
-def _write_saved_model(module: Any, save_assets: Callable[[Path], None], folder: Path) -> dict[str, Any]:
-    """Writes the SavedModel and returns its signatures and ops."""
+def _write_saved_model(module: Module, save_assets: Callable[[Path], Any], folder: Path) -> None:
+    signatures = {name: one.function for name, one in module.signatures().items()}
+    for one in module.signatures().values():
+        _check_fields(one)
     with tempfile.TemporaryDirectory(prefix="aigc_tf-assets-") as scratch:
         save_assets(Path(scratch))
         files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
-        module.assets = [tf.saved_model.Asset(os.fspath(file)) for file in files]
+        module.assets = [tf.saved_model.Asset(os.fspath(file)) for file in files]  # type: ignore[attr-defined]
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains it further
         try:
-            tf.saved_model.save(module, os.fspath(folder), signatures=module.signatures(), options=options)
+            tf.saved_model.save(module, os.fspath(folder), signatures=signatures, options=options)
         except (AssertionError, tf.errors.OpError) as error:  # an untracked resource; the disk
             if "No space left on device" in str(error):
                 raise RunError(f"Cannot write {folder}: No space left on device. Nothing was published.") from error
             raise RunError(f"The SavedModel cannot be written: {str(error).splitlines()[0][:300]}") from error
-    signatures = {key: _signature(function) for key, function in module.signatures().items()}
-    return {"signatures": signatures, "ops": graph_ops(folder)}
 
 
-def _signature(function: Any) -> dict[str, Any]:
-    concrete = function.get_concrete_function()
-    arguments = tf.nest.flatten(concrete.structured_input_signature)
+def _check_fields(signature: Signature) -> None:
+    """Refuses a signature whose graph gives other outputs than its fields say: everything else is derived from them."""
+    found = signature.function.get_concrete_function().structured_outputs
+    computed = {name: f"{value.dtype.name} {value.shape}" for name, value in found.items()}
+    stated = {name: f"{field.dtype} {tf.TensorShape(field.shape)}" for name, field in signature.outputs.items()}
+    fits = computed.keys() == stated.keys() and all(
+        found[name].dtype == field.dtype and found[name].shape.is_compatible_with(field.shape)
+        for name, field in signature.outputs.items()
+    )
+    if not fits:
+        raise RunError(f"The signature {signature.name} computes {computed}, but its fields say {stated}.")
+
+
+def _described(signature: Signature) -> dict[str, Any]:
     return {
-        "inputs": {spec.name: [spec.dtype.name, spec.shape.as_list()] for spec in arguments},
-        "outputs": {
-            name: [value.dtype.name, value.shape.as_list()] for name, value in concrete.structured_outputs.items()
-        },
+        side: {name: [field.dtype, list(field.shape)] for name, field in fields.items()}
+        for side, fields in (("inputs", signature.inputs), ("outputs", signature.outputs))
     }
 
 
-def _published_versions(base: str) -> list[int]:
+def _published_versions(base: str) -> dict[int, str]:
     """On an object store a folder without manifest is what a killed export left: its number is free."""
-    versions = list_versions(base)
+    folders = version_folders(base)
     if not storage.is_remote(base):
-        return versions
-    return [number for number in versions if storage.exists(storage.join(base, str(number), MANIFEST_FILE))]
+        return folders
+    return {number: name for number, name in folders.items() if storage.exists(storage.join(base, name, MANIFEST_FILE))}
 
 
 @contextlib.contextmanager

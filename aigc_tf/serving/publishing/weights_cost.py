@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from aigc_tf.serving.process.other_process import Call, StandIn
+from aigc_tf.serving.process.other_process import StandIn
 
 Judge = Callable[[keras.Model, keras.Model], dict[str, Any]]
 """Model with float32 weights, the same with smaller ones -> `rows`, `metric`, its `values` of the two, and
@@ -23,13 +23,18 @@ _REPEATS = 7
 
 
 def measure_served(
-    folders: Sequence[Path], call: Call, *, count: Callable[[Mapping[str, np.ndarray]], int]
+    folders: Sequence[Path],
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    count: Callable[[Mapping[str, np.ndarray]], int],
 ) -> list[dict[str, Any]]:
     """Measures exported models that answer the same call.
 
     Args:
         folders: Of the SavedModels.
-        call: What is asked.
+        signature: Which is called.
+        inputs: Of the call, by name.
         count: Outputs -> what the call is divided into: examples or tokens.
     Returns:
         Of each its `megabytes` (10**6 bytes) of weights on disk, `resident_megabytes` after it has answered,
@@ -40,10 +45,10 @@ def measure_served(
         models = [stack.enter_context(StandIn(folder)) for folder in folders]
         rates: list[list[float]] = [[] for _ in models]
         for model in models:
-            model.call(call.function, call.inputs)
+            model.call(signature, inputs)
         for _ in range(_REPEATS):
             for model, rate in zip(models, rates, strict=True):
-                outputs, seconds = model.timed_call(call.function, call.inputs)
+                outputs, seconds = model.timed_call(signature, inputs)
                 rate.append(count(outputs) / seconds)
         return [
             {

@@ -1,7 +1,7 @@
 """The functions by which the task `classify` enters the commands."""
 
 from aigc_tf.models.classifiers import classifier
-from aigc_tf.tasks.classify.serving import answer_classification, draw_confusions, export_classification
+from aigc_tf.tasks.classify.serving import answer_classification, classification_servable, draw_confusions
 from aigc_tf.tasks.classify.training import classify
 from aigc_tf.tasks.door import TaskDoor
 
@@ -9,7 +9,7 @@ DOOR = TaskDoor(
     build=classify,
     describe=classifier.describe_classifier,
     rebuild=classifier.rebuild_classifier,
-    export=export_classification,
+    servable=classification_servable,
     answer=answer_classification,
     draw=draw_confusions,
     ask_script="predict.py --text",

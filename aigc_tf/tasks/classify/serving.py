@@ -15,8 +15,8 @@ from aigc_tf.evaluation.confusion_matrix import plot_confusion_matrix
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.serving.local.predictor import predict_texts
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
-from aigc_tf.serving.publishing.classifier_export import export_classifier
-from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.classifier_servable import classifier_servable
+from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.serving.publishing.weights_cost import Judge
 from aigc_tf.tasks.classify.training import classify
 from aigc_tf.tasks.door import DataFacts
@@ -38,34 +38,24 @@ def _serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
     )
 
 
-def export_classification(
-    model: keras.Model,
-    config: ExperimentConfig,
-    facts: DataFacts,
-    *,
-    prepared: PreparedDataset | None,
-    source: dict[str, Any],
-) -> Export:
-    """Exports a trained classifier; where its data are at hand, a few of their examples are tried on it."""
+def classification_servable(
+    model: keras.Model, config: ExperimentConfig, facts: DataFacts, *, prepared: PreparedDataset | None
+) -> Servable:
+    """Prepares a trained classifier to be published; where its data are at hand, a few examples are tried on it."""
     tokenizer = load_tokenizer(facts.tokenizer_folder)
     samples: list[tuple[str, ...]] = []
     if prepared is not None:
         split = prepared.splits.get("test", prepared.splits["train"])
         rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
         samples = [tuple(tokenizer.decode(part) for part in row[: 1 + facts.is_pair]) for row in rows]
-    return export_classifier(
+    return classifier_servable(
         model,
         tokenizer,
         _serving_spec(config, facts),
-        directory=config.export.directory,
-        name=config.name,
         dtype=config.export.dtype,
-        target=config.export.target,
-        batch_sizes=config.export.batch_sizes,
         weights=config.export.weights,
         judge=None if prepared is None or config.export.weights == "float32" else _judge(config, prepared),
         samples=samples,
-        source=source,
     )
 
 

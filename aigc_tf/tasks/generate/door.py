@@ -2,14 +2,14 @@
 
 from aigc_tf.models.generators import generator
 from aigc_tf.tasks.door import TaskDoor
-from aigc_tf.tasks.generate.serving import export_generation
+from aigc_tf.tasks.generate.serving import generation_servable
 from aigc_tf.tasks.generate.training import generate, warn_of_windows
 
 DOOR = TaskDoor(
     build=generate,
     describe=generator.describe_generator,
     rebuild=generator.rebuild_generator,
-    export=export_generation,
+    servable=generation_servable,
     answer=None,
     draw=lambda metrics, facts: {},
     ask_script="generate.py --prompt",

@@ -10,8 +10,8 @@ from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 from aigc_tf.models.generators import generator
-from aigc_tf.serving.publishing.generator_export import export_generator
-from aigc_tf.serving.publishing.publishing import Export
+from aigc_tf.serving.publishing.generator_servable import generator_servable
+from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.serving.publishing.weights_cost import Judge
 from aigc_tf.tasks.door import DataFacts
 from aigc_tf.tasks.generate.training import evaluations_of
@@ -23,36 +23,26 @@ _EXPORT_SAMPLES = 8
 _EXPORT_PROMPT_TOKENS = 16
 
 
-def export_generation(
-    model: keras.Model,
-    config: ExperimentConfig,
-    facts: DataFacts,
-    *,
-    prepared: PreparedDataset | None,
-    source: dict[str, Any],
-) -> Export:
-    """Exports a trained generator; where its data are at hand, beginnings of their documents are tried on it."""
+def generation_servable(
+    model: keras.Model, config: ExperimentConfig, facts: DataFacts, *, prepared: PreparedDataset | None
+) -> Servable:
+    """Prepares a trained generator to be published; where its data are at hand, beginnings of documents are tried."""
     tokenizer = load_tokenizer(facts.tokenizer_folder)
     prompts: list[str] = []
     if prepared is not None:
         split = prepared.splits.get("test", prepared.splits["train"])
         rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
         prompts = [tokenizer.decode(row[0][:_EXPORT_PROMPT_TOKENS]) for row in rows]
-    return export_generator(
+    return generator_servable(
         model,
         tokenizer,
         max_length=config.data.max_length,
         generation=config.generation,
-        directory=config.export.directory,
-        name=config.name,
         dtype=config.export.dtype,
         long_prompt=config.export.long_prompt,
-        target=config.export.target,
-        batch_sizes=config.export.batch_sizes,
         weights=config.export.weights,
         judge=None if prepared is None else _judge(config, prepared, tokenizer),
         prompts=prompts,
-        source=source,
     )
 
 

@@ -38,6 +38,7 @@ from aigc_tf.serving.deployment.server_configs import read_batching, read_monito
 
 ROOT = Path(__file__).parents[3]
 MIB = 2**20
+GENERATES = {"task": "generate", "latency_seconds": 30, "timeout_seconds": 120}
 
 
 def write_export(base, name, version, *, num_bytes=1000, **changes):
@@ -49,6 +50,8 @@ def write_export(base, name, version, *, num_bytes=1000, **changes):
         "name": name,
         "version": version,
         "task": "classify",
+        "latency_seconds": 1,
+        "timeout_seconds": 30,
         "dtype": "float32",
         "num_parameters": 1234567,
         "identity": f"{name}-{version}",
@@ -66,7 +69,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / 'o\'ne "two" $HOME: #三 \\ {{x}}'
     write_export(folder, "reviews", 1, batch_sizes=[1, 4, 16])
     write_export(folder, "reviews", 2, batch_sizes=[1, 2, 4])
-    write_export(folder, "Größe-1.0_b", 3, batch_sizes=[4, 1], task="generate")
+    write_export(folder, "Größe-1.0_b", 3, batch_sizes=[4, 1], **GENERATES)
     return folder
 
 
@@ -430,10 +433,19 @@ def test_the_health_check_fails_when_the_server_is_silent(rendered):
 # ---------------------------------------------------------------------------------------------------- numbers and names
 
 
+def test_a_folder_whose_number_has_zeros_before_it_is_copied_as_the_version_a_server_takes_it_for(tmp_path):
+    model = write_export(tmp_path, "m", "0001")
+    render_deployment([model], output=str(tmp_path / "served"))
+    assert '["0001/", "/models/m/1/"]' in (tmp_path / "served" / "Dockerfile.model").read_text()
+    assert "versions: 1 " in (tmp_path / "served" / "server" / "models.config").read_text()
+
+
 def test_memory_is_by_the_rule_of_the_page():
-    classifier = Version(label="stable", number=1, num_bytes=100 * MIB, manifest={})
+    classifier = Version(label="stable", number=1, folder="1", num_bytes=100 * MIB, manifest={})
     sizes = {"num_layers": 12, "hidden_dim": 768, "num_positions": 1024}
-    generator = Version(label="stable", number=1, num_bytes=500 * MIB, manifest={"architecture": {"sizes": sizes}})
+    generator = Version(
+        label="stable", number=1, folder="1", num_bytes=500 * MIB, manifest={"architecture": {"sizes": sizes}}
+    )
     # 512 + 2 * (256 + 150) = 1324, up to 1536
     assert required_memory([classifier], rows=16) == 1536 * MIB
     # keys and values: 2 * 12 * 768 * 1024 * 4 bytes = 72 MiB a row; 256 + 750 + 2 * 16 * 72 = 3310
@@ -442,7 +454,9 @@ def test_memory_is_by_the_rule_of_the_page():
     assert required_memory([generator, classifier], rows=16) == 7680 * MIB
     # restored by each of two batches: 256 + 150 + 2 * 400 = 1206; 512 + 2 * 1206 = 2924, up to 3072
     small = {"weights": "int8", "dtype": "float32", "num_parameters": 100 * MIB}
-    restoring = Version(label="stable", number=1, num_bytes=100 * MIB, manifest={**classifier.manifest, **small})
+    restoring = Version(
+        label="stable", number=1, folder="1", num_bytes=100 * MIB, manifest={**classifier.manifest, **small}
+    )
     assert required_memory([restoring], rows=16, batches=2) == 3072 * MIB
     unchanged = dataclasses.replace(restoring, manifest=small | {"weights": "bfloat16", "dtype": "bfloat16"})
     assert required_memory([unchanged], rows=16, batches=2) == 1536 * MIB
@@ -560,7 +574,7 @@ def test_the_script_renders_what_its_flags_say_and_tells_what_is_mistyped(tmp_pa
         (["none"], {}, "There is no file none/1/manifest.json."),
         (["old"], {}, "old/1/manifest.json lacks 'task'; export the model anew."),
         (["list"], {}, "list/1/manifest.json lacks 'task'; export the model anew."),
-        (["sorts"], {}, "sorts/1 is of task 'sort'; served are classify, generate."),
+        (["earlier"], {}, "earlier/1/manifest.json lacks 'latency_seconds'; export the model anew."),
         (["mixed"], {"canary": ["1"]}, "The versions of mixed are of the tasks classify and generate"),
         (["good", "apart"], {}, "The models have no batch size in common"),
         (["future"], {}, "A model is exported for the target '9.9'; known are 2.19, 2.20, 2.21."),
@@ -572,8 +586,8 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, monk
         for version in (1, 2):
             write_export(tmp_path, name, version)
     write_export(tmp_path, "old", 1, task=None)
-    write_export(tmp_path, "sorts", 1, task="sort")
-    write_export(tmp_path, "mixed", 1, task="generate")
+    write_export(tmp_path, "earlier", 1, latency_seconds=None)
+    write_export(tmp_path, "mixed", 1, **GENERATES)
     write_export(tmp_path, "mixed", 2)
     write_export(tmp_path, "apart", 1, batch_sizes=[3])
     write_export(tmp_path, "future", 1, target="9.9")

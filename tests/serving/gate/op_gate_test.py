@@ -16,7 +16,9 @@ from aigc_tf.serving.gate.findings import REFUSED, WARNED, as_text
 from aigc_tf.serving.gate.op_gate import check_servable, find_problems, graph_ops, report
 from aigc_tf.serving.gate.saved_model_protos import saved_model_pb2
 from aigc_tf.serving.gate.server_ops import load_server_ops
-from aigc_tf.serving.publishing.publishing import Publication, publish
+from aigc_tf.serving.modules.fields import Field, build_signature
+from aigc_tf.serving.publishing.publishing import publish
+from aigc_tf.serving.publishing.servable import Servable
 
 VECTOR = [tf.TensorSpec([None], tf.float32, name="x")]
 TEXTS = [tf.TensorSpec([None], tf.string, name="text")]
@@ -320,25 +322,24 @@ class Compiled(tf.Module):
     """What an export saves, with a function that no stock server runs."""
 
     def signatures(self):
-        function = tf.function(answer, input_signature=VECTOR, jit_compile=True)
-        return {"serving_default": function}
+        x, y = (Field(name=name, dtype="float32", shape=(None,)) for name in ("x", "y"))
+        compiled = tf.function(answer, input_signature=VECTOR, jit_compile=True)
+        return {
+            "serving_default": build_signature(
+                "serving_default", lambda given: compiled(given["x"]), inputs=[x], outputs=[y]
+            )
+        }
 
 
 def test_what_the_server_would_refuse_is_not_published(tmp_path):
-    publication = Publication(
-        settings={},
+    servable = Servable(
         architecture={},
         num_parameters=0,
-        target="2.20",
-        batch_sizes=(1,),
         build_module=Compiled,
-        save_assets=lambda folder: None,
-        measure=lambda folder, module: pytest.fail("the gate comes first"),
-        write_formats=lambda folder: [],
-        conclude=str,
+        reference=lambda *arguments: pytest.fail("the gate comes first"),
     )
     with pytest.raises(RunError, match=r"TensorFlow Serving 2\.20 cannot serve this model: a function that XLA must"):
-        publish(publication, directory=tmp_path, name="compiled")
+        publish(servable, directory=tmp_path, name="compiled", task_facts={})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / ".compiled.lock"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from aigc_tf.errors import InputError
 from aigc_tf.serving.local.predictor import Predictor, predict_texts
 from aigc_tf.serving.modules.text_tensors import to_bytes
-from aigc_tf.serving.versions import latest_version, list_versions
+from aigc_tf.serving.versions import latest_version, version_folders
 
 
 class Lengths:
@@ -97,7 +97,7 @@ def make_version(folder):
 def test_the_newest_version_is_the_highest_number(tmp_path):
     for version in ("2", "10", ".11.partial", "x"):
         make_version(tmp_path / "toy" / version)
-    assert list_versions(tmp_path / "toy") == [2, 10]
+    assert version_folders(tmp_path / "toy") == {2: "2", 10: "10"}
     assert latest_version(tmp_path / "toy") == str(tmp_path / "toy" / "10")
     assert latest_version(tmp_path / "toy" / "2") == str(tmp_path / "toy" / "2")
 

@@ -13,10 +13,10 @@ from aigc_tf.serving.modules import classifier_signatures
 from aigc_tf.serving.modules.classifier_signatures import (
     ClassifierModule,
     ServingSpec,
-    add_special_tokens_in_graph,
     answer,
     text_function,
 )
+from aigc_tf.serving.modules.graph_special_tokens import add_special_tokens_in_graph
 from tests.tiny_classifier import build_model, load_tokenizer
 
 SINGLE = ServingSpec(
@@ -28,7 +28,11 @@ PAIR = ServingSpec(
 
 
 def call_texts(module, texts):
-    return {name: value.numpy() for name, value in module.serve_text(tf.constant(texts)).items()}
+    return call(module, "serving_default", text=texts)
+
+
+def call(module, signature, **inputs):
+    return module.signatures()[signature]({name: tf.constant(value) for name, value in inputs.items()})
 
 
 def special(**changes):
@@ -115,18 +119,18 @@ def test_a_regression_answer_is_the_number_itself():
 
 
 def test_a_text_is_answered_alike_beside_any_neighbour(tmp_path):
-    call = text_function(ClassifierModule(build_model(), load_tokenizer(tmp_path), SINGLE))
+    ask = text_function(ClassifierModule(build_model(), load_tokenizer(tmp_path), SINGLE))
     texts = ["abc", "", "z " * 100, b"\xff\xfe a", "\ud800 a", "é"]
-    together = call(texts, None)["logits"]
+    together = ask(texts, None)["logits"]
     for index, text in enumerate(texts):
-        np.testing.assert_allclose(call([text], None)["logits"][0], together[index], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(ask([text], None)["logits"][0], together[index], atol=1e-5, rtol=0)
     assert np.ptp(together, axis=0).max() > 1e-2
-    assert {name: len(value) for name, value in call([], None).items()} == dict.fromkeys(call(texts, None), 0)
+    assert {name: len(value) for name, value in ask([], None).items()} == dict.fromkeys(ask(texts, None), 0)
 
 
 def test_the_second_text_of_a_pair_counts(tmp_path):
-    call = text_function(ClassifierModule(build_model(), load_tokenizer(tmp_path), PAIR))
-    logits = call(["abc", "abc"], ["xyz", "zyx"])["logits"]
+    ask = text_function(ClassifierModule(build_model(), load_tokenizer(tmp_path), PAIR))
+    logits = ask(["abc", "abc"], ["xyz", "zyx"])["logits"]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
@@ -144,11 +148,11 @@ def examples(*rows):
 
 def test_examples_are_answered_by_all_classes_and_their_scores(tmp_path):
     module = ClassifierModule(build_model(), load_tokenizer(tmp_path), SINGLE)
-    found = module.serve_examples(examples({"text": "abc é"}, {"text": "z " * 100, "other": "x"}, {}))
-    expected = module.serve_text(tf.constant(["abc é", "z " * 100, ""]))
+    found = call(module, "classify", inputs=examples({"text": "abc é"}, {"text": "z " * 100, "other": "x"}, {}))
+    expected = call_texts(module, ["abc é", "z " * 100, ""])
     np.testing.assert_array_equal(found["scores"], expected["probabilities"])
-    assert found["classes"].numpy().tolist() == [[b"a", b"b", b"c"]] * 3
-    assert {name: value.shape for name, value in module.serve_examples(examples()).items()} == {
+    assert found["classes"].tolist() == [[b"a", b"b", b"c"]] * 3
+    assert {name: value.shape for name, value in call(module, "classify", inputs=examples()).items()} == {
         "classes": (0, 3),
         "scores": (0, 3),
     }
@@ -156,8 +160,9 @@ def test_examples_are_answered_by_all_classes_and_their_scores(tmp_path):
 
 def test_an_example_of_a_pair_may_lack_one_of_its_texts(tmp_path):
     module = ClassifierModule(build_model(), load_tokenizer(tmp_path), PAIR)
-    found = module.serve_examples(examples({"text": "ab", "text_b": "cd"}, {"text_b": "cd"}, {"text": "ab"}))
-    expected = module.serve_text(tf.constant(["ab", "", "ab"]), tf.constant(["cd", "cd", ""]))
+    rows = examples({"text": "ab", "text_b": "cd"}, {"text_b": "cd"}, {"text": "ab"})
+    found = call(module, "classify", inputs=rows)
+    expected = call(module, "serving_default", text=["ab", "", "ab"], text_b=["cd", "cd", ""])
     np.testing.assert_array_equal(found["scores"], expected["probabilities"])
 
 
@@ -165,9 +170,9 @@ def test_a_number_is_answered_to_an_example_by_the_name_that_the_server_knows(tm
     spec = ServingSpec(label_names=(), problem_type="regression", is_pair=False, max_length=16, truncation="head")
     module = ClassifierModule(build_model(num_outputs=1), load_tokenizer(tmp_path), spec)
     assert list(module.signatures()) == ["serving_default", "regress", "token_ids", "tokenize"]
-    found = module.signatures()["regress"](examples({"text": "abc"}, {"text": "z"}))
+    found = call(module, "regress", inputs=examples({"text": "abc"}, {"text": "z"}))
     assert {name: value.shape for name, value in found.items()} == {"outputs": (2,)}
-    np.testing.assert_array_equal(found["outputs"], module.serve_text(tf.constant(["abc", "z"]))["value"])
+    np.testing.assert_array_equal(found["outputs"], call_texts(module, ["abc", "z"])["value"])
 
 
 @pytest.mark.filterwarnings("ignore:You are using a softmax")
@@ -181,7 +186,7 @@ def test_rows_of_like_length_are_computed_together_and_answers_stay_in_their_pla
 
     texts = ["z " * count for count in (3, 70, 0, 14, 15, 40, 1, 500)]
     tokenizer = load_tokenizer(tmp_path)
-    batch = ClassifierModule(model, tokenizer, spec).tokenize(tf.constant(texts))
+    batch = call(ClassifierModule(model, tokenizer, spec), "tokenize", text=texts)
     forward = functools.partial(classifier_signatures._by_length, network, num_outputs=3)
     found = forward(batch)
     assert widths == [(4, 16), (1, 17), (1, 42), (2, 80)]
@@ -196,19 +201,21 @@ def test_token_ids_are_answered_as_their_text_is_and_read_no_further_than_the_lo
     model = build_model()
     module = ClassifierModule(model, load_tokenizer(tmp_path), SINGLE)
     texts = ["abc", "", "é z"]
-    ids = module.tokenize(tf.constant(texts))
+    ids = call(module, "tokenize", text=texts)
     assert {name: value.shape for name, value in ids.items()} == dict.fromkeys(model.input, (3, 16))
-    found, expected = module.serve_token_ids(ids), call_texts(module, texts)
+    found, expected = call(module, "token_ids", **ids), call_texts(module, texts)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     # A row is read to its last token, also where there is padding before it.
-    gap = {name: value.numpy() for name, value in module.tokenize(tf.constant(["abc abc"])).items()}
+    gap = call(module, "tokenize", text=["abc abc"])
     gap["padding_mask"][0, 2] = 0
     np.testing.assert_allclose(
-        module.serve_token_ids(gap)["logits"], model(model_inputs(model, gap), training=False), atol=1e-5
+        call(module, "token_ids", **gap)["logits"], model(model_inputs(model, gap), training=False), atol=1e-5
     )
     whole = {name: value[:0] for name, value in ids.items()}
-    assert {name: len(value) for name, value in module.serve_token_ids(whole).items()} == dict.fromkeys(expected, 0)
+    assert {name: len(value) for name, value in call(module, "token_ids", **whole).items()} == dict.fromkeys(
+        expected, 0
+    )
 
 
 def test_the_module_tracks_each_weight_once_and_no_random_state(tmp_path):

@@ -32,7 +32,7 @@ def module(model, tokenizer):
 
 
 def ask(module, prompts, **changes):
-    return {name: value.numpy() for name, value in module.generate_text(request(prompts, **changes)).items()}
+    return module.signatures()["serving_default"](request(prompts, **changes))
 
 
 def ask_ids(module, rows, inputs, *, padding=0):
@@ -42,7 +42,7 @@ def ask_ids(module, rows, inputs, *, padding=0):
         target[: len(row)] = row
     given = {"prompt_ids": tf.constant(ids), "prompt_lengths": tf.constant([len(row) for row in rows], tf.int32)}
     settings = {name: value for name, value in inputs.items() if name != "prompt"}
-    return {name: value.numpy() for name, value in module.generate_ids(given | settings).items()}
+    return module.signatures()["generate_ids"](given | settings)
 
 
 def rows_of(outputs):
@@ -77,8 +77,8 @@ def test_every_input_and_output_has_the_batch_first(module):
     chosen = {"choice": (tf.string, 1), "choice_id": (tf.int32, 1), "prompt_cut": (tf.int32, 1)}
     chosen |= {"log_probabilities": (tf.float32, 2), "probabilities": (tf.float32, 2)}
     assert module.signatures().keys() == expected.keys()
-    for name, function in module.signatures().items():
-        concrete = function.get_concrete_function()
+    for name, signature in module.signatures().items():
+        concrete = signature.function.get_concrete_function()
         inputs = tf.nest.flatten(concrete.structured_input_signature)
         assert {one.name: (one.dtype, one.shape.rank) for one in inputs} == expected[name]
         found = concrete.structured_outputs
@@ -223,7 +223,7 @@ def test_a_row_with_an_id_that_is_none_is_refused_and_its_neighbours_are_not_tou
 
 def test_without_settings_each_row_has_those_of_the_export_and_the_same_seed(model, tokenizer):
     module = tiny_generator.build_module(model, tokenizer, max_new_tokens=9, temperature=0.9, top_k=30, seed=11)
-    found = module.generate_by_defaults({"prompt": tf.constant(["x", "Pack my", "x"])})
+    found = module.signatures()["defaults"]({"prompt": tf.constant(["x", "Pack my", "x"])})
     expected = ask(module, ["x", "Pack my", "x"], max_new_tokens=9, temperature=0.9, top_k=30, seed=[11] * 3)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -242,7 +242,7 @@ def test_stop_strings_of_the_export_end_every_text(model, module, tokenizer):
         assert found["finish_reason"][row] == (b"stop" if is_stopped else whole["finish_reason"][row])
         assert rows_of(whole)[row][: len(rows_of(found)[row])] == rows_of(found)[row]
     assert 2 <= (found["finish_reason"] == b"stop").sum() < len(PROMPTS)
-    for name, value in stopping.generate_by_defaults({"prompt": tf.constant(["x"])}).items():
+    for name, value in stopping.signatures()["defaults"]({"prompt": tf.constant(["x"])}).items():
         np.testing.assert_array_equal(value, ask(stopping, ["x"], seed=[3])[name])
 
 
@@ -253,10 +253,9 @@ def test_stop_strings_of_a_request_end_its_own_row_beside_those_of_the_export(mo
     stopping = tiny_generator.build_module(model, tokenizer, stop=(always.decode(),))
     stops = [[text[3:5], b"never", b"", text[6:9]] for text in spelled]  # halves of characters too
     stops[2], stops[4] = [b""] * 4, [b"", b"", b"x" * 257, b"a"]
-    outputs = stopping.generate_until(
+    found = stopping.signatures()["generate_until"](
         {**request(PROMPTS, max_new_tokens=20), "stop": tf.constant(stops, tf.string, shape=[len(PROMPTS), 4])}
     )
-    found = {name: value.numpy() for name, value in outputs.items()}
     for row, text in enumerate(spelled):
         mine = [always, *filter(None, stops[row])]
         if row == 4:
@@ -292,8 +291,8 @@ def test_too_long_a_prompt_is_refused_where_the_export_says_so_and_its_neighbour
 def test_a_saved_model_holds_the_network_once(module):
     """The loop is one function, whatever calls it."""
     names = set()
-    for function in module.signatures().values():
-        graph = function.get_concrete_function().graph
+    for signature in module.signatures().values():
+        graph = signature.function.get_concrete_function().graph
         names |= {
             definition.signature.name
             for definition in graph.as_graph_def().library.function

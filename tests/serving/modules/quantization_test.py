@@ -12,8 +12,8 @@ from aigc_tf.serving.gate.saved_model_graph import called_functions
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.modules.generator_signatures import GeneratorModule
 from aigc_tf.serving.modules.quantization import quantize, restore, store
-from aigc_tf.serving.publishing.classifier_export import export_classifier
 from tests import tiny_classifier, tiny_generator
+from tests.exporting import export_classifier
 
 SPEC = ServingSpec(
     label_names=("a", "b", "c"), problem_type="single_label", is_pair=False, max_length=16, truncation="head"
@@ -93,8 +93,8 @@ def test_a_generator_answers_as_the_model_that_holds_what_is_restored(dtype, kin
     stored = store(model, kind)
     request = tiny_generator.request(tiny_generator.PROMPTS, temperature=0.0)
     options = {"max_length": tiny_generator.MAX_LENGTH, "generation": GENERATION}
-    plain = GeneratorModule(model, tokenizer, **options).generate_text(request)
-    small = GeneratorModule(model, tokenizer, stored=stored, **options).generate_text(request)
+    plain = GeneratorModule(model, tokenizer, **options).signatures()["serving_default"](request)
+    small = GeneratorModule(model, tokenizer, stored=stored, **options).signatures()["serving_default"](request)
     np.testing.assert_array_equal(small["token_ids"], plain["token_ids"])
     np.testing.assert_allclose(small["log_probability"], plain["log_probability"], atol=1e-4)
 
@@ -126,7 +126,7 @@ def test_a_generator_restores_its_weights_outside_of_the_loop():
     model = tiny_generator.build_model(tokenizer)
     options = {"max_length": tiny_generator.MAX_LENGTH, "generation": GENERATION}
     module = GeneratorModule(model, tokenizer, stored=store(model, "int8"), **options)
-    bodies, loops = functions_and_loops(module.generate_ids)
+    bodies, loops = functions_and_loops(module.signatures()["generate_ids"].function)
     assert len(casts(bodies, bodies)) == 2 + 4 * 2  # two tables, four kernels of each of two blocks
     assert not casts(bodies, loops)
 
@@ -134,7 +134,7 @@ def test_a_generator_restores_its_weights_outside_of_the_loop():
 def test_a_classifier_looks_up_rows_of_its_small_tables_and_restores_all_else_outside_of_the_loop(tmp_path):
     model = tiny_classifier.build_model()
     module = ClassifierModule(model, tiny_classifier.load_tokenizer(tmp_path), SPEC, stored=store(model, "int8"))
-    bodies, loops = functions_and_loops(module.serve_text)
+    bodies, loops = functions_and_loops(module.signatures()["serving_default"].function)
     looked_up = [node for body in bodies.values() for node in body if node.op == "ResourceGather"]
     small = [node for node in looked_up if node.attr["dtype"].type == tf.int8.as_datatype_enum]
     assert len(casts(bodies, loops)) == len(small) == 2  # of tokens and segments

@@ -12,11 +12,11 @@ from aigc_tf.serving.gate.op_gate import find_problems
 from aigc_tf.serving.gate.saved_model_protos import saved_model_pb2
 from aigc_tf.serving.gate.server_ops import TABLE, build_table
 from aigc_tf.serving.modules.classifier_signatures import ServingSpec
-from aigc_tf.serving.process.other_process import HOSTILE_TEXTS, StandIn, bytes_array
+from aigc_tf.serving.modules.fields import HOSTILE_TEXTS
+from aigc_tf.serving.process.other_process import StandIn, bytes_array
 from aigc_tf.serving.process.runtimes import Runtime, fetch_runtime
-from aigc_tf.serving.publishing.classifier_export import export_classifier
-from aigc_tf.serving.publishing.generator_export import export_generator
 from tests import tiny_classifier, tiny_generator
+from tests.exporting import export_classifier, export_generator
 
 TEXTS = ["a quick fox", "zebra", *HOSTILE_TEXTS]
 

@@ -17,10 +17,10 @@ from aigc_tf.models.classifiers.classifier import build_classifier
 from aigc_tf.serving.local.predictor import Predictor
 from aigc_tf.serving.modules.classifier_signatures import ServingSpec
 from aigc_tf.serving.process.other_process import StandIn, bytes_array
-from aigc_tf.serving.publishing import classifier_export
-from aigc_tf.serving.publishing.classifier_export import export_classifier
-from aigc_tf.serving.publishing.classifier_parity import check_parity
+from aigc_tf.serving.publishing.classifier_servable import classifier_servable
+from aigc_tf.serving.publishing.parity import check_parity, make_calls
 from aigc_tf.serving.publishing.warmup import WARMUP_FILE
+from tests.exporting import export_classifier
 from tests.tiny_classifier import build_model, load_tokenizer, logits_of, make_batch
 
 SPEC = ServingSpec(
@@ -55,8 +55,12 @@ def test_the_manifest_says_what_the_model_is(exported):
     assert {"assets/label_names.json", "saved_model.pb", "variables/variables.index"} <= manifest["files"].keys()
     assert not [op for op in manifest["ops"] if op.startswith(("Xla", "PyFunc", "TFText>RoundRobin"))]
     parity = manifest["parity"]
-    assert parity["token_ids"] == "identical"
-    assert max(parity["max_difference"].values()) <= parity["bound"] == 1e-5
+    assert parity["answers"] == "identical"
+    assert parity["tolerance"] == dict.fromkeys(("logits", "probabilities", "scores"), 1e-5)
+    assert parity["max_difference"].keys() == parity["tolerance"].keys()
+    assert max(parity["max_difference"].values()) <= 1e-5
+    assert parity["num_texts"] == 9  # and of `token_ids` and `tokenize`, of tf.Examples, and a call without rows
+    assert (parity["num_rows"], parity["num_calls"]) == (4 * 9, 4 * 2 + 1)
     assert parity["training_dtype"] == "mixed_bfloat16"
     assert 0 < parity["logits_difference_to_training_dtype"] < 0.5
     assert done.summary().startswith(f"Exported {done.path}: in a new process it differs by at most")
@@ -158,25 +162,29 @@ def test_the_other_formats_hold_the_same_model(exported):
     assert config["id2label"]["1"] == "göod"
 
 
+def check_again(folder, model, tokenizer):
+    """Compares the export in a folder with a model."""
+    servable = classifier_servable(model, tokenizer, SPEC)
+    calls = make_calls(servable.build_module().signatures(), servable.samples)
+    with StandIn(folder) as process:
+        return check_parity(process, calls, reference=servable.reference)
+
+
 def test_an_export_of_another_model_is_caught_with_its_numbers(exported, tokenizer):
     _, done = exported
-    other = build_model(seed=2)
-    with pytest.raises(RunError, match=r"probabilities by \d.*, logits by \d.* \(bound 1e-05\)"):
-        check_parity(done.path, other, tokenizer, SPEC, texts=[("abc",)], dtype="float32")
+    with pytest.raises(RunError, match=r"logits by \d.* \(bound 1e-05\), probabilities by \d.* \(bound 1e-05\)"):
+        check_again(done.path, build_model(seed=2), tokenizer)
 
 
-def test_a_folder_that_does_not_load_is_caught(exported, tokenizer, tmp_path):
+def test_a_folder_that_does_not_load_is_caught(tokenizer, tmp_path):
     with pytest.raises(RunError, match="fails in a new process"):
-        check_parity(tmp_path, build_model(), tokenizer, SPEC, texts=[("abc",)], dtype="float32")
+        check_again(tmp_path, build_model(), tokenizer)
 
 
-def test_weights_labels_and_dtype_decide_whether_it_is_the_same_model(tokenizer, tmp_path, monkeypatch):
-    published = []
-    monkeypatch.setattr(classifier_export, "publish", lambda publication, **options: published.append(publication))
-
+def test_weights_labels_and_dtype_decide_whether_it_is_the_same_model(tokenizer):
     def settings_of(model, spec=SPEC, **options):
-        export_classifier(model, tokenizer, spec, directory=tmp_path, name="toy", **options)
-        return published.pop().settings
+        servable = classifier_servable(model, tokenizer, spec, **options)
+        return servable.settings, servable.dtype
 
     first = settings_of(build_model(seed=1))
     assert settings_of(build_model(seed=1, dtype="mixed_bfloat16")) == first  # the weights are the same
@@ -210,7 +218,7 @@ def test_a_model_with_byte_pairs_is_exported_too(tmp_path):
         max_length=16,
     )
     done = export_classifier(model, tokenizer, SPEC, directory=tmp_path, name="pairs", samples=[("abab a",)])
-    assert done.manifest["parity"]["token_ids"] == "identical"
+    assert done.manifest["parity"]["answers"] == "identical"
     assert done.manifest["formats"] == ["keras_nlp"]
     assert list(done.manifest["signatures"]["token_ids"]["inputs"]) == ["padding_mask", "token_ids"]
     preset = keras_nlp.models.TextClassifier.from_preset(str(tmp_path / "pairs-formats" / "1" / "keras_nlp"))

@@ -1,9 +1,6 @@
 """An exported generator: the same text in another process, signatures that say all, nothing left of a failure."""
 
-import copy
-import dataclasses
 import json
-import shutil
 import types
 from pathlib import Path
 
@@ -17,17 +14,19 @@ from aigc_tf import storage
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.models.generators.generator_sources import wrap_backbone
 from aigc_tf.serving.gate.op_gate import graph_ops
-from aigc_tf.serving.local import exported_generator
 from aigc_tf.serving.local.exported_generator import ExportedGenerator
 from aigc_tf.serving.local.predictor import Predictor
 from aigc_tf.serving.local.text_generator import TextGenerator
 from aigc_tf.serving.modules.continuer import SETTINGS
-from aigc_tf.serving.process.other_process import HOSTILE_TEXTS, StandIn
-from aigc_tf.serving.publishing import generator_export, generator_parity
-from aigc_tf.serving.publishing.generator_export import export_generator
-from aigc_tf.serving.publishing.generator_parity import check_parity
+from aigc_tf.serving.modules.fields import Signature
+from aigc_tf.serving.modules.generator_fields import CONTINUED, PROMPT, setting_fields
+from aigc_tf.serving.process.other_process import StandIn
+from aigc_tf.serving.publishing.generator_servable import generator_servable
+from aigc_tf.serving.publishing.generator_trial import try_generator
 from aigc_tf.serving.publishing.warmup import WARMUP_FILE
+from aigc_tf.tasks import TASKS
 from tests import tiny_generator
+from tests.exporting import export_generator
 from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
 
 STOP = ("-", " j")
@@ -50,28 +49,13 @@ def export(model, tokenizer, directory, generation=None, **options):
     )
 
 
-SIDES = ("_call_here", "call_elsewhere")
-
-
 @pytest.fixture(scope="module")
-def recorded():
-    """What `exported` was compared by: the answers of both processes, by the names of `SIDES`."""
-    return {"prompts": [*PROMPTS, *HOSTILE_TEXTS]}
-
-
-@pytest.fixture(scope="module")
-def exported(tokenizer, recorded, tmp_path_factory):
+def exported(tokenizer, tmp_path_factory):
     """One export, tried in another process."""
     directory = tmp_path_factory.mktemp("saved_models")
     model = tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")
     source = {"run": "runs/g1", "config_sha256": "00ff"}
-    with pytest.MonkeyPatch.context() as patch:
-        for side in SIDES:
-            call = getattr(generator_parity, side)
-            patch.setattr(
-                generator_parity, side, lambda *args, side=side, call=call: recorded.setdefault(side, call(*args))
-            )
-        return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
+    return model, export(model, tokenizer, directory, settings(stop=STOP), prompts=PROMPTS, source=source)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +90,8 @@ def test_the_manifest_says_what_the_model_is(exported, tokenizer):
         "log_probabilities",
         "probabilities",
     }
-    assert max(parity["max_difference"].values()) <= parity["bound"] == 1e-4
+    assert parity["tolerance"] == dict.fromkeys(parity["max_difference"], 1e-4)
+    assert max(parity["max_difference"].values()) <= 1e-4
     assert parity["num_alone"] == parity["num_alone_identical"] == 8
     assert parity["tokens_per_second"] > 0 < parity["tokens_per_second_in_process"]
     assert (parity["training_dtype"], parity["logits_difference_to_training_dtype"] > 0) == ("mixed_bfloat16", True)
@@ -223,36 +208,19 @@ def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise
         there.generate(["x"], settings=settings(stop=("",)))
 
 
-def test_a_model_of_an_older_format_answers_and_its_stop_strings_are_looked_for_afterwards(
-    exported, there, tmp_path, monkeypatch
-):
-    """Its signature knows none: here it is one that never stops by itself."""
-    shutil.copytree(exported[1].path, tmp_path / "toy" / "1")
-    manifest = tmp_path / "toy" / "1" / "manifest.json"
-    facts = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**facts, "format": 3}))
-    monkeypatch.setattr(exported_generator, "load_exported", lambda folder: there._model)
-    old = ExportedGenerator(tmp_path / "toy")
-    assert (old.is_outdated, there.is_outdated) == (True, False)
-    chosen = settings(temperature=0.0, stop=("U", "T"))
-    answers = list(old.generate(PROMPTS, settings=chosen))
-    assert [answer.text for answer in answers] == [answer.text for answer in there.generate(PROMPTS, settings=chosen)]
-    assert any(answer.finish_reason == "stop" for answer in answers)
-    assert len(answers[1].token_ids) > len(next(iter(there.generate(PROMPTS[1:2], settings=chosen))).token_ids)
-
-
 def test_who_asks_a_generator_for_labels_is_told_whom_to_ask(exported, tmp_path):
-    with pytest.raises(InputError, match=r"of task 'generate', not 'classify'; ask it by scripts/generate\.py"):
+    with pytest.raises(InputError, match=r"of task 'generate', which takes no text; ask it by scripts/generate\.py"):
         Predictor(exported[1].path)
     folder = tmp_path / "toy" / "1"
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"")
-    (folder / "manifest.json").write_text('{"task": "classify"}')
-    with pytest.raises(InputError, match=r"not 'generate'; ask it by scripts/predict\.py"):
-        ExportedGenerator(tmp_path / "toy")
-    (folder / "manifest.json").write_text('{"task": "generate"}')
-    with pytest.raises(InputError, match="lacks 'generation'"):
-        ExportedGenerator(tmp_path / "toy")
+    for task, sentence in {
+        "classify": r"of task 'classify', which takes no prompt; ask it by scripts/predict\.py",
+        "generate": "lacks 'generation'",
+    }.items():
+        (folder / "manifest.json").write_text(json.dumps(TASKS[task].manifest_facts()))
+        with pytest.raises(InputError, match=sentence):
+            ExportedGenerator(tmp_path / "toy")
 
 
 def test_the_other_formats_hold_the_same_model(exported, tokenizer):
@@ -268,65 +236,38 @@ def test_the_other_formats_hold_the_same_model(exported, tokenizer):
     assert json.loads(storage.read_bytes(f"{folder}/hugging_face/config.json"))["model_type"] == "gpt2"
 
 
-def test_numbers_that_are_none_are_compared_too():
-    compare = generator_parity._difference
-    first = np.array([1.0, -np.inf, np.nan, 2.0])
-    assert compare(first, np.array([1.0, -np.inf, np.nan, 2.5])) == 0.5
-    for other in ([1.0, np.inf, np.nan, 2.0], [1.0, -np.inf, 0.0, 2.0], [np.nan, -np.inf, np.nan, 2.0]):
-        assert compare(first, np.array(other)) == np.inf
-    assert compare(first[:0], first[:0]) == 0.0
+def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(monkeypatch):
+    """A process and a module that continue the first three of eight prompts otherwise when they are alone."""
+    fields = [PROMPT, *setting_fields(MAX_LENGTH)]
 
+    def answer(inputs):
+        alone, first = len(inputs["prompt"]) == 1, inputs["prompt"] < b"3"
+        ids = np.where(alone & first, 7, 8).astype(np.int32)[:, np.newaxis]
+        return {"token_ids": ids, "num_tokens": np.ones(len(ids), np.int32)}
 
-def check_again(recorded, tokenizer, monkeypatch, change, *, both=False, dtype="float32"):
-    """Compares the answers of the export once more, those of the other process (or of both) changed by a function."""
-    here, there = (dataclasses.replace(recorded[side], outputs=copy.deepcopy(recorded[side].outputs)) for side in SIDES)
-    for outputs in (there.outputs, here.outputs)[: 1 + both]:
-        change(outputs)
-    monkeypatch.setattr(generator_parity, "_call_here", lambda module, calls: here)
-    monkeypatch.setattr(generator_parity, "call_elsewhere", lambda folder, calls: there)
-    module = types.SimpleNamespace(tokenizer=tokenizer)
-    return check_parity("", module, prompts=recorded["prompts"], max_length=MAX_LENGTH, dtype=dtype)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("text", "answers another text than the trained one: .* in row 0 of a call of serving_default; nothing was"),
-        ("choice_id", "answers another choice_id .* in row 0 of a call of choose"),
-        ("token_log_probabilities", "differs from the trained one: .*token_log_probabilities by 1.00e-01 of score"),
-        ("log_probability", "log_probability by inf"),
-    ],
-)
-def test_another_answer_of_the_other_process_is_caught(name, message, exported, recorded, tokenizer, monkeypatch):
-    def change(answers):
-        outputs = next(outputs for outputs in answers if name in outputs and len(outputs[name]))
-        if name == "token_log_probabilities":
-            outputs[name][0, 0] += 0.1
-        else:
-            outputs[name][0] = {"text": b"x", "choice_id": 7, "log_probability": np.nan}[name]
-
-    with pytest.raises(RunError, match=message):
-        check_again(recorded, tokenizer, monkeypatch, change)
-
-
-def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(exported, recorded, tokenizer, monkeypatch):
-    def change(answers):
-        for outputs in answers[1:4]:  # three prompts alone
-            outputs["token_ids"] = outputs["token_ids"] + 1
-
+    outputs = [field for field in CONTINUED if field.name in ("token_ids", "num_tokens")]
+    signature = Signature(
+        name="serving_default",
+        inputs={field.name: field for field in fields},
+        outputs={field.name: field for field in outputs},
+        function=None,
+    )
+    monkeypatch.setattr(Signature, "__call__", lambda self, inputs: answer(inputs))
+    module = types.SimpleNamespace(signatures=lambda: {"serving_default": signature})
+    process = types.SimpleNamespace(
+        call=lambda name, inputs: answer(inputs), timed_call=lambda name, inputs: (answer(inputs), 0.5)
+    )
+    tried = {"prompts": list("01234567"), "max_length": MAX_LENGTH}
     with pytest.raises(RunError, match="3 of 8 prompts are continued otherwise alone than beside other prompts"):
-        check_again(recorded, tokenizer, monkeypatch, change, both=True)
-    parity = check_again(recorded, tokenizer, monkeypatch, change, both=True, dtype="bfloat16")
-    assert (parity.num_alone, parity.num_alone_identical) == (8, 5)
+        try_generator(process, module, dtype="float32", **tried)
+    trial = try_generator(process, module, dtype="bfloat16", **tried)
+    assert (trial.num_alone, trial.num_alone_identical, trial.tokens_per_second) == (8, 5, 16.0)
 
 
-def test_weights_and_settings_decide_whether_it_is_the_same_model(tokenizer, tmp_path, monkeypatch):
-    published = []
-    monkeypatch.setattr(generator_export, "publish", lambda publication, **options: published.append(publication))
-
+def test_weights_and_settings_decide_whether_it_is_the_same_model(tokenizer):
     def settings_of(model, generation=None):
-        export(model, tokenizer, tmp_path, generation)
-        return published.pop().settings
+        generation = generation or settings()
+        return generator_servable(model, tokenizer, max_length=MAX_LENGTH, generation=generation).settings
 
     first = settings_of(tiny_generator.build_model(tokenizer))
     assert settings_of(tiny_generator.build_model(tokenizer, dtype="mixed_bfloat16")) == first  # the same weights

@@ -1,10 +1,9 @@
-"""Publishes a trained classifier as a SavedModel: text in, label out. How, says `serving.publishing`."""
+"""A trained classifier, ready to be published as a SavedModel: text in, label out."""
 
 import dataclasses
 import json
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import keras_nlp
 import tensorflow as tf
 
 from aigc_tf.config import ExportConfig
-from aigc_tf.config.names import check_name
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
-from aigc_tf.models.classifiers.classifier import clone_classifier, describe_classifier, merge_classifier
+from aigc_tf.models.classifiers.classifier import clone_classifier, describe_classifier, merge_classifier, model_inputs
 from aigc_tf.models.classifiers.classifier_formats import (
     build_word_piece,
     fits_keras_preset,
@@ -23,62 +21,54 @@ from aigc_tf.models.classifiers.classifier_formats import (
     save_keras_preset,
 )
 from aigc_tf.models.weights import weights_by_path, weights_sha256
-from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, row_length
+from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, row_length, text_columns
+from aigc_tf.serving.modules.fields import SERVING_DEFAULT, serialized_examples
 from aigc_tf.serving.modules.quantization import store
-from aigc_tf.serving.process.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing.classifier_parity import Parity, check_parity, logits_difference, timed_call, token_rows
-from aigc_tf.serving.publishing.publishing import (
-    POLICIES,
-    Comparison,
-    Export,
-    Publication,
-    publish,
-    write_adapter,
+from aigc_tf.serving.process.other_process import StandIn, bytes_array
+from aigc_tf.serving.publishing.adapter_format import write_adapter
+from aigc_tf.serving.publishing.classifier_reference import (
+    ClassifierReference,
+    Texts,
+    all_texts,
+    logits_difference,
+    token_rows,
 )
+from aigc_tf.serving.publishing.servable import POLICIES, Comparison, Servable
 from aigc_tf.serving.publishing.weights_cost import Judge, measure_served
 
+_TIMED_ROWS = 8
 
-def export_classifier(
+
+def classifier_servable(
     model: keras.Model,
     tokenizer: Tokenizer,
     spec: ServingSpec,
     *,
-    directory: str | os.PathLike[str],
-    name: str,
     dtype: str = "float32",
-    target: str = ExportConfig.target,
-    batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
     weights: str = ExportConfig.weights,
     judge: Judge | None = None,
     samples: Sequence[tuple[str, ...]] = (),
-    source: Mapping[str, Any] | None = None,
-) -> Export:
-    """Exports a classifier as the next version of a model, unless the newest version is the same already.
+) -> Servable:
+    """Prepares a classifier for `publishing.publish`.
 
     Args:
         model: What `build_classifier` returned, with the weights to publish, in the dtype it was trained in.
         tokenizer: The tokenizer of the prepared data.
         spec: Meaning of input and output.
-        directory: Folder of exported models, local or `gs://`.
-        name: Name of the model.
         dtype: What the exported model computes in: float32 or bfloat16.
-        target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
-        batch_sizes: Rows of the requests that the server warms up with.
         weights: One of `config.STORED_WEIGHTS`.
         judge: Judges smaller weights on data.
         samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
-        source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
-    Raises:
-        InputError: If the name does not fit.
-        RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
-            full; then no version was added.
     """
-    check_name(name)  # before the minutes that the rest takes
     with tf.device("CPU:0"):  # see serving.other_process
         full = merge_classifier(model, dtype=POLICIES[dtype])
         served = full if weights == "float32" else clone_classifier(full, dtype=POLICIES[dtype])
-    stored = None if weights == "float32" else store(served, weights)
-    hashes = {"weights_sha256": weights_sha256(weights_by_path(served)), "tokenizer_sha256": tokenizer.sha256()}
+        stored = None if weights == "float32" else store(served, weights)
+
+    def measure(process: StandIn, module: ClassifierModule) -> dict[str, Any]:
+        texts = all_texts(samples, spec)
+        batch = token_rows(texts, tokenizer, spec, length=row_length(served, spec))
+        return {"num_texts": len(texts), **_difference_to_training(model, served, batch)}
 
     def save_assets(folder: Path) -> None:
         tokenizer.save(folder)
@@ -86,64 +76,66 @@ def export_classifier(
         (folder / "label_names.json").write_text(labels, encoding="utf-8")
 
     def compare(full_folder: Path, folder: Path) -> dict[str, Any]:
-        call = timed_call(samples or [tuple(["A text."] * (1 + spec.is_pair))])
-        measured = measure_served([full_folder, folder], call, count=lambda outputs: len(next(iter(outputs.values()))))
+        texts = samples or [tuple(["A text."] * (1 + spec.is_pair))]
+        inputs = _columns([texts[row % len(texts)] for row in range(_TIMED_ROWS)], spec)
+        measured = measure_served(
+            [full_folder, folder], SERVING_DEFAULT, inputs, count=lambda outputs: len(next(iter(outputs.values())))
+        )
         cost = {"unit": "examples", "float32": measured[0], weights: measured[1]}
         return cost if judge is None else {**cost, "judged": judge(full, served)}
 
-    publication = Publication(
-        settings={"task": "classify", **dataclasses.asdict(spec), "dtype": dtype, "weights": weights, **hashes},
+    return Servable(
+        settings={
+            **dataclasses.asdict(spec),
+            "weights_sha256": weights_sha256(weights_by_path(served)),
+            "tokenizer_sha256": tokenizer.sha256(),
+        },
         architecture=describe_classifier(served),
         num_parameters=int(served.count_params()),
-        target=target,
-        batch_sizes=batch_sizes,
+        dtype=dtype,
+        weights=weights,
         build_module=lambda: ClassifierModule(served, tokenizer, spec, stored=stored),
+        samples=_samples(samples, served, tokenizer, spec),
+        reference=ClassifierReference(served, tokenizer, spec),
+        measure=measure,
         save_assets=save_assets,
-        measure=lambda folder, module: _measure(folder, model, served, tokenizer, spec, samples=samples, dtype=dtype),
-        write_formats=lambda folder: [
-            *_write_formats(full, tokenizer, spec, folder),
-            *write_adapter(model, folder),
-        ],
+        write_formats=lambda folder: [*_write_formats(full, tokenizer, spec, folder), *write_adapter(model, folder)],
         conclude=_conclude,
         comparison=Comparison(build_module=lambda: ClassifierModule(full, tokenizer, spec), measure=compare)
         if stored
         else None,
     )
-    return publish(publication, directory=directory, name=name, source=source)
 
 
 def _conclude(parity: dict[str, Any]) -> str:
-    worst = max(parity["max_difference"].values())
+    worst = max(parity["max_difference"], key=lambda name: parity["max_difference"][name])
     return (
-        f"in a new process it differs by at most {worst:.1e} "
-        f"on {parity['num_texts']} texts (bound {parity['bound']:.0e}), token ids identical"
+        f"in a new process it differs by at most {parity['max_difference'][worst]:.1e} "
+        f"on {parity['num_texts']} texts (bound {parity['tolerance'][worst]:.0e}), token ids identical"
     )
 
 
-def _measure(
-    folder: Path,
-    model: keras.Model,
-    served: keras.Model,
-    tokenizer: Tokenizer,
-    spec: ServingSpec,
-    *,
-    samples: Sequence[tuple[str, ...]],
-    dtype: str,
-) -> dict[str, Any]:
-    texts: list[tuple[str | bytes, ...]] = [tuple(sample) for sample in samples]
-    if spec.is_pair:
-        texts += list(zip(HOSTILE_TEXTS, reversed(HOSTILE_TEXTS), strict=True))
-    else:
-        texts += [(text,) for text in HOSTILE_TEXTS]
-    with tf.device("CPU:0"):
-        parity: Parity = check_parity(folder, served, tokenizer, spec, texts=texts, dtype=dtype)
-        batch = token_rows(texts, tokenizer, spec, length=row_length(served, spec))
-        trained = clone_classifier(model, dtype=model.backbone.dtype_policy.name)
-        difference = logits_difference(served, trained, batch)
+def _samples(
+    samples: Sequence[tuple[str, ...]], served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec
+) -> dict[str, Sequence[Any]]:
+    """Returns what each input is tried on: texts, texts in tf.Examples, and rows of ids of texts, hostile ones too."""
+    texts = dict(zip(text_columns(spec), zip(*samples, strict=True), strict=False))
+    full = token_rows(all_texts(samples, spec), tokenizer, spec, length=spec.max_length)
+    examples = {"inputs": serialized_examples(texts)} if samples else {}
+    return {**texts, **examples, **{name: list(rows) for name, rows in model_inputs(served, full).items()}}
+
+
+def _columns(texts: Texts, spec: ServingSpec) -> dict[str, Any]:
+    return dict(zip(text_columns(spec), map(bytes_array, zip(*texts, strict=True)), strict=True))
+
+
+def _difference_to_training(model: keras.Model, served: keras.Model, batch: dict[str, Any]) -> dict[str, Any]:
+    """Says how far the logits are from those in the dtype of the training."""
+    policy = model.backbone.dtype_policy.name
+    trained = clone_classifier(model, dtype=policy)
     return {
-        **dataclasses.asdict(parity),
-        "training_dtype": model.backbone.dtype_policy.name,
-        "logits_difference_to_training_dtype": difference,
+        "training_dtype": policy,
+        "logits_difference_to_training_dtype": logits_difference(served, trained, batch),
     }
 
 

@@ -1,9 +1,8 @@
-"""Publishes a trained generator as a SavedModel: prompt in, text out. How, says `serving.publishing`."""
+"""A trained generator, ready to be published as a SavedModel: prompt in, text out."""
 
 import dataclasses
-import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExportConfig, GenerationConfig
-from aigc_tf.config.names import check_name
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.models.adapters.adapters import adapter_of
@@ -21,18 +19,14 @@ from aigc_tf.models.generators.generator_formats import save_hugging_face, save_
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.serving.local.continuations import clean, pad_rows
 from aigc_tf.serving.modules.continuer import Continuer, end_of_text
+from aigc_tf.serving.modules.fields import HOSTILE_TEXTS, SERVING_DEFAULT
+from aigc_tf.serving.modules.generator_fields import lines_of
 from aigc_tf.serving.modules.generator_signatures import GeneratorModule
 from aigc_tf.serving.modules.quantization import Stored, store
-from aigc_tf.serving.process.other_process import HOSTILE_TEXTS
-from aigc_tf.serving.publishing.generator_parity import check_parity, timed_call
-from aigc_tf.serving.publishing.publishing import (
-    POLICIES,
-    Comparison,
-    Export,
-    Publication,
-    publish,
-    write_adapter,
-)
+from aigc_tf.serving.process.other_process import StandIn
+from aigc_tf.serving.publishing.adapter_format import write_adapter
+from aigc_tf.serving.publishing.generator_trial import drawn_inputs, try_generator
+from aigc_tf.serving.publishing.servable import POLICIES, Comparison, Servable
 from aigc_tf.serving.publishing.weights_cost import Judge, measure_served
 
 _FORMATS = {"keras_nlp": save_keras_preset, "hugging_face": save_hugging_face}
@@ -40,47 +34,33 @@ _COMPARED_TOKENS = 64
 """Of each prompt, in the comparison with the dtype of training."""
 
 
-def export_generator(
+def generator_servable(
     model: keras.Model,
     tokenizer: Tokenizer,
     *,
     max_length: int,
     generation: GenerationConfig,
-    directory: str | os.PathLike[str],
-    name: str,
     dtype: str = "float32",
     long_prompt: str = "cut",
-    target: str = ExportConfig.target,
-    batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
     weights: str = ExportConfig.weights,
     judge: Judge | None = None,
     prompts: Sequence[str] = (),
-    source: Mapping[str, Any] | None = None,
-) -> Export:
-    """Exports a generator as the next version of a model, unless the newest version is the same already.
+) -> Servable:
+    """Prepares a generator for `publishing.publish`.
 
     Args:
         model: What `build_generator` returned, with the weights to publish, in the dtype it was trained in.
         tokenizer: The tokenizer of the prepared data.
         max_length: Positions of prompt and continuation together.
         generation: The settings of the signature `defaults`, and the stop strings of all.
-        directory: Folder of exported models, local or `gs://`.
-        name: Name of the model.
         dtype: What the exported model computes in: float32 or bfloat16.
         long_prompt: One of `config.LONG_PROMPTS`.
-        target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
-        batch_sizes: Rows of the requests that the server warms up with.
         weights: One of `config.STORED_WEIGHTS`.
         judge: Judges smaller weights on data.
         prompts: Of the data, to try the exported model on, besides hostile ones.
-        source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
-        InputError: If the name or a stop string does not fit, the model is not one of ours, or the tokenizer has no
-            end of text.
-        RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
-            full; then no version was added.
+        InputError: If a stop string does not fit, the model is not one of ours, or the tokenizer has no end of text.
     """
-    check_name(name)  # before the minutes that the rest takes
     if generation.num_beams > 1:
         raise InputError(
             f"generation.num_beams is {generation.num_beams}, but an exported model has no beam search; export it with "
@@ -90,15 +70,14 @@ def export_generator(
     with tf.device("CPU:0"):  # see serving.other_process
         full = merge_generator(model, dtype=POLICIES[dtype])
         served = full if weights == "float32" else clone_generator(full, dtype=POLICIES[dtype])
-    stored = None if weights == "float32" else store(served, weights)
-    texts: list[str | bytes] = [clean(prompt) for prompt in prompts]
-    texts += HOSTILE_TEXTS
+        stored = None if weights == "float32" else store(served, weights)
+    plain = [clean(prompt) for prompt in prompts]
+    texts: list[str | bytes] = [*plain, *HOSTILE_TEXTS]
 
-    def measure(folder: Path, module: GeneratorModule) -> dict[str, Any]:
-        with tf.device("CPU:0"):
-            parity = check_parity(folder, module, prompts=texts, max_length=max_length, dtype=dtype)
-            difference = _difference_to_training(model, served, tokenizer, texts, max_length=max_length)
-        return {**dataclasses.asdict(parity), **difference}
+    def measure(process: StandIn, module: GeneratorModule) -> dict[str, Any]:
+        trial = try_generator(process, module, prompts=texts, max_length=max_length, dtype=dtype)
+        difference = _difference_to_training(model, served, tokenizer, texts, max_length=max_length)
+        return {**dataclasses.asdict(trial), **difference}
 
     def build_module(network: keras.Model, stored: list[Stored] | None) -> GeneratorModule:
         return GeneratorModule(
@@ -106,32 +85,32 @@ def export_generator(
         )
 
     def compare(full_folder: Path, folder: Path) -> dict[str, Any]:
-        call = timed_call(tokenizer, prompts=texts, max_length=max_length)
-        measured = measure_served([full_folder, folder], call, count=lambda outputs: int(outputs["num_tokens"].sum()))
+        inputs = drawn_inputs(build_module(full, None), texts, max_length=max_length)
+        measured = measure_served(
+            [full_folder, folder], SERVING_DEFAULT, inputs, count=lambda outputs: int(outputs["num_tokens"].sum())
+        )
         cost = {"unit": "tokens", "float32": measured[0], weights: measured[1]}
         return cost if judge is None else {**cost, "judged": judge(full, served)}
 
-    publication = Publication(
+    return Servable(
         settings={
-            "task": "generate",
             "max_length": max_length,
             "generation": dataclasses.asdict(generation),
             "long_prompt": long_prompt,
             "tokenizer_kind": tokenizer.kind,
             "vocabulary_size": tokenizer.vocabulary_size,
             "end_of_text_id": end_of_text(tokenizer),
-            "dtype": dtype,
-            "weights": weights,
             "weights_sha256": weights_sha256(weights_by_path(served)),
             "tokenizer_sha256": tokenizer.sha256(),
         },
         architecture=describe_generator(served),
         num_parameters=int(served.count_params()),
-        target=target,
-        batch_sizes=batch_sizes,
+        dtype=dtype,
+        weights=weights,
         build_module=lambda: build_module(served, stored),
-        save_assets=tokenizer.save,
+        samples=_samples(plain, tokenizer, max_length=max_length),
         measure=measure,
+        save_assets=tokenizer.save,
         write_formats=lambda folder: [
             *_write_formats(full, tokenizer, folder, max_length=max_length),
             *write_adapter(model, folder),
@@ -139,14 +118,26 @@ def export_generator(
         conclude=_conclude,
         comparison=Comparison(build_module=lambda: build_module(full, None), measure=compare) if stored else None,
     )
-    return publish(publication, directory=directory, name=name, source=source)
 
 
 def _conclude(parity: dict[str, Any]) -> str:
     return (
-        f"in a new process it continues {parity['num_prompts']} prompts by the same {parity['num_tokens']} tokens, "
+        f"in a new process it continues {parity['num_prompts']} prompts by the same tokens, "
         f"{parity['tokens_per_second']:.0f} tokens per second on this CPU"
     )
+
+
+def _samples(prompts: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> dict[str, Sequence[Any]]:
+    """Returns what each input is tried on; another prompt is what follows a prompt, or several are its choices."""
+    words = [text if isinstance(text, str) else text.decode("utf-8", "replace") for text in [*prompts, *HOSTILE_TEXTS]]
+    ids, lengths = pad_rows([row[:max_length] for row in tokenizer.encode(words)], width=max_length)
+    return {
+        "prompt": prompts,
+        "continuation": [*prompts[1:], *prompts[:1]],
+        "choices": lines_of(prompts),
+        "prompt_ids": list(ids),
+        "prompt_lengths": lengths.tolist(),
+    }
 
 
 def _difference_to_training(

@@ -1,0 +1,14 @@
+"""The APIs of TensorFlow Serving by which a signature can be asked."""
+
+import enum
+
+
+class Api(enum.StrEnum):
+    """An API, by its name in the server's REST paths, such as `:predict`."""
+
+    PREDICT = enum.auto()
+    """Tensors in, tensors out: every signature answers it."""
+    CLASSIFY = enum.auto()
+    """Serialized tf.Examples in, `classes` and `scores` out."""
+    REGRESS = enum.auto()
+    """Serialized tf.Examples in, `outputs` out."""
