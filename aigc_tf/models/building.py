@@ -1,6 +1,7 @@
 """What building a model takes, whatever its task: precision, seeded weights, the folders weights come from."""
 
 import contextlib
+import inspect
 import json
 import os
 import random
@@ -34,7 +35,10 @@ def dtype_policy(dtype: str) -> keras.DTypePolicy:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Makes initialisers a function of `seed`: Keras draws the seed of each one from Python's generator."""
+    """Makes initialisers a function of `seed`: Keras draws the seed of each one from Python's generator.
+
+    The generator of the process is left as it was, so that building a model moves nothing that is drawn elsewhere.
+    """
     state = random.getstate()
     random.seed(seed)
     try:
@@ -113,6 +117,54 @@ def preset_class(folder: Path, config: Mapping[str, Any]) -> Any:
     return cls
 
 
+def task_classes(base: type, *, but: type | tuple[type, ...] = ()) -> list[Any]:
+    """Returns KerasNLP's models of one task, each on its kind of backbone; `but` are those that are not meant."""
+    known: list[Any] = [cls for cls in vars(keras_nlp.models).values() if inspect.isclass(cls)]
+    known = [cls for cls in known if issubclass(cls, base) and not issubclass(cls, but)]
+    return [cls for cls in known if cls.backbone_cls is not None]
+
+
+def class_on(backbone_class: type, classes: Iterable[Any], *, what: str) -> Any:
+    """Returns the class among those of `task_classes` that stands on a backbone.
+
+    Raises:
+        InputError: If there is none; `what` says what it would be.
+    """
+    by_backbone = {cls.backbone_cls: cls for cls in reversed(list(classes))}
+    if backbone_class not in by_backbone:
+        known = ", ".join(sorted(cls.__name__ for cls in by_backbone))
+        raise InputError(f"KerasNLP has no {what} on {backbone_class.__name__}; it has them on {known}.")
+    return by_backbone[backbone_class]
+
+
+def check_room(source: str, *, embedded: int, positions: int | None, vocabulary_size: int, max_length: int) -> None:
+    """Refuses a model that is too small for the data.
+
+    Args:
+        source: `model.source`, for the messages.
+        embedded: Tokens that the model embeds.
+        positions: Those of the model; None if they have no end.
+        vocabulary_size: Entries of the tokenizer's vocabulary.
+        max_length: Positions of the longest row.
+    Raises:
+        InputError: If the vocabulary or the length goes beyond the model.
+    """
+    if vocabulary_size > embedded:
+        raise other_vocabulary(source, embedded=embedded, vocabulary_size=vocabulary_size)
+    if positions is not None and max_length > positions:
+        raise InputError(
+            f"data.max_length is {max_length}, but the model {source!r} has {positions} positions; lower it."
+        )
+
+
+def other_vocabulary(source: str, *, embedded: int, vocabulary_size: int) -> InputError:
+    """Returns the error of a tokenizer that is not the model's."""
+    return InputError(
+        f"The tokenizer has {vocabulary_size} tokens, but the model {source!r} embeds {embedded}; "
+        "use the model's own tokenizer (leave tokenizer.source empty)."
+    )
+
+
 def check_preset(folder: Path) -> None:
     """Refuses a preset without weights."""
     if not (folder / "model.weights.h5").is_file() and not (folder / "model.weights.json").is_file():
@@ -163,12 +215,12 @@ def read_run_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     for name in ("best.json", "last.json"):
         if (checkpoints / name).is_file():
             step_folder = str(read_json(checkpoints / name).get("folder"))
-            if not re.fullmatch(r"step-\d+", step_folder):
+            if not re.fullmatch(r"step-\d+", step_folder):  # a name from a file must not lead out of the folder
                 raise InputError(f"{checkpoints / name} names the folder {step_folder!r}; it must be step-NNNNNNNN.")
             weights = read_safetensors(checkpoints / step_folder / "weights.safetensors")
             state = checkpoints / step_folder / "state.json"
             frozen = str(read_json(state).get("frozen", "")) if state.is_file() else ""
-            if frozen:
+            if frozen:  # what does not train is written once, beside the checkpoints
                 weights |= read_safetensors(checkpoints / os.path.basename(frozen))
             averages = checkpoints / step_folder / "averages.safetensors"
             return weights | (read_safetensors(averages) if averages.is_file() else {})

@@ -32,7 +32,7 @@ def load_weights_by_path(
     Raises:
         InputError: If a weight is missing or has another shape. The model is then as it was.
     """
-    for weight in model.weights:
+    for weight in model.weights:  # all are checked before one is set
         if weight.path not in arrays:
             raise InputError(f"{source} has no weight {weight.path!r}; it belongs to another model.")
         found, wanted = tuple(arrays[weight.path].shape), tuple(weight.shape)
@@ -102,7 +102,7 @@ def weights_sha256(named: Mapping[str, np.ndarray]) -> str:
         ValueError: If an array holds Python objects, which have no bytes of their own.
     """
     digest = hashlib.sha256()
-    for path in sorted(named):
+    for path in sorted(named):  # the order of `model.weights` is Keras' own
         array = np.asarray(named[path])
         if array.dtype.hasobject:
             raise ValueError(f"The weight {path!r} has dtype {array.dtype}; weights are numeric arrays.")

@@ -49,6 +49,7 @@ class BytePair(tf.Module):
         self.merges = found.merges
         pairs = _merged_pairs(vocabulary, found.merges, found.source)
         self._byte_ids = np.array([vocabulary[character] for character in byte_characters()], np.int32)  # (256,)
+        # A pair as one number, found by binary search: constants of the graph, where a table would be state.
         keys = np.array([left * len(vocabulary) + right for left, right in pairs], np.int64)
         order = np.argsort(keys)
         # Of merges, ascending; the two below are in their order. The first is of no pair, lest there be none.
@@ -69,7 +70,7 @@ class BytePair(tf.Module):
         """Splits `(T,)` strings into `(T, None)` int32 ids. Broken UTF-8 is taken for U+FFFD."""
         with tf.device("CPU:0"):  # where strings are; the steps between would go to a GPU and back
             words, borders = split_words(texts)
-            different, places = tf.unique(words)  # (U,), (W,)
+            different, places = tf.unique(words)  # (U,), (W,): texts repeat their words, and each is merged once
             tokens = tf.gather(self._merge(different), places)  # (W, None)
             return tf.RaggedTensor.from_row_splits(tokens.values, tf.gather(tokens.row_splits, borders), validate=False)
 
@@ -121,6 +122,7 @@ class BytePair(tf.Module):
             (symbols[:0], owners[:0], symbols, owners),
             shape_invariants=(vector,) * 4,
         )
+        # Words stand in the order they were done; within one, symbols must keep theirs.
         order = tf.argsort(owners, stable=True)
         symbols, owners = tf.gather(symbols, order), tf.cast(tf.gather(owners, order), tf.int64)
         return tf.RaggedTensor.from_value_rowids(symbols, owners, tf.cast(num_words, tf.int64), validate=False)

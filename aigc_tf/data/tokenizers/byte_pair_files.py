@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from aigc_tf import storage
-from aigc_tf.data.tokenizers.vocabularies import GENERIC_CLASSES
+from aigc_tf.data.tokenizers.vocabularies import GENERIC_CLASSES, read_settings
 from aigc_tf.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -39,7 +39,7 @@ def find_byte_pairs(folder: str | os.PathLike[str]) -> BytePairs | None:
         InputError: If a file is broken, or has settings that change the ids it would give.
     """
     folder = Path(folder)
-    settings, pipeline = _read_settings(folder / "tokenizer_config.json"), _read_settings(folder / "tokenizer.json")
+    settings, pipeline = read_settings(folder / "tokenizer_config.json"), read_settings(folder / "tokenizer.json")
     if settings.get("tokenizer_class", "GPT2Tokenizer") not in _CLASSES:
         return None
     found = read_byte_pairs(folder) or _read_pipeline(folder, pipeline)
@@ -134,13 +134,6 @@ def _read_pipeline(folder: Path, pipeline: dict[str, Any]) -> BytePairs | None:
     return BytePairs(model["vocab"], merges, os.fspath(folder / "tokenizer.json"))
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    settings = storage.read_json(path) if path.is_file() else {}
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} is no JSON object.")
-    return settings
-
-
 def added_tokens(folder: Path, settings: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Yields special tokens that were added to the vocabulary, and their ids.
 
@@ -154,7 +147,7 @@ def added_tokens(folder: Path, settings: dict[str, Any], pipeline: dict[str, Any
     tokens = [token for token in pipeline.get("added_tokens") or [] if isinstance(token, dict)]
     decoder = settings.get("added_tokens_decoder") or {}
     tokens += [{**token, "id": int(index)} for index, token in decoder.items()]
-    tokens += [{"content": name, "id": id_} for name, id_ in _read_settings(folder / "added_tokens.json").items()]
+    tokens += [{"content": name, "id": id_} for name, id_ in read_settings(folder / "added_tokens.json").items()]
     named = [value.get("content") if isinstance(value, dict) else value for value in settings.values()]
     special = {token["content"] for token in tokens if token.get("special")} | {END_OF_TEXT}
     special.update(name for name in named if isinstance(name, str))

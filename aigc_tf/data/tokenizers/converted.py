@@ -7,13 +7,13 @@ would change ids in another way are refused.
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from aigc_tf import storage
 from aigc_tf.data.tokenizers.byte_pair_files import added_tokens
+from aigc_tf.data.tokenizers.vocabularies import read_settings
 from aigc_tf.data.tokenizers.wordpiece import lower_case
 from aigc_tf.errors import InputError
 
@@ -46,7 +46,7 @@ def read_spelling(folder: str | os.PathLike[str]) -> Spelling:
     """
     folder = Path(folder)
     config, settings, pipeline = (
-        _read(folder / name) for name in ("config.json", "tokenizer_config.json", "tokenizer.json")
+        read_settings(folder / name) for name in ("config.json", "tokenizer_config.json", "tokenizer.json")
     )
     if "model_type" not in config:  # a preset, which has all of its settings with it
         return AS_IT_IS
@@ -61,10 +61,3 @@ def read_spelling(folder: str | os.PathLike[str]) -> Spelling:
         strip_accents=not settings.get("keep_accents", False),
         plain_quotes=True,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content = storage.read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no JSON object.")
-    return content

@@ -24,6 +24,7 @@ from aigc_tf.data.tokenizers.vocabularies import REQUIRED_TOKENS, Vocabulary, bu
 from aigc_tf.errors import InputError, RunError, nearest
 
 _ASSETS = "assets"
+# While a graph is traced, `_forgetful` swaps an attribute of a layer that every thread shares.
 _TRACED_ALONE = threading.RLock()
 _CLASSIFIES, _GENERATES = keras_nlp.models.TextClassifierPreprocessor, keras_nlp.models.CausalLMPreprocessor
 # requests' errors, and Kaggle's and Hugging Face's that come of an answer of the server, are OSErrors.

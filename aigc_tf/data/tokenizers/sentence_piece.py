@@ -176,6 +176,7 @@ def train_model(texts: Iterable[str], *, size: int, algorithm: str = "bpe") -> b
             model_writer=content,
             model_type=algorithm,
             vocab_size=size,
+            # Text must come back as it was: nothing is normalised, put before it or taken away.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -204,7 +205,7 @@ def _sample_blocks(texts: Iterable[str]) -> list[str]:
         for block in _blocks(text):
             if index % stride == 0:
                 blocks.append(block)
-            if len(blocks) > _MAX_BLOCKS:
+            if len(blocks) > _MAX_BLOCKS:  # what stays is spread evenly over all texts so far
                 blocks, stride = blocks[::2], 2 * stride
             index += 1
     return blocks
@@ -255,7 +256,7 @@ def _sentences(blocks: list[str], characters: set[str]) -> Iterator[str]:
     """Yields blocks as the trainer must see them, and frees them."""
     table = _Table({ord(character): _STAND_INS.get(character, character) for character in characters})
     blocks.reverse()
-    while blocks:
+    while blocks:  # taken from the end, so that none is held once the trainer has copied it
         sentence = _RUNS.sub(rf"{_CUT}\g<0>{_CUT}", blocks.pop()).translate(table).strip(_CUT)
         if sentence:
             yield sentence
@@ -276,6 +277,7 @@ def _plain_spaces(model: bytes) -> bytes:
     for piece in proto.pieces:
         piece.piece = piece.piece.translate(table)
     proto.normalizer_spec.escape_whitespaces = False
+    # They say how it was learned, and would give the same pieces another hash.
     proto.trainer_spec.ClearField("num_threads")
     proto.trainer_spec.ClearField("max_sentence_length")
     proto.trainer_spec.ClearField("pretokenization_delimiter")

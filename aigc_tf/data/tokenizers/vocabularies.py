@@ -142,7 +142,7 @@ def holds_word_piece(folder: str | os.PathLike[str]) -> bool:
     folder = Path(folder)
     if (folder / VOCABULARY_FILE).is_file():
         return True
-    return _model_type(_section(_read_settings(folder / "tokenizer.json"), "model", folder)) == "WordPiece"
+    return _model_type(_section(read_settings(folder / "tokenizer.json"), "model", folder)) == "WordPiece"
 
 
 def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool) -> Vocabulary:
@@ -155,7 +155,7 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
         InputError: If the tokenizer is not WordPiece, or has settings that change the ids it would give.
     """
     folder = Path(folder)
-    settings, pipeline = _read_settings(folder / "tokenizer_config.json"), _read_settings(folder / "tokenizer.json")
+    settings, pipeline = read_settings(folder / "tokenizer_config.json"), read_settings(folder / "tokenizer.json")
     normalizer, model = (_section(pipeline, name, folder) for name in ("normalizer", "model"))
     if "lowercase" in normalizer:  # under the name that tokenizer_config.json has for it
         normalizer = {**normalizer, "do_lower_case": normalizer["lowercase"]}
@@ -177,7 +177,12 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
     )
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a settings file of transformers; one that is not there has none.
+
+    Raises:
+        InputError: If it is no JSON object.
+    """
     if not path.is_file():
         return {}
     settings = storage.read_json(path)
@@ -226,7 +231,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 def _check_added_tokens(folder: Path, pipeline: dict[str, Any], tokens: Sequence[str]) -> None:
     """Tokens added on top of WordPiece are searched in the raw text by transformers, which no op here does."""
     added = [token.get("content", "") for token in pipeline.get("added_tokens") or [] if isinstance(token, dict)]
-    added += list(_read_settings(folder / "added_tokens.json"))
+    added += list(read_settings(folder / "added_tokens.json"))
     unknown = sorted(set(added) - set(SPECIAL_TOKENS))
     if unknown:
         raise InputError(

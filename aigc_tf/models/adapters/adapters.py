@@ -15,7 +15,6 @@ Sources: aigc_tf/models/adapters/low_rank.py; Li and Liang 2021, Prefix-Tuning, 
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 import safetensors.numpy
 import tensorflow as tf
 
+from aigc_tf import storage
 from aigc_tf.config import AdapterConfig
 from aigc_tf.errors import InputError
 from aigc_tf.models.adapters import low_rank
@@ -138,8 +138,7 @@ def save_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> None:
         "weights_sha256": weights_sha256(own),
     }
     (Path(folder) / ADAPTER_FILE).write_bytes(safetensors.numpy.save(own))
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    (Path(folder) / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    storage.write_json(Path(folder) / SETTINGS_FILE, content)
 
 
 def load_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> keras.Model:

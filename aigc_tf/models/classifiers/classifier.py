@@ -9,7 +9,6 @@ those of `token_ids`, `segment_ids` and `padding_mask`, each (B, T) int32, that 
 them from a batch. Shape letters: B rows, T positions, C outputs.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from aigc_tf.models.building import (
     RUN,
     check_paths,
     check_preset,
+    check_room,
+    class_on,
     dtype_policy,
     find_folder,
     preset_class,
@@ -35,6 +36,7 @@ from aigc_tf.models.building import (
     read_run_weights,
     seeded,
     short_reason,
+    task_classes,
 )
 from aigc_tf.models.hugging_face.encoders import read_encoder
 from aigc_tf.models.layer_settings import describe_layers, restore_layers
@@ -69,7 +71,7 @@ def build_classifier(
         num_outputs: Classes, labels, or 1 for regression.
         vocabulary_size: Entries of the tokenizer's vocabulary.
         max_length: Positions of the longest row, special tokens included.
-        dtype: One of `sources.DTYPES`. Weights and logits are float32 in both.
+        dtype: One of `building.DTYPES`. Weights and logits are float32 in both.
         seed: Of the random weights; the head's are always random.
     Returns:
         A model that gives `(B, C)` float32 logits.
@@ -92,7 +94,13 @@ def build_classifier(
                 max_sequence_length=max_length,
                 dtype=policy,
             )
-        _check_size(backbone, config.source, vocabulary_size=vocabulary_size, max_length=max_length)
+        check_room(
+            config.source,
+            embedded=backbone.vocabulary_size,
+            positions=getattr(backbone, "max_sequence_length", None),  # RoFormer has no end
+            vocabulary_size=vocabulary_size,
+            max_length=max_length,
+        )
         cls = _classifier_class(type(backbone))
         return _attach_head(cls, backbone, num_classes=num_outputs, dropout=config.dropout)
 
@@ -122,7 +130,7 @@ def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32"
 
     Args:
         description: What `describe_classifier` returned.
-        dtype: One of `sources.DTYPES`, whatever it was before.
+        dtype: One of `building.DTYPES`, whatever it was before.
         seed: Of the random weights.
     Raises:
         InputError: If the description is not one of this program's.
@@ -156,22 +164,18 @@ def merge_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
     description = describe_classifier(model)
     del description["adapter"]
     plain = rebuild_classifier(description, dtype=dtype)
+    # By order: without those of the adapter the weights are the plain model's, one by one.
     for weight, value in zip(plain.weights, merged_weights(model).values(), strict=True):
         weight.assign(value)
     return plain
 
 
 def _classifier_classes() -> list[Any]:
-    known: list[Any] = [cls for cls in vars(keras_nlp.models).values() if inspect.isclass(cls)]
-    return [cls for cls in known if issubclass(cls, keras_nlp.models.TextClassifier) and cls.backbone_cls is not None]
+    return task_classes(keras_nlp.models.TextClassifier)
 
 
 def _classifier_class(backbone_class: type) -> Any:
-    for cls in _classifier_classes():
-        if cls.backbone_cls is backbone_class:
-            return cls
-    known = ", ".join(sorted({cls.backbone_cls.__name__ for cls in _classifier_classes()}))
-    raise InputError(f"KerasNLP has no text classifier on {backbone_class.__name__}; it has them on {known}.")
+    return class_on(backbone_class, _classifier_classes(), what="text classifier")
 
 
 def _attach_head(cls: Any, backbone: keras.Model, **arguments: Any) -> keras.Model:
@@ -180,19 +184,6 @@ def _attach_head(cls: Any, backbone: keras.Model, **arguments: Any) -> keras.Mod
     model.output_dense.dtype_policy = "float32"  # logits keep the bits that argmax and calibration need
     check_paths(model)
     return model
-
-
-def _check_size(backbone: keras.Model, source: str, *, vocabulary_size: int, max_length: int) -> None:
-    if vocabulary_size > backbone.vocabulary_size:
-        raise InputError(
-            f"The tokenizer has {vocabulary_size} tokens, but the model {source!r} embeds {backbone.vocabulary_size}; "
-            "use the model's own tokenizer (leave tokenizer.source empty)."
-        )
-    positions = getattr(backbone, "max_sequence_length", None)
-    if positions is not None and max_length > positions:
-        raise InputError(
-            f"data.max_length is {max_length}, but the model {source!r} has {positions} positions; lower it."
-        )
 
 
 def _load_backbone(source: str, policy: keras.DTypePolicy) -> keras.Model:

@@ -18,6 +18,7 @@ import keras_nlp
 import numpy as np
 import safetensors.numpy
 
+from aigc_tf import storage
 from aigc_tf.errors import InputError
 from aigc_tf.models.adapters.adapters import merged_weights
 from aigc_tf.models.classifiers.classifier import merge_classifier
@@ -88,7 +89,7 @@ def save_keras_preset(
     if tokenizer is not None:
         clone.preprocessor = type(clone).preprocessor_cls(tokenizer=tokenizer, sequence_length=max_length)
     clone.save_to_preset(os.fspath(folder))
-    _write_json(Path(folder) / LABELS_FILE, list(label_names))
+    storage.write_json(Path(folder) / LABELS_FILE, list(label_names))
 
 
 def save_hugging_face(
@@ -124,10 +125,12 @@ def save_hugging_face(
         shutil.copyfile(tokenizer_folder / name, folder / name)
     settings = json.loads((tokenizer_folder / _TOKENIZER_CONFIG_FILE).read_bytes())
     side = "left" if truncation == "tail" else "right"
-    _write_json(folder / _TOKENIZER_CONFIG_FILE, {**settings, "model_max_length": max_length, "truncation_side": side})
+    storage.write_json(
+        folder / _TOKENIZER_CONFIG_FILE, {**settings, "model_max_length": max_length, "truncation_side": side}
+    )
     padding_id = _read_vocabulary(tokenizer_folder).index(settings["pad_token"])
     config = _bert_config(model, label_names=label_names, problem_type=problem_type, padding_id=padding_id)
-    _write_json(folder / "config.json", config)
+    storage.write_json(folder / "config.json", config)
 
 
 def _bert_config(
@@ -173,7 +176,3 @@ def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
 def _read_vocabulary(tokenizer_folder: str | os.PathLike[str]) -> list[str]:
     text = (Path(tokenizer_folder) / _VOCABULARY_FILE).read_bytes().decode()
     return text.removesuffix("\n").split("\n")  # not splitlines(): a token may be U+2028
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -25,8 +25,10 @@ from aigc_tf.models.building import (
     ARCHITECTURE_FILE,
     HUGGING_FACE,
     RUN,
+    check_room,
     dtype_policy,
     find_folder,
+    other_vocabulary,
     read_architecture,
     read_folder_config,
     read_run_weights,
@@ -70,7 +72,7 @@ def build_generator(
             its source; other networks of KerasNLP's keep their own.
         vocabulary_size: Entries of the tokenizer's vocabulary.
         max_length: Positions of the longest row. A model with a source keeps all positions that it has.
-        dtype: One of `sources.DTYPES`. Weights and logits are float32 in both.
+        dtype: One of `building.DTYPES`. Weights and logits are float32 in both.
         seed: Of the random weights.
     Returns:
         A model that gives `(B, T, V)` float32 logits.
@@ -126,7 +128,7 @@ def rebuild_generator(description: Mapping[str, Any], *, dtype: str = "float32",
 
     Args:
         description: What `describe_generator` returned.
-        dtype: One of `sources.DTYPES`, whatever it was before.
+        dtype: One of `building.DTYPES`, whatever it was before.
         seed: Of the random weights.
     Raises:
         InputError: If the description is not one of this program's.
@@ -163,6 +165,7 @@ def merge_generator(model: keras.Model, *, dtype: str) -> keras.Model:
     description = describe_generator(model)
     del description["adapter"]
     plain = rebuild_generator(description, dtype=dtype)
+    # By order, as in `clone_generator`: without those of the adapter the weights are the plain model's, one by one.
     for weight, value in zip(plain.weights, merged_weights(model).values(), strict=True):
         weight.assign(value)
     return plain
@@ -334,12 +337,6 @@ def _check_size(model: keras.Model, source: str, *, vocabulary_size: int, max_le
     else:
         backbone = model.causal_lm.backbone
         embedded, positions = backbone.vocabulary_size, getattr(backbone, "max_sequence_length", None)
-    if not vocabulary_size <= embedded < vocabulary_size + _SPARE_IDS:
-        raise InputError(
-            f"The tokenizer has {vocabulary_size} tokens, but the model {source!r} embeds {embedded}; "
-            "use the model's own tokenizer (leave tokenizer.source empty)."
-        )
-    if positions is not None and max_length > positions:
-        raise InputError(
-            f"data.max_length is {max_length}, but the model {source!r} has {positions} positions; lower it."
-        )
+    check_room(source, embedded=embedded, positions=positions, vocabulary_size=vocabulary_size, max_length=max_length)
+    if embedded >= vocabulary_size + _SPARE_IDS:  # what is drawn of ids that the tokenizer lacks could not be read
+        raise other_vocabulary(source, embedded=embedded, vocabulary_size=vocabulary_size)

@@ -7,7 +7,6 @@ tokenizer of the format. Neither format has a GPT-2 that reads SentencePiece, so
 it is, and `README.txt` says how to use it.
 """
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ import keras_nlp
 import numpy as np
 import safetensors.numpy
 
+from aigc_tf import storage
 from aigc_tf.errors import InputError
 from aigc_tf.models.adapters.adapters import merged_weights
 from aigc_tf.models.generators.generator import is_own, merge_generator
@@ -101,9 +101,9 @@ def save_hugging_face(
     tensors = {f"transformer.{name}": np.ascontiguousarray(weights[path]) for path, name in names.items()}
     # Not save_file, which makes a file that only its owner can read.
     (folder / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-    _write_json(folder / "config.json", _hugging_face_config(model.sizes, end_id))
+    storage.write_json(folder / "config.json", _hugging_face_config(model.sizes, end_id))
     ends = {"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": end_id}
-    _write_json(folder / "generation_config.json", {**ends, "max_length": max_length})
+    storage.write_json(folder / "generation_config.json", {**ends, "max_length": max_length})
     if _has_byte_pairs(tokenizer_folder):
         for name in (*_BYTE_PAIR_FILES, *_BYTE_PAIR_SETTINGS):
             if (tokenizer_folder / name).is_file():
@@ -155,7 +155,3 @@ def _copy_pieces(tokenizer_folder: str | os.PathLike[str], folder: str | os.Path
     if pieces.is_file():
         shutil.copyfile(pieces, Path(folder) / _PIECES_FILE)
         (Path(folder) / "README.txt").write_text(_README.format(end_id=end_id), encoding="utf-8")
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Generators of other people: a preset of KerasNLP's, or a Hugging Face folder of GPT-2."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from aigc_tf.errors import InputError
 from aigc_tf.models.building import (
     check_paths,
     check_preset,
+    class_on,
     preset_class,
     read_backbone,
     read_json,
+    task_classes,
 )
 from aigc_tf.models.gpt2 import gpt2_weights
 from aigc_tf.models.gpt2.networks import Decoder, PresetModel
@@ -137,15 +138,9 @@ def _read_tensors(folder: Path, stored: Tensors, *, num_layers: int) -> dict[str
 
 
 def _causal_lm_classes() -> list[Any]:
-    known: list[Any] = [cls for cls in vars(keras_nlp.models).values() if inspect.isclass(cls)]
-    causal, translating = keras_nlp.models.CausalLM, keras_nlp.models.Seq2SeqLM
-    known = [cls for cls in known if issubclass(cls, causal) and not issubclass(cls, translating)]
-    return [cls for cls in known if cls.backbone_cls is not None]
+    # Those that translate read a second text.
+    return task_classes(keras_nlp.models.CausalLM, but=keras_nlp.models.Seq2SeqLM)
 
 
 def _causal_lm_of(backbone_class: type) -> Any:
-    for cls in _causal_lm_classes():
-        if cls.backbone_cls is backbone_class:
-            return cls
-    known = ", ".join(sorted({cls.backbone_cls.__name__ for cls in _causal_lm_classes()}))
-    raise InputError(f"KerasNLP has no causal language model on {backbone_class.__name__}; it has them on {known}.")
+    return class_on(backbone_class, _causal_lm_classes(), what="causal language model")

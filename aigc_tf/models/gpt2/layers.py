@@ -158,12 +158,13 @@ class Embeddings(keras.layers.Layer):
     def __init__(
         self, *, vocabulary_size: int, num_positions: int, hidden_dim: int, dropout: float, dtype: Any, name: str
     ):
+        # Not cast by Keras: it would round the float32 stream to the compute dtype at every layer.
         super().__init__(dtype=dtype, autocast=False, name=name)
         self.num_positions, self.rate = num_positions, dropout
         self.seed_generator = keras.random.SeedGenerator()
         self.tokens = _weight(self, "tokens", [vocabulary_size, hidden_dim], 0.02)
         self.positions = _weight(self, "positions", [num_positions, hidden_dim], 0.02)
-        self.built = True
+        self.built = True  # the variables are there; Keras would call the layer once to find their shapes
 
     def call(self, token_ids: tf.Tensor, positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         """Returns `(B, T, D)` float32 of `(B, T)` ids, at `(B, T)` positions or from 0 on."""
@@ -195,7 +196,7 @@ class DecoderBlock(keras.layers.Layer):
         dtype: Any,
         name: str,
     ):
-        super().__init__(dtype=dtype, autocast=False, name=name)
+        super().__init__(dtype=dtype, autocast=False, name=name)  # see Embeddings
         self.num_heads, self.rate = num_heads, dropout
         self.prefix: tuple[keras.Variable, keras.Variable] | None = None  # see aigc_tf.models.adapters.adapters
         self.seed_generator = keras.random.SeedGenerator()

@@ -69,7 +69,7 @@ class Decoder(keras.Model):
                 num_heads=num_heads,
                 intermediate_dim=intermediate_dim,
                 dropout=dropout,
-                output_stddev=0.02 / math.sqrt(2 * num_layers),
+                output_stddev=0.02 / math.sqrt(2 * num_layers),  # 2 sums a block: the stream keeps its size
                 dtype=policy,
                 name=f"block_{index}",
             )
@@ -77,7 +77,7 @@ class Decoder(keras.Model):
         ]
         self.final_norm = FinalNorm(hidden_dim=hidden_dim, dtype=policy, name="final_norm")
         self.prefix_length = 0  # P, see aigc_tf.models.adapters.adapters
-        self.built = True
+        self.built = True  # so are all layers; nothing is called to find shapes
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Returns `(B, T, V)` float32 logits of `model_inputs`."""
