@@ -167,9 +167,9 @@ def _bert_config(
 
 def _bert_tensors(model: keras.Model) -> dict[str, np.ndarray]:
     weights = merged_weights(model)
-    names = tensor_names("bert", [weight.path for weight in model.backbone.weights])
-    names = {path: f"bert.{name}" for path, name in names.items()}
-    names |= {"logits/kernel": "classifier.weight", "logits/bias": "classifier.bias"}
+    head = {"logits/kernel": "classifier.weight", "logits/bias": "classifier.bias"}
+    names = tensor_names("bert", [path for path in weights if path not in head])
+    names = {path: f"bert.{name}" for path, name in names.items()} | head
     return {name: to_tensor(path, weights[path]) for path, name in names.items()}
 
 
