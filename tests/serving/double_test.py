@@ -494,7 +494,7 @@ def test_a_process_that_dies_is_started_anew_and_meanwhile_unavailable(base):
 
 def test_versions_come_and_go_and_labels_move(base, tmp_path):
     folder = tmp_path / "half"
-    shutil.copytree(base / "half" / "123", folder / "1")
+    shutil.copytree(base / "half" / "123", folder / "0001")  # the server parses the number
 
     def config(policy, labels):
         config = single_model("half", os.fspath(folder))

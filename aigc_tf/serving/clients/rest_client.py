@@ -25,6 +25,7 @@ from aigc_tf.serving.clients.client import (
     refusal,
     too_slow,
 )
+from aigc_tf.serving.stand_in.tensors import NUMPY_NAMES
 
 # Of a proxy between as well as of the server (http_server.cc).
 _CODES = {
@@ -39,7 +40,6 @@ _CODES = {
     501: "UNIMPLEMENTED",
     504: "DEADLINE_EXCEEDED",
 }
-_DTYPES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16"}  # the others are called as they are
 _MAY_PASS = (429, 502, 503)
 _CONNECT_SECONDS = 5.0
 
@@ -201,11 +201,16 @@ def _specs(tensors: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]
     """Returns dtype and shape of each tensor; int64 is a string in the JSON of protocol buffers."""
     return {
         name: (
-            _DTYPES.get(tensor["dtype"], str(tensor["dtype"]).removeprefix("DT_").lower()),
+            _numpy_name(str(tensor["dtype"])),
             tuple(int(dim["size"]) for dim in tensor.get("tensor_shape", {}).get("dim", ())),
         )
         for name, tensor in tensors.items()
     }
+
+
+def _numpy_name(dtype: str) -> str:
+    name = dtype.removeprefix("DT_").lower()
+    return NUMPY_NAMES.get(name, name)
 
 
 def _to_json(value: Any) -> Any:

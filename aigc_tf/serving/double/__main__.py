@@ -1,4 +1,4 @@
-r"""A double of tensorflow_model_server, for trying and testing clients where there is no server.
+r"""The protocol double: a fake of TensorFlow Serving's two protocols, to try clients with where there is no server.
 
     python -m aigc_tf.serving.double --rest_api_port=8501 --model_name=bert_sentiment \
         --model_base_path="$PWD/saved_models/bert_sentiment"
@@ -30,7 +30,7 @@ def main() -> int:
         signal.signal(number, lambda *_: ending.set())
     try:
         with _build(flags) as double:
-            print("A double of TensorFlow Serving, for trying and testing clients; not for production.")
+            print("The protocol double of TensorFlow Serving, for trying and testing clients; not for production.")
             if double.grpc_port is not None:
                 print(f"Running gRPC ModelServer at {HOST}:{double.grpc_port} ...")
             if double.rest_port is not None:

@@ -1,11 +1,11 @@
-"""The flags of the double of tensorflow_model_server: those of the server that mean something here."""
+"""The flags of the protocol double: those of tensorflow_model_server that mean something here."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-# Of the server's flags, those that change nothing that a client of the double could see.
+# Of the server's flags, those that change nothing that a client of the protocol double could see.
 WITHOUT_EFFECT = (
     "enable_grpc_healthcheck_service",
     "enable_profiler",

@@ -1,4 +1,4 @@
-"""The gRPC interface of TensorFlow Serving: PredictionService and ModelService, for a double of it.
+"""The gRPC interface of TensorFlow Serving: PredictionService and ModelService, for the protocol double.
 
 MultiInference is UNIMPLEMENTED.
 """

@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from aigc_tf.serving.double.loaded_version import NO_TIMEOUT, LoadedVersion
 from aigc_tf.serving.double.served_models import Models, ModelSpec
 from aigc_tf.serving.stand_in.answering import DEFAULT_SIGNATURE, check_names, wanted_outputs
 from aigc_tf.serving.stand_in.status import CODES, StatusError, invalid
-
-_DTYPES = {name.removeprefix("DT_").lower(): number for name, number in types_pb2.DataType.items()}
+from aigc_tf.serving.stand_in.tensors import NUMBERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +168,7 @@ def describe_signatures(models: Models, spec: ModelSpec) -> get_model_metadata_p
 
 
 def _fill_info(message: Any, info: Mapping[str, Any]) -> None:
-    message.name, message.dtype = info["tensor"], _DTYPES[info["dtype"]]
+    message.name, message.dtype = info["tensor"], NUMBERS[info["dtype"]]
     if info["shape"] is None:
         message.tensor_shape.unknown_rank = True
     for size in info["shape"] or ():

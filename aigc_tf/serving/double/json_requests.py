@@ -16,7 +16,9 @@ from tensorflow.core.example import example_pb2
 from aigc_tf.serving.double.inference import Answer
 from aigc_tf.serving.stand_in.status import StatusError, invalid
 from aigc_tf.serving.stand_in.tensors import (
+    DTYPES,
     NUMBERS,
+    NUMPY_NAMES,
     STRING,
     Tensor,
     decode_text,
@@ -27,7 +29,6 @@ from aigc_tf.serving.stand_in.tensors import (
 )
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
-_DTYPES = {"float": "float32", "double": "float64"}
 _MAX_DIMENSIONS = 64  # NumPy's
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..)|.)")
 
@@ -188,13 +189,9 @@ def _array(tensors: list[Tensor]) -> np.ndarray:
         values = np.empty([len(tensors), *first.shape], object)
         values.ravel()[:] = [text for tensor in tensors for text in tensor.values]
         return values
-    name = _name(first.dtype)
+    name = DTYPES[first.dtype]
     data = b"".join(tensor.values for tensor in tensors if isinstance(tensor.values, bytes))
-    return np.frombuffer(bytearray(data), _DTYPES.get(name, name)).reshape([len(tensors), *first.shape])
-
-
-def _name(dtype: int) -> str:
-    return next(name for name, number in NUMBERS.items() if number == dtype)
+    return np.frombuffer(bytearray(data), NUMPY_NAMES.get(name, name)).reshape([len(tensors), *first.shape])
 
 
 def predictions(answer: Answer, document: Mapping[str, Any]) -> dict[str, Any]:

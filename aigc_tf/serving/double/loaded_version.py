@@ -1,4 +1,4 @@
-"""The versions of a model that a double of TensorFlow Serving has loaded, each in a process of its own."""
+"""The versions of a model that the protocol double has loaded, each in a stand-in, a process of its own."""
 
 import contextlib
 import threading

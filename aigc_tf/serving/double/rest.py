@@ -1,4 +1,4 @@
-"""The REST interface of TensorFlow Serving (http_rest_api_handler.cc), for a double of it.
+"""The REST interface of TensorFlow Serving (http_rest_api_handler.cc), for the protocol double.
 
 POST /v1/models/NAME[/versions/N|/labels/L]:(predict|classify|regress), GET /v1/models/NAME[...][/metadata].
 """
@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from tensorflow_serving.apis import get_model_metadata_pb2
 
+from aigc_tf.serving.apis import Api
 from aigc_tf.serving.double import inference, json_requests
 from aigc_tf.serving.double.served_models import Models, ModelSpec
 from aigc_tf.serving.stand_in.answering import DEFAULT_SIGNATURE
@@ -159,10 +160,10 @@ def answer(models: Models, method: str, path: str, body: bytes, *, timeout: floa
     spec = ModelSpec(
         name=spec.name, version=spec.version, label=spec.label, signature=json_requests.signature_of(document)
     )
-    if asked == "predict":
+    if asked == Api.PREDICT:
         return _predict(models, spec, document, timeout)
     examples = json_requests.examples_of(document)
-    if asked == "classify":
+    if asked == Api.CLASSIFY:
         return json_requests.classifications(inference.classify(models, spec, examples, timeout=timeout))
     return json_requests.regressions(inference.regress(models, spec, examples, timeout=timeout))
 

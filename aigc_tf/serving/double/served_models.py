@@ -1,4 +1,4 @@
-"""Which models and versions a double of TensorFlow Serving serves, and under which labels.
+"""Which models and versions the protocol double serves, and under which labels.
 
 The config is the server's own message, tensorflow_serving.ModelServerConfig. Versions appear and go as the folder or
 the config says; a new one is loaded before an old one goes, as with the server's AvailabilityPreservingPolicy.

@@ -1,4 +1,4 @@
-"""A double of tensorflow_model_server: its two protocols over real sockets, for trying and testing clients.
+"""The protocol double: TensorFlow Serving's two protocols over real sockets, for trying and testing clients.
 
 It is not TensorFlow Serving, and not for production: it answers this host only, and is made of Python. Behind it stand
 processes that load models as the server does (`serving.stand_in`). What it leaves out, docs/double.md says.

@@ -28,12 +28,12 @@ import numpy as np
 import aigc_tf
 from aigc_tf.errors import RunError
 from aigc_tf.serving.process.runtimes import Runtime
+from aigc_tf.serving.stand_in.tensors import NUMPY_NAMES
 
 _SECONDS = 900
 _LOG_LINE = re.compile(r"[IWE]\d{4} ")  # TensorFlow's notes; what ends the process is no such line
-_NUMPY = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
-"""NumPy's name of a type where TensorFlow has another; it has no bfloat16, and its bits are taken."""
-_TENSORFLOW = {"float32": "float", "float64": "double", "float16": "half"}
+_NUMPY = {**NUMPY_NAMES, "bfloat16": "uint16"}  # NumPy has no bfloat16, and its bits are taken
+_TENSORFLOW = {name: own for own, name in NUMPY_NAMES.items()}
 
 
 def bytes_array(texts: Sequence[str | bytes]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Stands in for tensorflow_model_server where there is none: loads a SavedModel as it does and answers lines of JSON.
+"""The stand-in: a process on TensorFlow's C API that loads a SavedModel as the server does, and answers lines of JSON.
 
     python -m aigc_tf.serving.stand_in --model=saved_models/NAME/1 --tensorflow=.../site-packages/tensorflow \
         [--op_library=.../site-packages/tensorflow_text/python/ops/_regex_split_ops.so ...] [--threads=2] [--warmup]

@@ -44,6 +44,8 @@ DTYPES = {
 }
 """TensorFlow's names of the types, by the numbers of tensorflow/core/framework/types.proto; those of signatures."""
 STRING = 7
+NUMPY_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
+"""NumPy's name of a type where TensorFlow has another."""
 NUMBERS = {name: number for number, name in DTYPES.items()}
 """Numbers of the types, by TensorFlow's names."""
 ARRAY_CODES = {

@@ -3,7 +3,8 @@
 They lie in `assets.extra/tf_serving_warmup_requests`: a TFRecord file of serialized
 tensorflow.serving.PredictionLog messages, at most 1,000. One that fails fails the load. Field numbers:
 tensorflow_serving/apis/{prediction_log,predict,classification,input,model}.proto and
-tensorflow/core/framework/tensor.proto.
+tensorflow/core/framework/tensor.proto. The file is read by hand, as TensorFlow's readers of TFRecord are Python of
+TensorFlow's, see `wire_format`.
 """
 
 import array

@@ -1,5 +1,8 @@
 """Reads the few protocol buffers that are needed here, field by field, without their classes.
 
+protobuf's classes of these messages lie in TensorFlow's Python package, which this process must not import: it stands
+for a server that has none, and would hide what an export needs of it.
+
 Field numbers: tensorflow/core/protobuf/meta_graph.proto, tensorflow/core/framework/tensor_shape.proto.
 """
 

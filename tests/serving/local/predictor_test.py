@@ -102,6 +102,14 @@ def test_the_newest_version_is_the_highest_number(tmp_path):
     assert latest_version(tmp_path / "toy" / "2") == str(tmp_path / "toy" / "2")
 
 
+def test_zeros_before_a_number_do_not_change_it_as_a_server_parses_it(tmp_path):
+    for version in ("0001", "02", "2"):
+        make_version(tmp_path / "toy" / version)
+    assert version_folders(tmp_path / "toy") == {1: "0001", 2: "2"}
+    make_version(tmp_path / "toy" / "0003")
+    assert latest_version(tmp_path / "toy") == str(tmp_path / "toy" / "0003")
+
+
 def test_a_mistyped_model_is_suggested(tmp_path):
     make_version(tmp_path / "sentiment" / "1")
     with pytest.raises(InputError, match=r"Did you mean '.*sentiment'"):
