@@ -87,6 +87,7 @@ def build_task(case: Case):
     from aigc_tf.tasks.door import policy_of
     from aigc_tf.training.devices.strategy import build_devices
     from aigc_tf.training.step import losses
+    from aigc_tf.training.step.batch_losses import Losses
     from aigc_tf.training.task import Task
 
     config = TrainingConfig(
@@ -146,9 +147,10 @@ def build_task(case: Case):
 
     def task_losses(model, batch):
         if is_generator:
-            return losses.token_losses(batch["labels"], model(batch, training=True)), batch["weights"]
+            return Losses(losses.token_losses(batch["labels"], model(batch, training=True)), batch["weights"])
         logits = model(classifier.model_inputs(model, batch), training=True)
-        return losses.classification_losses(batch["labels"], logits, problem_type="single_label"), batch["weights"]
+        values = losses.classification_losses(batch["labels"], logits, problem_type="single_label")
+        return Losses(values, batch["weights"])
 
     order = Order()
     task = Task(

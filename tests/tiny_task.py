@@ -10,6 +10,7 @@ from aigc_tf.data.batching.batches import ExampleSource
 from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
 from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths
 from aigc_tf.training.step import losses
+from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.task import Evaluation, Task
 from tests.training_fields import training_with
 
@@ -63,7 +64,7 @@ def tiny_logits(model, batch, training):
 def tiny_losses(model, batch, class_weights=()):
     logits = tiny_logits(model, batch, training=True)
     values = losses.classification_losses(batch["labels"], logits, problem_type="single_label")
-    return values, batch["weights"] * losses.class_weights(batch["labels"], class_weights)
+    return Losses(values, batch["weights"] * losses.class_weights(batch["labels"], class_weights))
 
 
 def tiny_observe(model, batch):

@@ -72,7 +72,7 @@ def measure_speed(task: Task, config: TrainingConfig, devices: Devices, *, start
     def run(first_step: int, num_steps: int) -> None:
         iterator, num_steps = feed.take(first_step, num_steps)
         history = LossHistory(*(tf.constant(0.0) for _ in LossHistory._fields))
-        columns, _ = run_steps(
+        columns, _, _ = run_steps(
             iterator, tf.constant(first_step, tf.int64), tf.constant(num_steps), history, tf.constant(False)
         )
         columns["loss"].numpy()  # waits for the steps

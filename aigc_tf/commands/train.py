@@ -21,7 +21,7 @@ from aigc_tf.commands.runs import (
     resolve,
     stored_config,
 )
-from aigc_tf.commands.watching import RunWatcher, goodput
+from aigc_tf.commands.watching import RunWatcher, count_step_flops, goodput
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.fields import flatten, sha256
 from aigc_tf.config.shell import shell_line
@@ -120,6 +120,8 @@ def _train(
     devices: Devices,
 ) -> None:
     state = run_state.build_state(task, config.training, devices)
+    # On every worker: where the chief refused a network alone, the others would wait for it.
+    flops = count_step_flops(preflight.trace_step(task, state.model, devices), task)
     if newest:
         run_state.restore(state, newest)
         run_state.forget_lost_best(workdir, state)
@@ -130,7 +132,7 @@ def _train(
     started = first_start(workdir, goes_on=newest is not None) if devices.is_chief else None
     with stop_requests() as stop_requested:
         with RunWatcher(
-            config, workdir, task=task, state=state, devices=devices, facts=facts, started=started
+            config, workdir, task=task, state=state, devices=devices, facts=facts, flops=flops, started=started
         ) as watcher:
             loop.train(
                 task,
@@ -182,7 +184,7 @@ def _finish(
         steps=state.step,
         train_seconds=seconds,
         examples_per_second=state.step * config.training.global_batch_size / seconds if seconds else None,
-        tokens_per_second=state.progress.train_tokens / seconds if seconds else None,
+        tokens_per_second=state.progress.train_tokens / seconds if seconds and state.progress.train_tokens else None,
         goodput=goodput(seconds, started),
         metrics=metrics,
     )

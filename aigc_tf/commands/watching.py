@@ -21,13 +21,14 @@ from aigc_tf.training import checkpoints
 from aigc_tf.training.devices.hardware import MachinePeak, machine_peak
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.planning.flops import StepFlops
-from aigc_tf.training.planning.preflight import replica_batch, resident_bytes
+from aigc_tf.training.planning.preflight import length_of, resident_bytes
 from aigc_tf.training.recording import hparams
 from aigc_tf.training.recording.profiling import ProfileWindow
 from aigc_tf.training.recording.progress import ProgressBar
 from aigc_tf.training.recording.step_log import StepLog
 from aigc_tf.training.recording.telemetry import LOGS_NAME, Telemetry
 from aigc_tf.training.run_state import TrainState
+from aigc_tf.training.step.batch_losses import RECORDED_NAMES
 from aigc_tf.training.step.traced_step import TracedStep
 from aigc_tf.training.task import Task
 
@@ -42,6 +43,7 @@ class RunWatcher:
         state: The run in memory, at the step where it starts or goes on.
         devices: Where it trains; on all workers but the chief nothing is recorded.
         facts: Of the data.
+        flops: Floating-point operations of its step by padded length, or why they are not known.
         started: When the run's first start was, in seconds since 1970. None: that is not known.
     """
 
@@ -54,13 +56,14 @@ class RunWatcher:
         state: TrainState,
         devices: Devices,
         facts: DataFacts,
+        flops: StepFlops | str,
         started: float | None,
     ):
         training = config.training
         self._door, self._config, self._facts = door_of(config), config, facts
         self._task, self._state, self._devices = task, state, devices
         self._workdir, self._started = workdir, started
-        self._flops: StepFlops | None = None
+        self._flops = flops
         self._peak: MachinePeak | None = None
         self._progress = ProgressBar(
             num_steps=training.num_steps, first_step=state.step, rate=self._door.rate, enabled=devices.is_chief
@@ -109,16 +112,14 @@ class RunWatcher:
             self._progress.note(f"going on after step {step}")
         self._peak = machine_peak(self._devices, self._config.training.devices.precision)
         self._telemetry.text(step, "time/peak_flops", self._peak.origin)
-        try:
-            self._flops = count_step_flops(self._task, self._state, self._devices)
-        except ValueError as reason:
-            self._progress.note(f"without FLOPs utilisation: {reason}")
+        if isinstance(self._flops, str):
+            self._progress.note(f"without FLOPs utilisation: {self._flops}")
         self._profile.after_step(step)
 
     def on_steps(self, records: list[dict[str, float]]) -> None:
         measured = self._speeds(records) | memory_in_use()
         self._telemetry.record([record | measured for record in records])
-        self._progress(records[-1])
+        self._progress(records[-1], parts=_parts(records[-1]))
         step = int(records[-1]["step"])
         self._profile.after_step(step)
         every = self._config.training.recording.histograms_every
@@ -133,9 +134,9 @@ class RunWatcher:
             return {}
         waited = sum(record["time/input_seconds"] for record in records)
         speeds = {"time/input_stall_share": waited / seconds}
-        if self._flops is not None and self._peak is not None:
-            lengths = [round(record["train/tokens"] / record["train/useful_share"] / rows) for record in records]
-            flops = sum(map(self._flops, lengths)) * self._devices.num_replicas
+        if self._peak is not None and not isinstance(self._flops, str):
+            shapes = [self._task.order.batch(int(record["step"]) - 1).shape for record in records]
+            flops = sum(self._flops(length_of(shape)) for shape in shapes) * self._devices.num_replicas
             speeds["time/flops_utilisation"] = flops / seconds / self._peak.flops_per_second
         return speeds
 
@@ -189,6 +190,20 @@ class RunWatcher:
         self._progress.note(f"went back to what the run was after step {step}")
 
 
+def count_step_flops(step: TracedStep, task: Task) -> StepFlops | str:
+    """Returns the floating-point operations of a traced step by padded length, or why they are not known."""
+    try:
+        return StepFlops(step, task.order.bucket_lengths)
+    except ValueError as reason:
+        return str(reason)
+
+
+def _parts(record: dict[str, float]) -> dict[str, float]:
+    """Returns the parts of the loss among what was recorded of a step."""
+    trained = {tag.removeprefix("train/"): value for tag, value in record.items() if tag.startswith("train/")}
+    return {name: value for name, value in trained.items() if name not in RECORDED_NAMES}
+
+
 def goodput(train_seconds: float, started: float | None) -> float | None:
     """Returns the share of the time since a run's first start that went into training steps that count.
 
@@ -198,15 +213,10 @@ def goodput(train_seconds: float, started: float | None) -> float | None:
 
     Args:
         train_seconds: Seconds inside training calls of the steps that the run's weights have seen.
+        flops: Floating-point operations of its step by padded length, or why they are not known.
         started: When the run's first start was, in seconds since 1970. None: not known, and so is the share.
     """
     return None if started is None else train_seconds / max(time.time() - started, train_seconds, 1e-9)
-
-
-def count_step_flops(task: Task, state: TrainState, devices: Devices) -> StepFlops:
-    """Traces the step of one replica, up to its gradients, and returns its count by padded length."""
-    step = TracedStep(state.model, task.losses, replica_batch(task, devices))
-    return StepFlops(step, task.order.bucket_lengths)
 
 
 def memory_in_use() -> dict[str, float]:

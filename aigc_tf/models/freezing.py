@@ -28,3 +28,8 @@ def freeze(model: keras.Model, patterns: Sequence[str]) -> None:
     for weight in model.weights:
         if weight.path in frozen:
             weight.trainable = False
+    for layer in model._flatten_layers(recursive=True):
+        # A layer that is frozen as a whole says so: BatchNormalization then computes with its statistics as they are.
+        own = layer._trainable_variables + layer._non_trainable_variables
+        if own and all(weight.path in frozen for weight in own):
+            layer.trainable = False

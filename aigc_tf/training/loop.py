@@ -182,7 +182,7 @@ class _Loop:
         limit = min([_steps_to_event(state.step, self._config), *to_omitted])
         iterator, num_steps = self._feed.take(state.step, limit)
         started = time.perf_counter()
-        columns, history = self._run_steps(
+        columns, parts, history = self._run_steps(
             iterator,
             tf.constant(state.step, tf.int64),
             tf.constant(num_steps),
@@ -191,17 +191,16 @@ class _Loop:
         )
         arrays = {name: column.numpy() for name, column in columns.items()}
         seconds = time.perf_counter() - started
-        records = _records(arrays, state.step)
-        tokens = sum(record["train/tokens"] for record in records)
+        records = _records(arrays, {name: column.numpy() for name, column in parts.items()}, state.step)
+        tokens = float(arrays["tokens"].sum(dtype=np.float64))
         state.progress.train_seconds += seconds
         state.progress.train_tokens += tokens
         steps, mean, variance = (float(value) for value in history)
         state.progress.loss_history = (steps, mean, variance)
         if self._devices.is_chief:
-            rates = {
-                "time/examples_per_second": len(records) * self._task.train.global_batch_size / seconds,
-                "time/tokens_per_second": tokens / seconds,
-            }
+            rates = {"time/examples_per_second": len(records) * self._task.train.global_batch_size / seconds}
+            if tokens:
+                rates["time/tokens_per_second"] = tokens / seconds
             self._watcher.on_steps([record | rates for record in records])
             if self._config.recording.log_example_ids:
                 self._watcher.on_example_ids(state.step + 1, arrays["example_ids"])
@@ -399,7 +398,7 @@ def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tu
     return False
 
 
-def _records(arrays: dict[str, np.ndarray], first_step: int) -> list[dict[str, Any]]:
+def _records(arrays: dict[str, np.ndarray], parts: dict[str, np.ndarray], first_step: int) -> list[dict[str, Any]]:
     """Turns the columns of a call into one record a step, the step counted from 1."""
     records = []
     for i in range(len(arrays["loss"])):
@@ -410,10 +409,12 @@ def _records(arrays: dict[str, np.ndarray], first_step: int) -> list[dict[str, A
             "train/gradient_norm": float(arrays["gradient_norm"][i]),
             "train/learning_rate": float(arrays["learning_rate"][i]),
             "train/finite": bool(arrays["finite"][i]),
-            "train/tokens": float(arrays["tokens"][i]),
-            "train/useful_share": float(arrays["tokens"][i] / arrays["positions"][i]),
-            "time/input_seconds": float(arrays["input_seconds"][i]),
         }
+        if arrays["positions"][i]:  # the batches say which of their positions are tokens
+            record["train/tokens"] = float(arrays["tokens"][i])
+            record["train/useful_share"] = float(arrays["tokens"][i] / arrays["positions"][i])
+        record |= {f"train/{name}": float(values[i]) for name, values in parts.items()}
+        record["time/input_seconds"] = float(arrays["input_seconds"][i])
         if not arrays["good"][i]:
             record["train/skipped"] = True
         records.append(record)

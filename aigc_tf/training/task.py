@@ -11,7 +11,8 @@ from aigc_tf.data.batching.batches import BatchSource
 from aigc_tf.data.batching.order import TrainingOrder
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.windows import WindowOrder
-from aigc_tf.training.step.step import Losses, Observe
+from aigc_tf.training.step.batch_losses import LossFunction
+from aigc_tf.training.step.step import Observe
 
 
 class Accumulator(Protocol):
@@ -42,7 +43,7 @@ class Task:
     """What a task brings to the loop."""
 
     build_model: Callable[[], keras.Model]
-    losses: Losses
+    losses: LossFunction
     order: TrainingOrder | WindowOrder | PackedOrder
     train: BatchSource
     evaluations: dict[str, Evaluation]

@@ -15,6 +15,7 @@ from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import run_state
 from aigc_tf.training.devices.hardware import MachinePeak
 from aigc_tf.training.devices.strategy import build_devices
+from aigc_tf.training.planning.preflight import length_of, trace_step
 from aigc_tf.training.recording.telemetry import read_metrics
 from tests import tiny_task
 
@@ -28,17 +29,16 @@ def built():
     training = tiny_task.training_config()
     task, devices = tiny_task.tiny_task(training), build_devices("none")
     state = run_state.build_state(task, training, devices)
-    return task, state, count_step_flops(task, state, devices)
+    return task, state, count_step_flops(trace_step(task, state.model, devices), task)
 
 
 class Clockwork:
     """A run whose calls take a second for each step; the loop is left out."""
 
-    def __init__(self, workdir, monkeypatch, **changes):
+    def __init__(self, workdir, monkeypatch, flops=None, **changes):
         training = tiny_task.training_config(**changes)
-        self.task, self.state, flops = built()
+        self.task, self.state, counted = built()
         monkeypatch.setattr(watching, "machine_peak", lambda devices, precision: PEAK)
-        monkeypatch.setattr(watching, "count_step_flops", lambda task, state, devices: flops)
         self.state.progress = run_state.Progress()
         self.rows = training.global_batch_size
         config = ExperimentConfig(name="tiny", training=training)
@@ -49,19 +49,18 @@ class Clockwork:
             state=self.state,
             devices=build_devices("none"),
             facts=FACTS,
+            flops=flops or counted,
             started=time.time() - 40,
         )
 
-    def call(self, first, last, *, length=16, waited=0.25):
+    def call(self, first, last, *, waited=0.25, **parts):
         """Steps `first` to `last`, in one call: a second each."""
-        positions = self.rows * length
         self.watcher.on_steps(
             [
                 {
                     "step": step,
                     "train/loss": 0.5,
-                    "train/tokens": positions / 2,
-                    "train/useful_share": 0.5,
+                    **parts,
                     "time/input_seconds": waited,
                     "time/examples_per_second": float(self.rows),
                 }
@@ -75,15 +74,16 @@ def test_speeds_are_shares_of_what_the_machine_could_do(tmp_path, monkeypatch):
     run = Clockwork(tmp_path, monkeypatch)
     with run.watcher as watcher:
         watcher.on_start(0)
-        run.call(1, 4, length=16)
-        run.call(5, 5, length=8)
+        run.call(1, 4)
+        run.call(5, 5)
         watcher.on_checkpoint(5, 0.5)
         watcher.on_written(5, 1.5)
     *rows, copied, written = read_metrics(tmp_path)
     rows = {row["step"]: row for row in rows}
     _, _, flops = built()
-    assert rows[1]["time/flops_utilisation"] == pytest.approx(flops(16) / 1e9)
-    assert rows[5]["time/flops_utilisation"] == pytest.approx(flops(8) / 1e9)
+    lengths = [length_of(run.task.order.batch(step).shape) for step in range(5)]
+    assert rows[1]["time/flops_utilisation"] == pytest.approx(sum(map(flops, lengths[:4])) / 4e9)
+    assert rows[5]["time/flops_utilisation"] == pytest.approx(flops(lengths[4]) / 1e9)
     assert flops(8) < flops(16)
     assert rows[1]["time/input_stall_share"] == 0.25
     assert rows[1]["time/host_peak_memory_bytes"] >= rows[1]["time/host_memory_bytes"] > 2**27
@@ -124,6 +124,17 @@ def test_after_a_rollback_the_records_go_on_from_there(tmp_path, monkeypatch):
     assert len(read.PluginTagToContent("hparams")) == 2
 
 
+def test_parts_of_the_loss_reach_the_records_tensorboard_and_the_bar(tmp_path, monkeypatch, capsys):
+    run = Clockwork(tmp_path, monkeypatch)
+    with run.watcher as watcher:
+        watcher.on_start(0)
+        run.call(1, 1, **{"train/kl": 0.125})
+    assert read_metrics(tmp_path)[0]["train/kl"] == 0.125
+    read = EventAccumulator(str(tmp_path / "logs"), size_guidance={"tensors": 0}).Reload()
+    assert [event.step for event in read.Tensors("train/kl")] == [1]
+    assert "loss 0.5000  kl 0.125  " in capsys.readouterr().err
+
+
 def test_what_computes_nothing_has_no_speed(tmp_path, monkeypatch):
     run = Clockwork(tmp_path, monkeypatch)
     with run.watcher as watcher:
@@ -134,11 +145,7 @@ def test_what_computes_nothing_has_no_speed(tmp_path, monkeypatch):
 
 
 def test_a_model_whose_flops_are_not_known_trains_without_them(tmp_path, monkeypatch, capsys):
-    def unknown(*arguments):
-        raise ValueError("The shape of x is not known")
-
-    run = Clockwork(tmp_path, monkeypatch)
-    monkeypatch.setattr(watching, "count_step_flops", unknown)
+    run = Clockwork(tmp_path, monkeypatch, flops="The shape of x is not known")
     with run.watcher as watcher:
         watcher.on_start(0)
         run.call(1, 1)

@@ -44,8 +44,8 @@ def test_gradients_are_the_same_at_any_padded_length(measure):
         batch = add_special_tokens(split.rows(short), tiny_task.SPECIAL_TOKENS, length=length, is_pair=False)
         batch |= {"labels": split.labels(short), "weights": np.ones(len(short), np.float32)}
         with tf.GradientTape() as tape:
-            values, weights = tiny_task.tiny_losses(model, batch)
-            total = tf.reduce_sum(values * weights)
+            losses = tiny_task.tiny_losses(model, batch)
+            total = tf.reduce_sum(losses.values * losses.weights)
         found = tape.gradient(total, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from aigc_tf.errors import InputError, Preempted, RunError
 from aigc_tf.training import checkpoints, loop, run_state, skipping
 from aigc_tf.training.devices.strategy import build_devices
+from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.step.step import LossHistory, extend_history, spike_limit
 from tests import tiny_task
 
@@ -20,7 +21,7 @@ BAD = 21
 def regression(model, batch, *, scale=1.0):
     logits = tiny_task.tiny_logits(model, batch, training=True)
     targets = tf.where(batch["example_ids"] == BAD, float("inf") if scale == 1.0 else scale, 0.1)
-    return tf.square(logits[:, 0] - targets), batch["weights"]
+    return Losses(tf.square(logits[:, 0] - targets), batch["weights"])
 
 
 def spiking(model, batch):
@@ -165,8 +166,8 @@ def test_the_history_of_the_loss_is_hand_computed():
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_a_run_that_only_gives_bad_steps_stops(tmp_path, policy):
     def hopeless(model, batch):
-        values, weights = regression(model, batch)
-        return values * float("nan"), weights
+        losses = regression(model, batch)
+        return losses._replace(values=losses.values * float("nan"))
 
     with pytest.raises(RunError, match="10th bad step in a row") as error:
         train(tmp_path / policy, losses=hopeless, on_bad_step=policy)

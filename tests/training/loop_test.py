@@ -83,7 +83,7 @@ def test_class_weights_weight_the_mean(tmp_path):
     task = tiny_task.tiny_task(config, class_weights=(0.0, 2.0))
     state, watcher, _ = run(tmp_path, task, num_steps=1, learning_rate=0.0, evaluate_every=0)
     batch = task.train.rows(0, shard=0, num_shards=1)
-    values, _ = tiny_task.tiny_losses(state.model, batch)
+    values = tiny_task.tiny_losses(state.model, batch).values
     ones = batch["labels"] == 1
     assert watcher.records[0]["train/loss"] == pytest.approx(float(values.numpy()[ones].mean()), rel=1e-5)
     assert watcher.records[0]["train/weight"] == 2.0 * ones.sum()
@@ -207,6 +207,15 @@ def test_an_unfinished_upload_to_an_object_store_is_no_checkpoint(tmp_path):
     workdir = f"ram://upload-{time.monotonic_ns()}"
     storage.write_bytes(checkpoints.folder_of(workdir, "step-00000005", "weights.safetensors"), b"half")
     assert checkpoints.load_newest(workdir) == (None, [])
+
+
+def test_batches_without_a_mask_have_neither_tokens_nor_a_useful_share():
+    columns = {name: np.ones(1) for name in ("loss", "weight", "gradient_norm", "learning_rate", "input_seconds")}
+    columns |= {"finite": np.array([True]), "good": np.array([True]), "tokens": np.zeros(1), "positions": np.zeros(1)}
+    (record,) = loop._records(columns, {"kl": np.array([0.5])}, 6)
+    assert record["step"] == 7
+    assert record["train/kl"] == 0.5
+    assert not {"train/tokens", "train/useful_share"} & record.keys()
 
 
 def test_frozen_weights_stay_and_are_written_once(tmp_path):

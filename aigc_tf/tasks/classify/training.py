@@ -27,6 +27,7 @@ from aigc_tf.tasks.classify.spec import SPEC
 from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
+from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.step.step import Observe
 from aigc_tf.training.task import Evaluation, Task
 
@@ -65,16 +66,17 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         )
         return values, losses.class_weights(labels, table)
 
-    def classification_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def classification_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> Losses:
         logits = model(classifier.model_inputs(model, batch), training=True)
         values, class_weights = row_losses(batch["labels"], logits)
-        return values, batch["weights"] * class_weights
+        return Losses(values, batch["weights"] * class_weights)
 
-    def packed_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def packed_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> Losses:
         labels, weights = batch["labels"], batch["weights"]  # (B, M, ...) and (B, M)
         labels = tf.reshape(labels, [-1, *labels.shape[2:]])
         values, class_weights = row_losses(labels, packed_logits(model, batch, training=True))
-        return tf.reshape(values, tf.shape(weights)), weights * tf.reshape(class_weights, tf.shape(weights))
+        values, class_weights = (tf.reshape(found, tf.shape(weights)) for found in (values, class_weights))
+        return Losses(values, weights * class_weights)
 
     def observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         logits = model(classifier.model_inputs(model, batch), training=False)

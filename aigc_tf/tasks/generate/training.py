@@ -28,6 +28,7 @@ from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
 from aigc_tf.tasks.generate.spec import SPEC
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
+from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.task import Evaluation, Task
 
 
@@ -63,7 +64,7 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             check_packed(model)
         return add_adapter(model, config.adapter, seed=config.training.seed)
 
-    def token_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def token_losses(model: keras.Model, batch: dict[str, tf.Tensor]) -> Losses:
         logits = model(generator.model_inputs(model, batch), training=True)
         values = losses.token_losses(
             batch["labels"],
@@ -71,7 +72,7 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             label_smoothing=config.training.loss.label_smoothing,
             z_loss=config.training.loss.z_loss,
         )
-        return values, batch["weights"]
+        return Losses(values, batch["weights"])
 
     return Task(
         build_model=build_model,

@@ -5,6 +5,7 @@ Nothing is run. Model and optimizer are built, the step of one replica is traced
 
 import collections
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
+from aigc_tf.data.batching.batches import BatchSource
 from aigc_tf.models import freezing
 from aigc_tf.training.devices.hardware import DeviceKind, machine_kind
 from aigc_tf.training.devices.strategy import Devices
@@ -22,6 +24,7 @@ from aigc_tf.training.planning.flops import StepFlops
 from aigc_tf.training.planning.liveness import Peak, peak_memory
 from aigc_tf.training.step.averages import build_averages, move_averages
 from aigc_tf.training.step.traced_step import TracedStep
+from aigc_tf.training.step.unchanged import check_unchanged
 from aigc_tf.training.task import Task
 
 ASSUMED_UTILISATION = 0.4
@@ -77,6 +80,7 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     """Builds what a run would train, and returns what it would take.
 
     Raises:
+        InputError: If a forward of the network changes a variable.
         ValueError: If the size of a product is not known before the step runs.
     """
     host = resident_bytes()
@@ -104,7 +108,7 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     gradients = variable_bytes(model.trainable_weights)
     # The sums of micro-batches are alive beside the gradients of each.
     sums = gradients if config.devices.micro_batches > 1 else 0
-    flops = StepFlops(TracedStep(model, task.losses, spec), lengths)  # the model's: some optimizers multiply too
+    flops = StepFlops(trace_step(task, model, devices), lengths)  # the model's: some optimizers multiply too
     step_flops = {length: flops(length) * devices.num_replicas for length in lengths}
     is_compiled = config.devices.jit == "on" or devices.static_shapes
     return Plan(
@@ -126,6 +130,19 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     )
 
 
+def trace_step(task: Task, model: keras.Model, devices: Devices) -> TracedStep:
+    """Traces the step of one replica, up to its gradients, and what the evaluations observe; runs nothing.
+
+    Raises:
+        InputError: If a forward of the network changes a variable.
+    """
+    sources = {evaluation.observe: evaluation.source for evaluation in task.evaluations.values()}
+    for observe, source in sources.items():
+        observed = tf.function(functools.partial(observe, model))
+        check_unchanged(model, observed.get_concrete_function(_batch_of(source, devices)).graph)
+    return TracedStep(model, task.losses, replica_batch(task, devices))
+
+
 def _slice_of(spec: tf.TensorSpec, micro_batches: int) -> tf.TensorSpec:
     """Returns the part of a replica's batch that one forward sees."""
     return tf.TensorSpec([spec.shape[0] // micro_batches, *spec.shape[1:]], spec.dtype)
@@ -133,7 +150,11 @@ def _slice_of(spec: tf.TensorSpec, micro_batches: int) -> tf.TensorSpec:
 
 def replica_batch(task: Task, devices: Devices) -> Mapping[str, tf.TensorSpec]:
     """Returns shapes and types of the training batch of one replica; the length is open where it varies."""
-    batches = task.train.dataset(0, first_shard=0, local_shards=1, num_shards=devices.num_replicas)
+    return _batch_of(task.train, devices)
+
+
+def _batch_of(source: BatchSource, devices: Devices) -> Mapping[str, tf.TensorSpec]:
+    batches = source.dataset(0, first_shard=0, local_shards=1, num_shards=devices.num_replicas)
     spec: Mapping[str, tf.TensorSpec] = batches.element_spec
     return spec
 
@@ -154,12 +175,13 @@ def resident_bytes() -> int:
 
 def _run_flops(task: Task, config: TrainingConfig, step_flops: dict[int, int]) -> float:
     looked_up = min(config.num_steps, _SCHEDULED_STEPS)
-    lengths = collections.Counter(_length_of(task.order.batch(step).shape) for step in range(looked_up))
+    lengths = collections.Counter(length_of(task.order.batch(step).shape) for step in range(looked_up))
     return sum(step_flops[length] * count for length, count in lengths.items()) * config.num_steps / looked_up
 
 
-def _length_of(shape: Mapping[str, int]) -> int:
-    return next(iter(shape.values()), 1)  # as the order's `bucket_lengths`: examples without a ragged column have 1
+def length_of(shape: Mapping[str, int]) -> int:
+    """Returns the padded length of batches of a shape, one of the order's `bucket_lengths`."""
+    return next(iter(shape.values()), 1)  # examples without a ragged column have 1
 
 
 def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: DeviceKind | None) -> dict[str, str]:

@@ -76,12 +76,13 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, record: Mapping[str, Any]) -> None:
+    def __call__(self, record: Mapping[str, Any], *, parts: Mapping[str, float] | None = None) -> None:
         """Shows a step.
 
         Args:
             record: `step`; `train/loss` and the speed where they are known. Where one call into
                 the graph does several steps, the record of the last one.
+            parts: Parts of the loss by name, shown beside it.
         """
         if not self._enabled:
             return
@@ -90,10 +91,12 @@ class ProgressBar:
         while len(self._past) > 2 and self._past[1][0] < now - _WINDOW_SECONDS:
             self._past.popleft()
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, steps=self._steps(step), facts=self._facts(record))
+            self._bar.update(
+                self._task, completed=step, steps=self._steps(step), facts=self._facts(record, parts or {})
+            )
         elif now >= self._next_line or step >= self._num_steps > self._shown_step:
             self._next_line, self._shown_step = now + self._line_seconds, step
-            self._print(f"step {self._steps(step)}  {self._facts(record)}")
+            self._print(f"step {self._steps(step)}  {self._facts(record, parts or {})}")
 
     def note(self, message: str) -> None:
         """Prints one line above the bar, such as the result of an evaluation."""
@@ -107,11 +110,12 @@ class ProgressBar:
     def _steps(self, step: int) -> str:
         return f"{step}/{self._num_steps} ({100 * step // max(self._num_steps, 1)} %)"
 
-    def _facts(self, record: Mapping[str, Any]) -> str:
+    def _facts(self, record: Mapping[str, Any], parts: Mapping[str, float]) -> str:
         facts = []
         loss, rate = record.get("train/loss"), record.get(self._rate)
         if loss is not None:
             facts.append(f"loss {loss:.4f}")
+        facts += [f"{name} {value:.4g}" for name, value in parts.items()]
         if rate is not None:
             facts.append(f"{rate:,.1f} {self._unit}/s" if rate < 100 else f"{rate:,.0f} {self._unit}/s")
         facts.append(self._left())

@@ -20,11 +20,9 @@ import tensorflow as tf
 
 from aigc_tf.config import TrainingConfig
 from aigc_tf.training.step.averages import move_averages
+from aigc_tf.training.step.batch_losses import MAX_PARTS, Batch, LossFunction, PartSums
 from aigc_tf.training.step.recomputation import recomputed
 
-Batch = dict[str, tf.Tensor]
-Losses = Callable[[keras.Model, Batch], tuple[tf.Tensor, tf.Tensor]]
-"""`losses(model, batch)` -> losses and their weights, float32 of one shape: (B,) for examples, (B, T) for tokens."""
 Observe = Callable[[keras.Model, Batch], dict[str, tf.Tensor]]
 """`observe(model, batch)` -> what an evaluation needs of each row, `(B, ...)` each, and `weights`.
 
@@ -119,6 +117,7 @@ _RECORD = {
     "stop": tf.bool,
     "tokens": tf.float32,
     "positions": tf.float32,
+    "parts": tf.float32,
     "input_seconds": tf.float64,
 }
 
@@ -126,22 +125,22 @@ _RECORD = {
 def build_run_steps(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    losses: Losses,
+    losses: LossFunction,
     *,
     strategy: tf.distribute.Strategy,
     learning_rate: Callable[[tf.Tensor], tf.Tensor],
     config: TrainingConfig,
     averages: Sequence[keras.Variable] = (),
     blocks: Sequence[keras.layers.Layer] = (),
-) -> Callable[..., tuple[dict[str, tf.Tensor], LossHistory]]:
-    """Returns `run_steps(iterator, first_step, num_steps, history, stop)`, which trains: -> records, history.
+) -> Callable[..., tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], LossHistory]]:
+    """Returns `run(iterator, first_step, num_steps, history, stop)`, which trains: -> records, parts, history.
 
     `stop` is a bool scalar: whether this worker was asked to end. The records, one a step, up to the first bad one:
     `loss` (weighted mean over the global batch), `weight`, `gradient_norm` (before clipping), `learning_rate`,
-    `finite`, `good`, `stop` (whether any worker was asked to end), `tokens` (not padding), `positions` (with padding),
-    `input_seconds` (waited for the batch), each `(num_steps,)`, and with `config.recording.log_example_ids` what the
-    replicas
-    saw, `example_ids` (num_steps, B, ...).
+    `finite`, `good`, `stop` (whether any worker was asked to end), `tokens` (not padding) and `positions` (with
+    padding), both 0 where batches have no `padding_mask`, `input_seconds` (waited for the batch), each `(num_steps,)`,
+    and with `config.recording.log_example_ids` what the replicas saw, `example_ids` (num_steps, B, ...). The parts are
+    those of `Losses`, by name, `(num_steps,)` each.
 
     Args:
         model: Built under the strategy.
@@ -153,7 +152,8 @@ def build_run_steps(
         averages: Of `averages.build_averages`: one a trainable variable, or none.
         blocks: Layers that are computed again in the backward pass.
     """
-    compute = _build_compute(model, losses, config=config, blocks=blocks)
+    part_sums = PartSums()
+    compute = _build_compute(model, losses, config=config, blocks=blocks, part_sums=part_sums)
     update = _build_update(model, optimizer, averages, config=config)
 
     def compute_and_update(
@@ -203,7 +203,12 @@ def build_run_steps(
         done = tf.range(index)
         return {name: array.gather(done) for name, array in arrays.items()}, history
 
-    return run_steps
+    def run(*arguments: Any) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], LossHistory]:
+        records, history = run_steps(*arguments)
+        parts = tf.unstack(records.pop("parts"), axis=1)
+        return records, dict(zip(part_sums.names, parts, strict=False)), history  # the rest of the vector is unused
+
+    return run
 
 
 def _merges_replicas(strategy: tf.distribute.Strategy) -> bool:
@@ -221,7 +226,12 @@ def _timed_next(iterator: Any, strategy: tf.distribute.Strategy) -> tuple[Batch,
 
 
 def _build_compute(
-    model: keras.Model, losses: Losses, *, config: TrainingConfig, blocks: Sequence[keras.layers.Layer]
+    model: keras.Model,
+    losses: LossFunction,
+    *,
+    config: TrainingConfig,
+    blocks: Sequence[keras.layers.Layer],
+    part_sums: PartSums,
 ) -> Callable[..., tuple[list[tf.Tensor], dict[str, tf.Tensor]]]:
     """Returns `compute(batch, step, stop)`: the mean gradient over the global batch, clipped, and what is recorded."""
     variables = model.trainable_variables
@@ -229,13 +239,12 @@ def _build_compute(
 
     def forward_backward(batch: Batch, key: tf.Tensor) -> list[tf.Tensor]:
         with stateless_seeds(generators, key), recomputed(blocks), tf.GradientTape() as tape:
-            values, weights = losses(model, batch)
-            total = tf.reduce_sum(values * weights)
+            found = losses(model, batch)
+            total = tf.reduce_sum(found.values * found.weights)
         gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         # Rows of an embedding met twice must add up before they count in the norm: dense from here on.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        mask = tf.cast(batch["padding_mask"], tf.float32)
-        return [*gradients, total, tf.reduce_sum(weights), tf.reduce_sum(mask), tf.cast(tf.size(mask), tf.float32)]
+        return [*gradients, total, tf.reduce_sum(found.weights), *_count_tokens(batch), part_sums(found)]
 
     compute_slice = tf.function(forward_backward, jit_compile=True) if config.devices.jit == "on" else forward_backward
 
@@ -249,7 +258,8 @@ def _build_compute(
             more = compute_slice({name: parts[index] for name, parts in slices.items()}, key)
             return index + 1, [old + new for old, new in zip(sums, more, strict=True)]
 
-        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables] + [tf.zeros([])] * 4
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        zeros += [*[tf.zeros([])] * 4, tf.zeros([MAX_PARTS])]
         return tf.while_loop(
             lambda index, _: index < config.devices.micro_batches,
             add_slice,
@@ -262,7 +272,7 @@ def _build_compute(
         context = tf.distribute.get_replica_context()
         sums = sum_of_slices(batch, step, tf.cast(context.replica_id_in_sync_group, tf.int32))
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [*sums, tf.cast(stop, tf.float32)])
-        gradients, (total, weight, tokens, positions, stops) = sums[:-5], sums[-5:]
+        gradients, (total, weight, tokens, positions, parts, stops) = sums[:-6], sums[-6:]
         mean = tf.math.reciprocal_no_nan(weight)
         norm = tf.linalg.global_norm(gradients) * mean
         scale = mean * (
@@ -278,10 +288,19 @@ def _build_compute(
             "stop": stops > 0.0,
             "tokens": tokens,
             "positions": positions,
+            "parts": parts * mean,
         }
         return [gradient * scale for gradient in gradients], record
 
     return compute
+
+
+def _count_tokens(batch: Batch) -> list[tf.Tensor]:
+    """Returns how many positions of a batch are tokens, and how many there are; 0 where it has no mask to tell."""
+    if "padding_mask" not in batch:
+        return [tf.zeros([]), tf.zeros([])]
+    mask = tf.cast(batch["padding_mask"], tf.float32)
+    return [tf.reduce_sum(mask), tf.cast(tf.size(mask), tf.float32)]
 
 
 def _slices(batch: Batch, count: int) -> Batch:
@@ -310,7 +329,7 @@ def _build_update(
 
 
 def build_inspect_step(
-    model: keras.Model, losses: Losses, *, strategy: tf.distribute.Strategy, config: TrainingConfig
+    model: keras.Model, losses: LossFunction, *, strategy: tf.distribute.Strategy, config: TrainingConfig
 ) -> Callable[[Any, tf.Tensor], dict[str, tf.Tensor]]:
     """Returns `inspect_step(iterator, step)`: the losses of one global batch, computed as the step computes them.
 
@@ -320,7 +339,8 @@ def build_inspect_step(
 
     def forward(batch: Batch, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with stateless_seeds(generators, key):
-            return losses(model, batch)
+            found = losses(model, batch)
+        return found.values, found.weights
 
     compute_slice = tf.function(forward, jit_compile=True) if config.devices.jit == "on" else forward
 

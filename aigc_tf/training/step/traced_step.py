@@ -12,8 +12,10 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import handle_data_util
 
+from aigc_tf.training.step.batch_losses import LossFunction
 from aigc_tf.training.step.recomputation import recomputed
-from aigc_tf.training.step.step import Losses, forward_key, seed_generators, stateless_seeds
+from aigc_tf.training.step.step import forward_key, seed_generators, stateless_seeds
+from aigc_tf.training.step.unchanged import check_unchanged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,14 @@ class TracedStep:
         spec: Shapes and types of the batch of one forward; the length may be open.
         update: `update(gradients, step)` applies the gradients. None: the step ends with them.
         blocks: Layers that are computed again in the backward pass.
+    Raises:
+        InputError: If the forward changes a variable; a step with an update is not looked at, since that does.
     """
 
     def __init__(
         self,
         model: keras.Model,
-        losses: Losses,
+        losses: LossFunction,
         spec: Mapping[str, tf.TensorSpec],
         *,
         update: Callable[[list[tf.Tensor], tf.Tensor], None] | None = None,
@@ -53,8 +57,8 @@ class TracedStep:
         def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> list[tf.Tensor]:
             key = forward_key(0, number, 0)
             with stateless_seeds(generators, key), recomputed(blocks), tf.GradientTape() as tape:
-                values, weights = losses(model, batch)
-                total = tf.reduce_sum(values * weights)
+                found = losses(model, batch)
+                total = tf.reduce_sum(found.values * found.weights)
             gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
             if update is None:
@@ -65,6 +69,8 @@ class TracedStep:
 
         function = tf.function(step).get_concrete_function(dict(spec), tf.TensorSpec([], tf.int64))
         self._graph = function.graph
+        if update is None:
+            check_unchanged(model, self._graph)
         self._definition = self._graph.as_graph_def()
         self._constants = folded_constants(self._graph)
 

@@ -10,6 +10,7 @@ from aigc_tf.models.generators.generator import build_generator
 from aigc_tf.training.devices.strategy import build_devices
 from aigc_tf.training.planning.flops import StepFlops, count_flops
 from aigc_tf.training.step import losses
+from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.step.traced_step import StepGraph, TracedStep
 from tests import tiny_task
 
@@ -18,7 +19,7 @@ GENERATOR = ModelConfig(dropout=0.1, num_layers=LAYERS, hidden_dim=WIDTH, num_he
 
 
 def generator_losses(model, batch):
-    return losses.token_losses(batch["labels"], model(batch, training=True)), batch["weights"]
+    return Losses(losses.token_losses(batch["labels"], model(batch, training=True)), batch["weights"])
 
 
 def generator_spec(length):
@@ -83,7 +84,8 @@ def test_another_backbone_is_counted_too():
 
     def task_losses(model, batch):
         logits = model({name: batch[name] for name in ("token_ids", "padding_mask")}, training=True)
-        return losses.classification_losses(batch["labels"], logits, problem_type="single_label"), batch["weights"]
+        values = losses.classification_losses(batch["labels"], logits, problem_type="single_label")
+        return Losses(values, batch["weights"])
 
     matrix, row = tf.TensorSpec([ROWS, None], tf.int32), tf.TensorSpec([ROWS], tf.int32)
     spec = {"token_ids": matrix, "padding_mask": matrix, "labels": row, "weights": tf.TensorSpec([ROWS], tf.float32)}
