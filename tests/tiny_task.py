@@ -139,6 +139,7 @@ class ListWatcher:
 
     def __init__(self):
         self.records, self.evaluations, self.checkpoints, self.started = [], [], [], []
+        self.early_stops = []
         self.written, self.example_ids, self.skipped, self.rollbacks = [], [], [], []
 
     def on_start(self, step):
@@ -149,6 +150,9 @@ class ListWatcher:
 
     def on_evaluation(self, step, split, metrics, seconds):
         self.evaluations.append((step, split, metrics))
+
+    def on_early_stop(self, step, message):
+        self.early_stops.append((step, message))
 
     def before_checkpoint(self, step):
         self.flushed = step

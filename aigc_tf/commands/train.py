@@ -105,6 +105,9 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
         workers.compare(facts | _compared(config))
         if newest and _is_finished(newest, config) and reported_step(workdir) == newest.step:
             print(f"This run is finished: {newest.step} steps are done.")
+            progress = run_state.progress_of(newest)
+            if progress.stopped_early and newest.step < config.training.num_steps:
+                print(f"It {run_state.early_stop(progress, newest.step, task.best_metric)}.")
             report.print_report(report.read_report(workdir), workdir=workdir)
             return
         _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +31,7 @@ from aigc_tf.training.recording.telemetry import LOGS_NAME, Telemetry
 from aigc_tf.training.run_state import TrainState
 from aigc_tf.training.step.batch_losses import RECORDED_NAMES
 from aigc_tf.training.step.traced_step import TracedStep
-from aigc_tf.training.task import Task
+from aigc_tf.training.task import Shown, Task
 
 
 class RunWatcher:
@@ -65,6 +66,7 @@ class RunWatcher:
         self._workdir, self._started = workdir, started
         self._flops = flops
         self._peak: MachinePeak | None = None
+        self._said_undefined = False
         self._progress = ProgressBar(
             num_steps=training.num_steps, first_step=state.step, rate=self._door.rate, enabled=devices.is_chief
         )
@@ -153,13 +155,24 @@ class RunWatcher:
         value = metrics[metric]
         shown = "undefined" if value is None else f"{value:.4f}"
         self._progress.note(f"step {step}: {split} {metric} {shown}, judged in {seconds:.1f} s")
+        if value is None and not self._said_undefined:
+            self._said_undefined = True
+            self._progress.note(
+                f"{metric} is undefined for the {split} data, such as a correlation where all labels are equal; such "
+                "an evaluation names no best checkpoint and does not count for early stopping. If it stays so, take "
+                "another evaluation.best_metric or other data."
+            )
 
-    def on_samples(self, step: int, texts: list[tuple[str, str]]) -> None:
-        for number, (prompt, text) in enumerate(texts, start=1):
-            # Indented, markdown shows a text as it is; what was given is told from what was generated.
-            shown = "\n".join(f"    {line}" for line in f"{prompt}⟩{text}".split("\n"))
-            self._telemetry.text(step, f"samples/{number}", shown)
-            self._progress.note(f"sample {number} after step {step}:\n{shown}")
+    def on_early_stop(self, step: int, message: str) -> None:
+        self._progress.note(message)
+
+    def on_samples(self, step: int, samples: list[Shown]) -> None:
+        for number, sample in enumerate(samples, start=1):
+            if sample.kind not in _SHOW:
+                known = ", ".join(_SHOW)
+                raise RunError(f"A sample of the kind {sample.kind!r} cannot be shown; the task may show {known}.")
+            note = _SHOW[sample.kind](self._telemetry, step, f"samples/{number}", sample)
+            self._progress.note(f"sample {number} after step {step}:\n{note}")
 
     def before_checkpoint(self, step: int) -> None:
         self._telemetry.flush()
@@ -202,6 +215,23 @@ def _parts(record: dict[str, float]) -> dict[str, float]:
     """Returns the parts of the loss among what was recorded of a step."""
     trained = {tag.removeprefix("train/"): value for tag, value in record.items() if tag.startswith("train/")}
     return {name: value for name, value in trained.items() if name not in RECORDED_NAMES}
+
+
+def _show_text(telemetry: Telemetry, step: int, tag: str, sample: Shown) -> str:
+    # Indented, markdown shows a text as it is; what was given is told from what was generated.
+    shown = "\n".join(f"    {line}" for line in f"{sample.caption}⟩{sample.value}".split("\n"))
+    telemetry.text(step, tag, shown)
+    return shown
+
+
+def _show_picture(telemetry: Telemetry, step: int, tag: str, sample: Shown) -> str:
+    telemetry.image(step, tag, sample.value)
+    height, width = sample.value.shape[:2]
+    return f"    {sample.caption}⟩a picture of {width} x {height}, in TensorBoard as {tag}"
+
+
+# How each kind of sample is recorded; what is returned is for the terminal.
+_SHOW: dict[str, Callable[[Telemetry, int, str, Shown], str]] = {"text": _show_text, "picture": _show_picture}
 
 
 def goodput(train_seconds: float, started: float | None) -> float | None:

@@ -21,10 +21,10 @@ from aigc_tf.training.evaluator import Evaluator
 from aigc_tf.training.feed import Feed, distribute
 from aigc_tf.training.optimizers import optimizers
 from aigc_tf.training.recording import profiling
-from aigc_tf.training.run_state import TrainState, forget_lost_best, repair_folder, restore
+from aigc_tf.training.run_state import TrainState, early_stop, forget_lost_best, repair_folder, restore
 from aigc_tf.training.step.averages import averaged
 from aigc_tf.training.step.step import LossHistory, build_inspect_step, build_run_steps
-from aigc_tf.training.task import Task
+from aigc_tf.training.task import Shown, Task
 
 _BAD_STEPS_IN_A_ROW = 10
 """So many bad steps one after another are no fault of their batches: the run stops whatever the policy."""
@@ -42,8 +42,11 @@ class Watcher(Protocol):
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         """After an evaluation."""
 
-    def on_samples(self, step: int, texts: list[tuple[str, str]]) -> None:
-        """After an evaluation, where the task generates something."""
+    def on_samples(self, step: int, samples: list[Shown]) -> None:
+        """After an evaluation, where the task has something to show."""
+
+    def on_early_stop(self, step: int, message: str) -> None:
+        """After the evaluation that ends the run before its last step."""
 
     def before_checkpoint(self, step: int) -> None:
         """What was recorded up to `step` must be on disk now: a resumed run starts from there."""
@@ -172,6 +175,8 @@ class _Loop:
             self._save_last()
             raise
         self._report_written(self._writer.wait())
+        if state.progress.stopped_early and state.step < config.num_steps and self._devices.is_chief:
+            self._watcher.on_early_stop(state.step, early_stop(state.progress, state.step, self._task.best_metric))
 
     def _call(self) -> bool:
         """Does the next steps, up to an event or a bad one; returns whether any worker was asked to end."""
@@ -327,8 +332,9 @@ class _Loop:
             judged = state.averages if task.judged_weights != "raw" else []
             with averaged(judged, state.model.trainable_variables):
                 improved = self._evaluate()
-                if self._devices.is_chief and task.sample:
-                    self._watcher.on_samples(state.step, task.sample(state.model))
+                samples = task.samples(state.model) if self._devices.is_chief else []
+                if samples:
+                    self._watcher.on_samples(state.step, samples)
             state.progress.evaluated_step, self._saved_step = state.step, -1  # a checkpoint of it knows nothing of this
         last = state.step == config.num_steps or state.progress.stopped_early
         is_due = last or not state.step % config.checkpoint_every
@@ -389,8 +395,10 @@ def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tu
     """Updates the run's progress; returns whether this is the best evaluation so far."""
     name, sign = best_metric
     value, progress = metrics[name], state.progress
-    signed = None if value is None else sign * value
-    if signed is not None and (progress.best_value is None or signed > progress.best_value):
+    if value is None:
+        return False  # what is undefined for the data is no worse than the best, and no reason to stop
+    signed = sign * value
+    if progress.best_value is None or signed > progress.best_value:
         progress.best_value, progress.best_step, progress.evaluations_since_best = signed, state.step, 0
         return True
     progress.evaluations_since_best += 1

@@ -93,8 +93,7 @@ def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
     Raises:
         InputError: If it is of another model or was trained on other data.
     """
-    progress = dict(checkpoint.progress)
-    if progress.pop("data_sha256", None) != state.data_sha256:
+    if checkpoint.progress.get("data_sha256") != state.data_sha256:
         raise InputError(
             "The prepared data set has changed since this run began, so it cannot go on; "
             "take another --workdir, or prepare the data as they were."
@@ -108,9 +107,28 @@ def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
                 "take another --workdir, or training.optimizer.ema_decay 0."
             )
         average.assign(checkpoint.averages[variable.path])
-    progress = {"evaluated_step": checkpoint.step} | progress  # what runs did not keep before they kept averages
-    history = tuple(progress.pop("loss_history", (0.0, 0.0, 0.0)))
-    state.step, state.progress = checkpoint.step, Progress(**progress, loss_history=history)
+    state.step, state.progress = checkpoint.step, progress_of(checkpoint)
+
+
+def early_stop(progress: Progress, step: int, best_metric: tuple[str, int]) -> str:
+    """Returns the sentence on a run that ended before its last step.
+
+    Args:
+        progress: Of the run.
+        step: Where it ended.
+        best_metric: The task's.
+    """
+    name, sign = best_metric
+    best = progress.best_value
+    if best is None:  # its weights are gone, and the run went on without them
+        return f"stopped early after step {step}: {name} was no better than before"
+    return f"stopped early after step {step}: {name} {sign * best:.4f} was best at step {progress.best_step}"
+
+
+def progress_of(checkpoint: checkpoints.Checkpoint) -> Progress:
+    """Returns the progress that a checkpoint keeps."""
+    fields = {name: value for name, value in checkpoint.progress.items() if name != "data_sha256"}
+    return Progress(**fields | {"loss_history": tuple(fields["loss_history"])})
 
 
 def forget_lost_best(workdir: str, state: TrainState) -> None:

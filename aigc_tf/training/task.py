@@ -39,6 +39,18 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Something that a model made, to be looked at after an evaluation."""
+
+    kind: str
+    """`text` or `picture`."""
+    value: Any
+    """A string; `(H, W, 3)` uint8."""
+    caption: str = ""
+    """What it was made of, such as the prompt."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """What a task brings to the loop."""
 
@@ -55,5 +67,5 @@ class Task:
     """One of config.WEIGHT_KINDS."""
     blocks: Callable[[keras.Model], Sequence[keras.layers.Layer]] = lambda model: ()
     """The layers that `training.devices.recompute` computes again in the backward pass."""
-    sample: Callable[[keras.Model], list[tuple[str, str]]] | None = None
-    """Prompts and what the model makes of each, to be looked at after an evaluation."""
+    samples: Callable[[keras.Model], list[Shown]] = lambda model: []
+    """What the model makes, to be looked at after an evaluation."""

@@ -157,6 +157,22 @@ def test_a_finished_run_says_so_and_changes_nothing(trained, capsys):
     assert (folder / "run" / "report.json").read_bytes() == before
 
 
+def test_a_run_that_stopped_early_says_so_when_it_is_asked_for_more_steps(trained, tmp_path, capsys):
+    import shutil
+
+    folder, config = trained
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-00000060" / "state.json"
+    state = json.loads(path.read_text())
+    state["progress"] |= {"stopped_early": True, "best_step": 30, "best_value": 0.875}
+    path.write_text(json.dumps(state))
+    longer = dataclasses.replace(config, training=training_with(config.training, num_steps=70))
+    commands.train(longer, str(tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "This run is finished: 60 steps are done.\n" in said
+    assert "It stopped early after step 60: accuracy 0.8750 was best at step 30.\n" in said
+
+
 def test_more_steps_go_on_and_another_config_is_refused_by_name(trained, tmp_path):
     import shutil
 

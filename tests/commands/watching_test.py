@@ -11,12 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aigc_tf.commands import runs, watching
 from aigc_tf.commands.watching import RunWatcher, count_step_flops, goodput
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.errors import RunError
 from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import run_state
 from aigc_tf.training.devices.hardware import MachinePeak
 from aigc_tf.training.devices.strategy import build_devices
 from aigc_tf.training.planning.preflight import length_of, trace_step
 from aigc_tf.training.recording.telemetry import read_metrics
+from aigc_tf.training.task import Shown
 from tests import tiny_task
 
 FACTS = DataFacts(label_names=("a", "b"), problem_type="single_label", is_pair=False, sha256="", tokenizer_folder="")
@@ -133,6 +135,36 @@ def test_parts_of_the_loss_reach_the_records_tensorboard_and_the_bar(tmp_path, m
     read = EventAccumulator(str(tmp_path / "logs"), size_guidance={"tensors": 0}).Reload()
     assert [event.step for event in read.Tensors("train/kl")] == [1]
     assert "loss 0.5000  kl 0.125  " in capsys.readouterr().err
+
+
+def test_samples_are_shown_by_their_kind(tmp_path, monkeypatch, capsys):
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    run = Clockwork(tmp_path, monkeypatch)
+    with run.watcher as watcher:
+        watcher.on_start(0)
+        watcher.on_samples(
+            3, [Shown(kind="text", value=" mat.", caption="The"), Shown(kind="picture", value=picture, caption="a cat")]
+        )
+        with pytest.raises(RunError, match="kind 'smell' cannot be shown; the task may show text, picture"):
+            watcher.on_samples(4, [Shown(kind="smell", value=1)])
+    read = EventAccumulator(str(tmp_path / "logs"), size_guidance={"tensors": 0}).Reload()
+    assert read.Tensors("samples/1")[0].tensor_proto.string_val[0].decode() == "    The⟩ mat."
+    assert read.Tensors("samples/2")[0].tensor_proto.string_val[:2] == [b"4", b"2"]  # width and height
+    said = capsys.readouterr().err
+    assert "sample 1 after step 3:\n    The⟩ mat.\n" in said
+    assert "    a cat⟩a picture of 4 x 2, in TensorBoard as samples/2" in said
+
+
+def test_an_undefined_metric_is_explained_once(tmp_path, monkeypatch, capsys):
+    run = Clockwork(tmp_path, monkeypatch)
+    with run.watcher as watcher:
+        for step in (1, 2):
+            watcher.on_evaluation(step, "validation", {"accuracy": None}, 0.5)
+        watcher.on_early_stop(2, "stopped early after step 2: accuracy 0.5000 was best at step 1")
+    said = capsys.readouterr().err
+    assert said.count("validation accuracy undefined, judged in") == 2
+    assert said.count("does not count for early stopping") == 1
+    assert "stopped early after step 2: accuracy 0.5000 was best at step 1" in said
 
 
 def test_what_computes_nothing_has_no_speed(tmp_path, monkeypatch):

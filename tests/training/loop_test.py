@@ -57,16 +57,19 @@ def test_it_stops_early_and_stays_stopped(tmp_path):
     state, watcher, _ = run(tmp_path, task, num_steps=100, evaluate_every=2, early_stopping_patience=3)
     assert state.step == 10
     assert state.progress.best_step == 4
+    assert watcher.early_stops == [(10, "stopped early after step 10: accuracy 0.7000 was best at step 4")]
     again, watcher, _ = run(tmp_path, task, num_steps=100, evaluate_every=2, early_stopping_patience=3)
     assert again.step == 10
     assert watcher.records == []
+    assert len(watcher.early_stops) == 1
 
 
-def test_an_undefined_metric_is_never_the_best(tmp_path):
+def test_an_undefined_metric_is_never_the_best_and_no_reason_to_stop(tmp_path):
     config = tiny_task.training_config()
     task = tiny_task.tiny_task(config, score=lambda rows: {"accuracy": None})
-    state, _, _ = run(tmp_path, task)
+    state, watcher, _ = run(tmp_path, task, evaluate_every=3, early_stopping_patience=1)
     assert state.progress.best_value is None
+    assert (state.step, len(watcher.evaluations), watcher.early_stops) == (12, 4, [])
     assert not (tmp_path / "checkpoints" / "best.json").exists()
 
 

@@ -29,7 +29,7 @@ from aigc_tf.tasks.generate.spec import SPEC
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
 from aigc_tf.training.step.batch_losses import Losses
-from aigc_tf.training.task import Evaluation, Task
+from aigc_tf.training.task import Evaluation, Shown, Task
 
 
 def warn_of_windows(config: ExperimentConfig, prepared: PreparedDataset) -> list[str]:
@@ -84,7 +84,7 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         data_sha256=prepared.sha256,
         judged_weights=config.evaluation.weights,
         blocks=repeated_blocks,
-        sample=_sampler(config, tokenizer),
+        samples=_sampler(config, tokenizer),
     )
 
 
@@ -164,16 +164,19 @@ def evaluations_of(config: ExperimentConfig, prepared: PreparedDataset, tokenize
     return evaluations
 
 
-def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], list[tuple[str, str]]] | None:
+def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], list[Shown]]:
     prompts = config.evaluation.sample_prompts
-    if not prompts:
-        return None
     generators: dict[int, TextGenerator] = {}  # one a model, so that its functions are traced once
 
-    def sample(model: keras.Model) -> list[tuple[str, str]]:
+    def samples(model: keras.Model) -> list[Shown]:
+        if not prompts:
+            return []
         if id(model) not in generators:
             generators[id(model)] = TextGenerator(model, tokenizer, max_length=config.data.max_length)
         answers = generators[id(model)].generate(prompts, settings=config.generation, batch_size=len(prompts))
-        return [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
+        return [
+            Shown(kind="text", value=answer.text, caption=prompt)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
-    return sample
+    return samples
