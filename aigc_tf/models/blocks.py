@@ -1,4 +1,4 @@
-"""The blocks of a network: the layers of one class that make up most of it, one after another."""
+"""The blocks of a network: the repeated layers of one class that hold most of its weights."""
 
 from collections import defaultdict
 
@@ -11,11 +11,11 @@ from aigc_tf.models.gpt2.networks import Decoder, PresetModel
 def repeated_blocks(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the blocks of a classifier or a generator, in their order.
 
-    In a network of KerasNLP's they are the layers of its backbone whose class holds the most weights of all classes
-    with two layers or more, such as the `TransformerEncoder` of BERT.
+    For a network of KerasNLP: of the classes with at least two layers in its backbone, the one that holds the most
+    weights, such as the `TransformerEncoder` of BERT.
 
     Raises:
-        InputError: If no layer is there twice.
+        InputError: If no class has two layers.
     """
     if isinstance(model, Decoder):
         return list(model.blocks)

@@ -1,4 +1,4 @@
-"""What building a model takes, whatever its task: precision, seeded weights, the folders weights come from."""
+"""Building a model of any task: precision, seeded weights, the folders that weights come from."""
 
 import contextlib
 import inspect
@@ -19,12 +19,12 @@ from aigc_tf.errors import InputError, RunError, suggest
 from aigc_tf.models.weights import read_safetensors
 
 ARCHITECTURE_FILE = "architecture.json"
-"""Name, in a run folder, of what describes the network."""
+"""Name, in a run folder, of the file that describes the network."""
 DTYPES = ("float32", "mixed_bfloat16")
 RUN, PRESET, HUGGING_FACE = "run", "preset", "hugging_face"
 """Kinds of folders that a model can come from."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, safetensors.SafetensorError)
-"""What the libraries raise over files that are damaged or belong to something else."""
+"""What the libraries raise for files that are damaged or of another kind."""
 
 
 def dtype_policy(dtype: str) -> keras.DTypePolicy:
@@ -48,26 +48,26 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def check_paths(model: keras.Model) -> None:
-    """Refuses a model whose weights cannot be told apart by path.
+    """Refuses a model whose weights do not have different paths.
 
     Raises:
-        RunError: If two weights have one path.
+        RunError: If two weights have the same path.
     """
     paths = [weight.path for weight in model.weights]
     repeated = {path for path in paths if paths.count(path) > 1}
     if repeated:
         raise RunError(
-            f"{type(model).__name__} has several weights named {min(repeated)!r}, so checkpoints could not tell them "
-            "apart."
+            f"{type(model).__name__} has several weights named {min(repeated)!r}, so checkpoints could not distinguish "
+            "them."
         )
 
 
 def find_folder(source: str, presets: Iterable[str], *, example: str) -> Path | None:
-    """Returns the folder that a source is; None if it is the name of a preset.
+    """Returns the folder of a source; None if the source is the name of a preset.
 
     Args:
         source: `model.source`, not empty.
-        presets: The names that KerasNLP has for the task.
+        presets: KerasNLP's preset names for the task.
         example: One of them, for the message.
     Raises:
         InputError: If it is neither.
@@ -81,16 +81,16 @@ def find_folder(source: str, presets: Iterable[str], *, example: str) -> Path | 
     if os.sep in source or source[:1] in ".~":
         parent = Path(source).expanduser().parent
         near = nearest_name(Path(source).name, os.listdir(parent) if parent.is_dir() else ())
-        raise InputError(f"model.source {source!r} is no folder on this machine.{near}")
+        raise InputError(f"model.source {source!r} is not a folder on this machine.{near}")
     near = nearest_name(source, presets) or f" Presets have names like {example!r}."
     raise InputError(f"model.source {source!r} is neither a folder nor a KerasNLP preset.{near}")
 
 
 def read_folder_config(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Returns what kind of folder it is, and its config.json, of which each kind has its own.
+    """Returns the kind of a folder, and its config.json.
 
     Raises:
-        InputError: If it is of no kind.
+        InputError: If it is of no known kind.
     """
     config = read_json(folder / "config.json")
     if "registered_name" in config:
@@ -100,7 +100,7 @@ def read_folder_config(folder: Path) -> tuple[str, dict[str, Any]]:
     if {"model", "training"} <= config.keys():
         return RUN, config
     raise InputError(
-        f"{folder / 'config.json'} is none of a KerasNLP preset, a Hugging Face model or a run of ours; "
+        f"{folder / 'config.json'} belongs to neither a KerasNLP preset, nor a Hugging Face model, nor a run; "
         "give the folder of one of these as model.source."
     )
 
@@ -109,7 +109,7 @@ def preset_class(folder: Path, config: Mapping[str, Any]) -> Any:
     """Returns the class of a preset's backbone.
 
     Raises:
-        InputError: If this KerasNLP does not have it.
+        InputError: If this version of KerasNLP does not have it.
     """
     cls = keras.saving.get_registered_object(config["registered_name"])
     if cls is None:

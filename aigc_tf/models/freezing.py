@@ -9,21 +9,20 @@ from aigc_tf.models.weights import match_paths
 
 
 def freeze(model: keras.Model, patterns: Sequence[str]) -> None:
-    """Makes the weights whose paths fit a pattern not trainable; gradients and slots are only made for the others.
+    """Makes the weights whose paths match a pattern untrainable; only the others get gradients and slots.
 
     Args:
-        model: Of any kind. What does not train already stays so.
-        patterns: Globs on whole paths, such as `embeddings/*`; `*` goes over slashes too.
+        model: Any model. Weights that do not train already stay so.
+        patterns: Globs on whole paths, such as `embeddings/*`; `*` matches slashes too.
     Raises:
-        InputError: If a pattern fits no weight, or nothing would be left to train. The model is then as it was.
+        InputError: If a pattern matches no weight, or nothing would be left to train. The model is then unchanged.
     """
     if not patterns:
         return
     frozen = set(match_paths(patterns, [weight.path for weight in model.weights], field="training.optimizer.freeze"))
     if all(weight.path in frozen or not weight.trainable for weight in model.weights):
         raise InputError(
-            f"training.optimizer.freeze {', '.join(map(repr, patterns))} leaves no weight to train; leave a "
-            "pattern out."
+            f"training.optimizer.freeze {', '.join(map(repr, patterns))} leaves no weight to train; remove a pattern."
         )
     for weight in model.weights:
         if weight.path in frozen:

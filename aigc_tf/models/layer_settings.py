@@ -1,8 +1,8 @@
-"""What an encoder's layers compute beyond the arguments of KerasNLP's backbones: another epsilon, two dropouts.
+"""Settings of an encoder's layers that KerasNLP's backbones have no argument for: another epsilon, two dropouts.
 
-A backbone of KerasNLP's has the epsilon of its paper and one dropout. Other people's models were trained with others,
-which are set on the layers after the backbone is built; the backbone remembers them (`layer_settings`), so that its
-description carries them from process to process.
+A backbone of KerasNLP has the epsilon of its paper and one dropout. Models from elsewhere were trained with others.
+These are set on the layers after the backbone is built; the backbone keeps them (`layer_settings`), so its description
+carries them from process to process.
 """
 
 import dataclasses
@@ -14,32 +14,32 @@ import keras
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerSettings:
-    """None is what the backbone's own arguments and class say."""
+    """None: the value of the backbone's own arguments and class."""
 
     layer_norm_epsilon: float | None = None
-    """Of every layer norm."""
+    """Epsilon of every layer norm."""
     hidden_dropout: float | None = None
-    """Of embeddings and of what a layer adds to its input; at most the backbone's own dropout."""
+    """Rate for embeddings and for what a layer adds to its input; at most the backbone's own dropout."""
     attention_dropout: float | None = None
-    """Of attention weights; at most the backbone's own dropout."""
+    """Rate for attention weights; at most the backbone's own dropout."""
 
 
 def settings_of(backbone: keras.Model) -> LayerSettings:
-    """Returns what was set on a backbone's layers."""
+    """Returns the settings of a backbone's layers."""
     return getattr(backbone, "layer_settings", LayerSettings())
 
 
 def epsilon_of(backbone: keras.Model) -> float:
-    """Returns the epsilon of a backbone's layer norms, which all have the same."""
+    """Returns the epsilon of a backbone's layer norms; all have the same."""
     return float(next(layer.epsilon for layer in _layers(backbone, keras.layers.LayerNormalization)))
 
 
 def set_layers(backbone: keras.Model, settings: LayerSettings) -> keras.Model:
-    """Sets the layers of a backbone; what is equal to its own is neither set nor remembered.
+    """Sets the layers of a backbone. A value equal to its own is neither set nor kept.
 
     Args:
-        backbone: Of KerasNLP's, with layers of the settings' kinds.
-        settings: What to set. Dropouts are lowered only: a layer that was built without dropout cannot draw.
+        backbone: One of KerasNLP, with layers of the settings' kinds.
+        settings: New values. Dropouts can only be lowered: a layer built without dropout cannot draw.
     Returns:
         The backbone.
     Raises:
@@ -70,7 +70,7 @@ def describe_layers(backbone: keras.Model) -> dict[str, Any]:
 
 
 def restore_layers(backbone: keras.Model, description: Mapping[str, Any]) -> keras.Model:
-    """Sets the layers of a rebuilt backbone as its description says.
+    """Sets the layers of a rebuilt backbone from its description.
 
     Raises:
         TypeError, ValueError: If the description is not what `describe_layers` returned.

@@ -1,7 +1,7 @@
-"""Models on packed rows: several examples a row, each as if it were alone.
+"""Models on packed rows: several examples in a row, each computed as if it were alone.
 
-Our own GPT-2 takes `positions` and `document_ids` as inputs. KerasNLP's BertBackbone has no such inputs, but its layers
-do; `packed_logits` calls them in its order, so that variables, paths, dropout and precision are the classifier's own.
+Our own GPT-2 takes `positions` and `document_ids` as inputs. KerasNLP's BertBackbone does not, but its layers do;
+`packed_logits` calls them in the backbone's order, so variables, paths, dropout and precision are the classifier's own.
 Shape letters: B rows, T positions, M segments of a row, D width, C outputs.
 """
 
@@ -31,12 +31,12 @@ def check_packed(model: keras.Model) -> None:
 
 
 def packed_logits(model: keras.Model, batch: Mapping[str, tf.Tensor], *, training: bool) -> tf.Tensor:
-    """Computes what a BERT classifier says of each example of packed rows.
+    """Returns the logits of a BERT classifier for each example of packed rows.
 
     Args:
         model: A `keras_nlp.models.BertTextClassifier`.
         batch: `token_ids`, `segment_ids`, `positions` and `document_ids`, `(B, T)` int32, and `starts`, `(B, M)` int32:
-            the position of each example's first token; any position where there is no example.
+            the position of each example's first token; any position for a missing example.
         training: Whether to drop out.
     Returns:
         `(B * M, C)` float32 logits, those of the first row first.
@@ -46,7 +46,7 @@ def packed_logits(model: keras.Model, batch: Mapping[str, tf.Tensor], *, trainin
     positions = backbone.position_embedding(tokens, positions=batch["positions"])
     x = backbone.embeddings_add((tokens, positions, backbone.segment_embedding(batch["segment_ids"])))
     x = backbone.embeddings_dropout(backbone.embeddings_layer_norm(x), training=training)
-    # Padding is a document as well, so that no softmax is over nothing. int32, as every mask here (batches.py).
+    # Padding is a document too, so that no softmax is over nothing. int32, like every mask here (see batches.py).
     visible = tf.cast(documents[:, None] == documents[:, :, None], tf.int32)  # (B, T, T)
     for layer in backbone.transformer_layers:
         x = layer(x, attention_mask=visible, training=training)

@@ -1,4 +1,4 @@
-"""Weights by path: read, set, hash. The same for every model; a variable's path is the same in every process."""
+"""Weights by path: read, set, hash. The same for every model, since a variable's path is the same in every process."""
 
 import difflib
 import fnmatch
@@ -16,7 +16,7 @@ from aigc_tf.errors import InputError
 
 
 def weights_by_path(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns every weight, and no random state, under its path, such as `transformer_layer_0/.../kernel`."""
+    """Returns every weight, without random states, under its path, such as `transformer_layer_0/.../kernel`."""
     return {weight.path: np.asarray(weight) for weight in model.weights}
 
 
@@ -27,10 +27,10 @@ def load_weights_by_path(
 
     Args:
         model: The model whose weights are set.
-        arrays: Path -> values; paths that the model does not have are not looked at.
-        source: What the arrays were read from, for the error.
+        arrays: Path -> values; paths that the model does not have are ignored.
+        source: Origin of the arrays, for the error.
     Raises:
-        InputError: If a weight is missing or has another shape. The model is then as it was.
+        InputError: If a weight is missing or has another shape. The model is then unchanged.
     """
     for weight in model.weights:  # all are checked before one is set
         if weight.path not in arrays:
@@ -46,29 +46,29 @@ def load_weights_by_path(
 
 
 def match_paths(patterns: Sequence[str], paths: Sequence[str], *, field: str) -> list[str]:
-    """Returns the paths that fit one of the globs, in their order.
+    """Returns the paths that match one of the globs, in their order.
 
     Args:
-        patterns: Globs on whole paths; `*` goes over slashes too, and upper case is not lower case.
-        paths: What there is.
+        patterns: Globs on whole paths; `*` matches slashes too, and case matters.
+        paths: All paths.
         field: The config field that the patterns come from, for the error.
     Raises:
-        InputError: If a pattern fits nothing; paths like it are named.
+        InputError: If a pattern matches nothing; the error names similar paths.
     """
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
-            raise InputError(f"{field} {pattern!r} fits no weight of the model; {_close_paths(pattern, paths)}.")
+            raise InputError(f"{field} {pattern!r} matches no weight of the model; {_close_paths(pattern, paths)}.")
     return [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
 
 
 def _close_paths(pattern: str, paths: Sequence[str]) -> str:
     near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.5)
-    if not near:  # the pattern is shorter than a path: one path for each layer whose name is like it
+    if not near:  # the pattern is shorter than a path: one path for each layer with a similar name
         layers = {path.rpartition("/")[0]: path for path in reversed(paths)}
         layers |= {path.partition("/")[0]: path for path in reversed(paths)}
         near = [layers[name] for name in difflib.get_close_matches(pattern.strip("*/"), layers, n=3, cutoff=0.5)]
     if near:
-        return f"close to it are {', '.join(dict.fromkeys(near))}"
+        return f"similar paths are {', '.join(dict.fromkeys(near))}"
     return f"paths look like {', '.join(paths[:: max(len(paths) // 3, 1)][:3])}"
 
 
@@ -76,7 +76,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a safetensors file.
 
     Raises:
-        InputError: If it is missing, cut off or no safetensors file.
+        InputError: If it is missing, truncated or not a safetensors file.
     """
     try:
         return safetensors.numpy.load_file(path)
@@ -84,16 +84,16 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise InputError(f"There is no file {os.fspath(path)}.") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(
-            f"{os.fspath(path)} is cut off or no safetensors file ({str(error).splitlines()[0]}); copy it again."
+            f"{os.fspath(path)} is truncated or not a safetensors file ({str(error).splitlines()[0]}); copy it again."
         ) from error
 
 
 def weights_sha256(named: Mapping[str, np.ndarray]) -> str:
     """Returns one sha256 of a model's weights.
 
-    What is hashed: the arrays' bytes and nothing else, one array after another, ordered by path (by code point).
-    Each array is in C order and little-endian in its own dtype. Paths, shapes, dtypes, optimizer slots and the
-    state of random generators that are not in `model.weights` do not enter.
+    It hashes only the arrays' bytes, one array after another, ordered by path (by code point), each in C order and
+    little-endian in its own dtype. Paths, shapes, dtypes, optimizer slots and random states outside `model.weights`
+    do not enter.
 
     Args:
         named: `{variable.path: array}` over `model.weights`.

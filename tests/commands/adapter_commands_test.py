@@ -167,7 +167,7 @@ def test_a_run_with_a_prefix_is_no_source_of_weights(generator, tmp_path):
     folder, config = generator
     other = dataclasses.replace(config, adapter=AdapterConfig())
     other.model = dataclasses.replace(config.model, source=str(folder / "run"))
-    with pytest.raises(InputError, match="a run with a prefix, which no weights can take over"):
+    with pytest.raises(InputError, match="a run with a prefix, which cannot be merged"):
         commands.train(other, str(tmp_path / "run"))
 
 

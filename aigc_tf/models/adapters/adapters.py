@@ -1,16 +1,16 @@
-"""Adapters: a few new weights that train while the model's own stay as they are. LoRA, and prefixes for GPT-2.
+"""Adapters: a few new weights that train while the model's own stay fixed. LoRA, and prefixes for GPT-2.
 
-`add_adapter` puts one into a model that is built; from then on the model remembers it (`model.adapter`), and
-`describe_adapter` and `restore_adapter` carry it from process to process with the architecture. Its weights stand
-among the model's and are known by the ends of their paths (`is_adapter_path`). They train; of the others only a
-classifier's head does.
+`add_adapter` adds one to a built model. The model keeps its settings (`model.adapter`), and `describe_adapter` and
+`restore_adapter` carry them from process to process with the architecture. An adapter's weights are among the model's
+and are recognised by the ends of their paths (`is_adapter_path`). They train; of the other weights only a classifier's
+head does.
 
-A prefix is keys and values of P positions that every position of a text sees, learned in every block. They begin as
-what P tokens of the vocabulary give there (section 7.4: far better than random numbers) and are trained themselves, not
-by way of the network of section 4.3, which would multiply the weights that train and be thrown away afterwards. The
-positions of the text are those without a prefix.
+A prefix is learned keys and values of P positions, in every block, that every position of a text sees. They start from
+the keys and values of P tokens of the vocabulary (section 7.4: far better than random numbers) and are trained
+directly, not through the network of section 4.3, which would multiply the trained weights and be thrown away
+afterwards. The positions of the text do not change.
 
-A saved adapter is `adapter.safetensors` (by variable path, a classifier's head among them) and `adapter.json`.
+A saved adapter is `adapter.safetensors` (by variable path, with a classifier's head) and `adapter.json`.
 Sources: aigc_tf/models/adapters/low_rank.py; Li and Liang 2021, Prefix-Tuning, sections 4 and 7.4.
 """
 
@@ -36,7 +36,7 @@ from aigc_tf.models.weights import match_paths, read_safetensors, weights_by_pat
 
 ADAPTER_FILE, SETTINGS_FILE = "adapter.safetensors", "adapter.json"
 DEFAULT_TARGETS = ("*/query/kernel", "*/value/kernel", "*/attention_inputs_kernel")
-"""Queries and values, the best use of few weights in Hu et al. 2021, section 7.1; as far as a model has them."""
+"""Queries and values, the best use of few weights in Hu et al. 2021, section 7.1. Used as far as a model has them."""
 _PREFIX = ("prefix_keys", "prefix_values")
 _FIELDS = {"lora": ("kind", "rank", "alpha", "targets"), "prefix": ("kind", "prefix_length")}
 
@@ -47,21 +47,21 @@ def is_adapter_path(path: str) -> bool:
 
 
 def add_adapter(model: keras.Model, config: AdapterConfig, *, seed: int = 0) -> keras.Model:
-    """Gives a built model an adapter, and makes it and a classifier's head all that trains.
+    """Adds an adapter to a built model; then only the adapter and a classifier's head train.
 
     Args:
         model: What `build_classifier` or `build_generator` returned, without an adapter.
-        config: Which one. Not enabled: the model is returned as it is.
-        seed: Of what is drawn.
+        config: Its settings. If it is not enabled, the model is returned unchanged.
+        seed: Seed of the new weights.
     Returns:
         The model.
     Raises:
-        InputError: If the model has no place for it, or the saved adapter to start from does not fit.
+        InputError: If the model cannot have it, or the saved adapter to start from does not fit.
     """
     if not config.enabled:
         return model
     if adapter_of(model):
-        raise InputError("The model has an adapter already; merge it first, or go on with that one.")
+        raise InputError("The model has an adapter already; merge it first, or continue with it.")
     if config.kind == "lora":
         config = _add_low_ranks(model, config, seed)
     else:
@@ -91,7 +91,7 @@ def describe_adapter(model: keras.Model) -> dict[str, Any]:
 
 
 def restore_adapter(model: keras.Model, description: Mapping[str, Any]) -> keras.Model:
-    """Gives a rebuilt model the adapter of its description, if that has one; its weights are loaded afterwards.
+    """Adds to a rebuilt model the adapter of its description, if it has one; its weights are loaded afterwards.
 
     Raises:
         KeyError, TypeError, InputError: If the description is not what `describe_adapter` returned.
@@ -100,13 +100,13 @@ def restore_adapter(model: keras.Model, description: Mapping[str, Any]) -> keras
 
 
 def merged_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns the weights by path, in their order, with what LoRA adds to them added; those of a plain model.
+    """Returns the weights of the plain model by path, in their order, with LoRA merged into them.
 
     Raises:
-        InputError: If the model has a prefix, which no plain model has.
+        InputError: If the model has a prefix, which cannot be merged.
     """
     if (config := adapter_of(model)) and config.kind == "prefix":
-        raise InputError("A model with a prefix is no plain GPT-2, whose weights could stand for it.")
+        raise InputError("A model with a prefix has no weights of a plain GPT-2 that compute the same.")
     added = low_rank.deltas(model)
     weights = {path: value for path, value in weights_by_path(model).items() if not is_adapter_path(path)}
     return weights | {path: weights[path] + delta for path, delta in added.items()}
@@ -119,7 +119,7 @@ def base_paths(model: keras.Model) -> set[str]:
 
 
 def save_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> None:
-    """Writes a model's adapter, and the head of a classifier with it.
+    """Writes a model's adapter, and a classifier's head with it.
 
     Args:
         model: With an adapter.
@@ -128,7 +128,7 @@ def save_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> None:
         InputError: If the model has no adapter.
     """
     if adapter_of(model) is None:
-        raise InputError("The model has no adapter to save; it was trained as a whole.")
+        raise InputError("The model has no adapter to save; all of its weights were trained.")
     weights = weights_by_path(model)
     base = base_paths(model)
     own = {path: value for path, value in weights.items() if path not in base}
@@ -142,15 +142,15 @@ def save_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> None:
 
 
 def load_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> keras.Model:
-    """Gives a model a saved adapter; one that has an adapter of the same settings takes over the saved weights.
+    """Adds a saved adapter to a model; if it has an adapter of the same settings, only the weights are loaded.
 
     Args:
-        model: With the very base weights that the adapter was trained beside.
-        folder: What `save_adapter` filled.
+        model: With exactly the base weights that the adapter was trained beside.
+        folder: A folder that `save_adapter` wrote.
     Returns:
         The model.
     Raises:
-        InputError: If it is another base, another adapter, or damaged.
+        InputError: If the base or the adapter differs, or the folder is damaged.
     """
     folder = Path(folder)
     content = read_json(folder / SETTINGS_FILE)
@@ -161,7 +161,7 @@ def load_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> keras.Mo
     weights, base = weights_by_path(model), base_paths(model)
     if weights_sha256({path: weights[path] for path in base}) != base_sha256:
         raise InputError(
-            f"The adapter in {folder} was trained beside other weights than this model's; take the model.source that "
+            f"The adapter in {folder} was trained beside other weights than this model's; use the model.source that "
             "it was trained with."
         )
     arrays = read_safetensors(folder / ADAPTER_FILE)
@@ -175,14 +175,14 @@ def load_adapter(model: keras.Model, folder: str | os.PathLike[str]) -> keras.Mo
 
 
 def _add_low_ranks(model: keras.Model, config: AdapterConfig, seed: int) -> AdapterConfig:
-    """Returns the config with the targets that were meant."""
+    """Returns the config with its targets, the default ones filled in."""
     body = model.backbone if isinstance(model, keras_nlp.models.TextClassifier) else model
     kernels = {kernel.path: kernel for kernel in low_rank.find_kernels(body)}
     targets = config.targets or tuple(_fitting(DEFAULT_TARGETS, list(kernels)))
     if not targets:
         raise InputError(
-            "adapter.targets is empty, and this model has no queries and values by their usual names; name kernels, of "
-            f"which there are {', '.join(list(kernels)[:3])} and others."
+            "adapter.targets is empty, and this model has no queries and values by their usual names; name kernels, "
+            f"such as {', '.join(list(kernels)[:3])}."
         )
     paths = match_paths(targets, list(kernels), field="adapter.targets")
     for path in paths:
@@ -202,8 +202,8 @@ def _fitting(patterns: tuple[str, ...], paths: list[str]) -> list[str]:
 def _add_prefix(model: keras.Model, config: AdapterConfig, seed: int) -> None:
     if not isinstance(model, Decoder):
         raise InputError(
-            "adapter.kind 'prefix' puts keys and values into the layers of GPT-2, which this model is not made of; "
-            "take 'lora'."
+            "adapter.kind 'prefix' puts keys and values into the layers of GPT-2, and this model is not a GPT-2; "
+            "use 'lora'."
         )
     length, positions = config.prefix_length, model.sizes["num_positions"]
     if length > positions:

@@ -1,11 +1,11 @@
-"""LoRA: a kernel W (I, O) that does not train, and beside it a product of two narrow matrices that does.
+"""LoRA: a kernel W (I, O) stays fixed, and the product of two narrow matrices, which train, is added to it.
 
     x W + scale * (x A) B        A (I, R) drawn, B (R, O) zeros, scale = alpha / R
 
-A kernel of more than two axes, as those of attention heads in Keras, is taken as the matrix that it is: I and O are the
-products of its input and of its output axes. Keras' own `enable_lora` factorises its last axis alone, which for a query
-(D, H, E) is another update with H times the weights of A, and it adds A B to W in every step, so that the backward pass
-has the gradient of the whole kernel again.
+A kernel of more than two axes, such as Keras' kernels with an axis for the attention heads, is treated as a matrix: I
+and O are the products of its input and of its output axes. Keras' own `enable_lora` factorises only its last axis,
+which for a query (D, H, E) is another update with H times the weights of A. It also adds A B to W in every step, so the
+backward pass computes the gradient of the whole kernel again.
 
 Source: Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, section 4.1.
 """
@@ -23,12 +23,12 @@ from keras import ops
 from aigc_tf.models.gpt2.layers import DecoderBlock, LowRank
 
 SUFFIXES = ("lora_a", "lora_b")
-"""How paths of these variables end."""
+"""Ends of these variables' paths."""
 _BLOCK_KERNELS = ("attention_inputs", "attention_output", "feed_forward_input", "feed_forward_output")
 
 
 class Kernel(NamedTuple):
-    """A kernel that may get a low rank beside it."""
+    """A kernel that can get a low rank."""
 
     path: str
     largest_rank: int
@@ -38,7 +38,7 @@ class Kernel(NamedTuple):
 
 
 class LowRankDense(keras.layers.Dense):
-    """A built `Dense` becomes one of these where it is."""
+    """A built `Dense` becomes one of these in place."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """As `Dense`, with the low rank."""
@@ -48,7 +48,7 @@ class LowRankDense(keras.layers.Dense):
 
 
 class LowRankEinsumDense(keras.layers.EinsumDense):
-    """A built `EinsumDense` becomes one of these where it is."""
+    """A built `EinsumDense` becomes one of these in place."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """As `EinsumDense`, with the low rank."""
@@ -75,7 +75,7 @@ def find_kernels(model: keras.Model) -> list[Kernel]:
 
 
 def deltas(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns what the low ranks of a model add to its kernels, float32 under the kernels' paths."""
+    """Returns the updates that a model's low ranks add to its kernels: float32, by the kernels' paths."""
     added: dict[str, np.ndarray] = {}
     for layer in model._flatten_layers():
         if isinstance(layer, DecoderBlock):
@@ -119,7 +119,7 @@ def _parts(equation: str) -> _Parts:
 
 
 def _is_matrix(equation: str) -> bool:
-    """Whether each axis of the kernel is either summed over or new: a kernel for each row or head is no one matrix."""
+    """Whether the kernel is one matrix: each axis is either summed over or new, so no kernel per row or head."""
     x, kernel, result = equation.replace(",", "->").split("->")
     return all((letter in x) != (letter in result) for letter in kernel)
 
@@ -152,7 +152,7 @@ def _attach(
     alpha: float,
     seed: int,
 ) -> None:
-    """Gives a layer its variables and the `call` that reads them. Layers that hold it go on holding the same object."""
+    """Gives a layer its variables and the `call` that reads them. It stays the same object for layers that hold it."""
     layer.lora_a, layer.lora_b = _add_low_rank(layer, "", layer.kernel, inputs, outputs, rank=rank, seed=seed)
     layer.lora_scale = alpha / rank
     layer.__class__ = cls
@@ -186,10 +186,10 @@ def _add_low_rank(
 def add_variable(
     layer: Any, name: str, shape: tuple[int, ...], *, beside: keras.Variable, initializer: Any
 ) -> keras.Variable:
-    """Gives a built layer a new float32 variable, whose path begins as that of a variable which the layer has.
+    """Gives a built layer a new float32 variable, whose path begins like that of one of its variables.
 
-    Keras takes the path from wherever the layer was first called, and lets no built layer have new variables; its own
-    `enable_lora` unlocks it in the same way.
+    Keras takes the path from the place of the layer's first call, and locks a built layer against new variables; its
+    own `enable_lora` unlocks it in the same way.
     """
     layer._parent_path = "/".join(beside.path.split("/")[:-2])
     was_locked = layer._tracker.locked
@@ -204,7 +204,7 @@ def add_variable(
 
 
 def _drawn(path: str, seed: int) -> Callable[..., Any]:
-    """Draws from a normal distribution of variance 1 / I, by seed and path, so that x A is about as large as x."""
+    """Draws from a normal distribution of variance 1 / I, by seed and path, so that x A has about the size of x."""
 
     def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
         deviation = 1.0 / math.sqrt(math.prod(shape[:-1]))

@@ -72,11 +72,11 @@ def build_classifier(
         vocabulary_size: Entries of the tokenizer's vocabulary.
         max_length: Positions of the longest row, special tokens included.
         dtype: One of `building.DTYPES`. Weights and logits are float32 in both.
-        seed: Of the random weights; the head's are always random.
+        seed: Seed of the random weights; the head's are always random.
     Returns:
         A model that gives `(B, C)` float32 logits.
     Raises:
-        InputError: If the source is no model that can be read, or too small for the vocabulary or the length.
+        InputError: If the source is not a readable model, or too small for the vocabulary or the length.
         RunError: If a preset is not on this machine and cannot be fetched.
     """
     policy = dtype_policy(dtype)
@@ -106,14 +106,14 @@ def build_classifier(
 
 
 def model_inputs(model: keras.Model, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the model takes of a batch; some backbones have no `segment_ids`, F-Net has no `padding_mask`."""
+    """Returns the columns that the model takes; some backbones take no `segment_ids`, F-Net takes no `padding_mask`."""
     return {name: batch[name] for name in model.input}
 
 
 def describe_classifier(model: keras.Model) -> dict[str, Any]:
     """Returns the architecture, ready for JSON: all that `rebuild_classifier` needs, without the model's source.
 
-    It is the same for the same architecture: names that Keras counts up and the dtype are left out.
+    Equal architectures have equal descriptions: numbered Keras names and the dtype are left out.
     """
     config, backbone = model.get_config(), model.backbone.get_config()
     return {
@@ -151,7 +151,7 @@ def rebuild_classifier(description: Mapping[str, Any], *, dtype: str = "float32"
 
 
 def clone_classifier(model: keras.Model, *, dtype: str) -> keras.Model:
-    """Returns the same classifier with the same weights, computing in another dtype, outside of any strategy."""
+    """Returns the same classifier with the same weights, computing in another dtype, outside any strategy."""
     clone = rebuild_classifier(describe_classifier(model), dtype=dtype)
     load_weights_by_path(clone, weights_by_path(model))
     return clone
@@ -179,7 +179,7 @@ def _classifier_class(backbone_class: type) -> Any:
 
 
 def _attach_head(cls: Any, backbone: keras.Model, **arguments: Any) -> keras.Model:
-    # compile=False: KerasNLP would give the model an optimizer of its own, with variables of its own.
+    # compile=False, or KerasNLP would give the model an optimizer with its own variables.
     model = cls(backbone=backbone, preprocessor=None, compile=False, name="classifier", **arguments)
     model.output_dense.dtype_policy = "float32"  # logits keep the bits that argmax and calibration need
     check_paths(model)

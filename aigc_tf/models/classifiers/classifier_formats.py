@@ -1,8 +1,8 @@
-"""The same classifier in other people's formats: a KerasNLP preset and, for BERT, a Hugging Face folder.
+"""The same classifier in other formats: a KerasNLP preset and, for BERT, a Hugging Face folder.
 
-Both are written in float32 with the head's weights, an adapter merged into them. Each function fills a folder that
-exists and is empty; that it appears whole or not at all is the caller's part (`storage.staged_folder`). A tokenizer
-folder is what `aigc_tf.data.tokenizers.tokenizers.Tokenizer.save` wrote for WordPiece: vocab.txt, tokenizer.json,
+Both are written in float32 with the head's weights; an adapter is merged. Each function fills an existing, empty
+folder; the caller makes it appear only when complete (`storage.staged_folder`). A tokenizer folder is what
+`aigc_tf.data.tokenizers.tokenizers.Tokenizer.save` wrote for WordPiece: vocab.txt, tokenizer.json,
 tokenizer_config.json.
 """
 
@@ -26,7 +26,7 @@ from aigc_tf.models.hugging_face.encoders import tensor_names, to_tensor
 from aigc_tf.models.layer_settings import epsilon_of, settings_of
 
 LABELS_FILE = "label_names.json"
-"""Name, in a KerasNLP preset, of the label names, for which KerasNLP has no place."""
+"""Name, in a KerasNLP preset, of the file of label names, which KerasNLP does not store."""
 _VOCABULARY_FILE = "vocab.txt"
 _TOKENIZER_FILE = "tokenizer.json"
 _TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -40,7 +40,7 @@ _HUGGING_FACE_PROBLEMS = {
 def build_word_piece(model: keras.Model, tokenizer_folder: str | os.PathLike[str]) -> keras.layers.Layer | None:
     """Returns KerasNLP's own tokenizer of the model's kind over the folder's vocabulary.
 
-    None where the kind is no WordPiece one: KerasNLP's preprocessor of the model then fits no such vocabulary.
+    None if KerasNLP's tokenizer of that kind is not WordPiece: its preprocessor cannot use such a vocabulary.
     """
     cls = type(model).preprocessor_cls.tokenizer_cls
     if not issubclass(cls, keras_nlp.tokenizers.WordPieceTokenizer):
@@ -54,7 +54,7 @@ def build_word_piece(model: keras.Model, tokenizer_folder: str | os.PathLike[str
 
 
 def fits_keras_preset(model: keras.Model) -> bool:
-    """Whether a preset would compute the same: none has a place for an epsilon of layer norms."""
+    """Whether a preset would compute the same: presets cannot hold the epsilon of layer norms."""
     return settings_of(model.backbone).layer_norm_epsilon is None
 
 
@@ -66,26 +66,26 @@ def save_keras_preset(
     max_length: int,
     label_names: Sequence[str] = (),
 ) -> None:
-    """Writes a preset that `keras_nlp.models.TextClassifier.from_preset(folder)` loads, head and all.
+    """Writes a preset that `keras_nlp.models.TextClassifier.from_preset(folder)` loads, with its head.
 
-    Its preprocessor keeps the first tokens of too long a text, whatever the truncation of training was: KerasNLP
-    knows no other. KerasNLP's WordPiece splits about 1 text in 200 otherwise than the op of training and serving.
+    Its preprocessor keeps the first tokens of a text that is too long, since KerasNLP has no other truncation.
+    KerasNLP's WordPiece splits about 1 text in 200 differently from the op of training and serving.
 
     Args:
         model: What `build_classifier` returned.
         folder: An existing folder.
         tokenizer: A KerasNLP tokenizer; None writes the preset without preprocessor.
-        max_length: Positions the preprocessor packs to.
+        max_length: Positions of the preprocessor's rows.
         label_names: Names of the outputs, in order.
     Raises:
         InputError: If `fits_keras_preset` is false.
     """
     if not fits_keras_preset(model):
         raise InputError(
-            f"A KerasNLP preset has no place for the epsilon {epsilon_of(model.backbone):g} of the layer norms."
+            f"A KerasNLP preset cannot hold the epsilon {epsilon_of(model.backbone):g} of the layer norms."
         )
     clone = merge_classifier(model, dtype="float32")
-    clone.compile()  # from_preset does so, and would warn of an optimizer that the file does not have
+    clone.compile()  # from_preset compiles too, and would warn about an optimizer that the file lacks
     if tokenizer is not None:
         clone.preprocessor = type(clone).preprocessor_cls(tokenizer=tokenizer, sequence_length=max_length)
     clone.save_to_preset(os.fspath(folder))
@@ -113,12 +113,12 @@ def save_hugging_face(
         max_length: Positions of the longest row.
         truncation: `tail` becomes truncation_side `left`; transformers has no `head_tail`.
     Raises:
-        InputError: If the model is no BERT.
+        InputError: If the model is not a BERT.
     """
     if not isinstance(model.backbone, keras_nlp.models.BertBackbone):
         raise InputError(f"Only BERT is written as a Hugging Face folder, received {type(model.backbone).__name__}.")
     folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
-    # Not save_file, which makes a file that only its owner can read.
+    # Not save_file, whose files only their owner can read.
     content = safetensors.numpy.save(_bert_tensors(model), metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(content)
     for name in (_VOCABULARY_FILE, _TOKENIZER_FILE):

@@ -1,11 +1,11 @@
-"""Text generators: GPT-2 as our own layers, or another network of KerasNLP's, ids in and float32 logits out.
+"""Text generators: GPT-2 of our own layers, or another network of KerasNLP; ids in, float32 logits out.
 
 `build_generator` starts from random weights, a KerasNLP preset, a Hugging Face folder of GPT-2 or a run folder.
 `describe_generator` and `rebuild_generator` carry an architecture, with an adapter, from one process to the next,
 `load_weights_by_path` its weights.
 
-A model takes what `model_inputs` picks from a batch. For our own these are `token_ids` (B, T) int32 and, where
-documents are packed, `positions` and `document_ids`. Logits are causal, so padding on the right needs no mask.
+A model takes what `model_inputs` picks from a batch. Our own take `token_ids` (B, T) int32 and, for packed rows,
+`positions` and `document_ids`. Logits are causal, so padding on the right needs no mask.
 Shape letters: B rows, T positions, S positions of a cache, V vocabulary, P prompt positions, N new tokens.
 """
 
@@ -57,9 +57,9 @@ __all__ = [
     "rebuild_generator",
 ]
 _GENERATED_WIDTH = 64
-"""Lengths that KerasNLP generates are multiples of it, since each is a compilation."""
+"""Lengths that KerasNLP generates are rounded up to a multiple of this, since each is a compilation."""
 _SPARE_IDS = 1024
-"""Embeddings beyond the tokenizer's ids that a model may have: their number is often rounded up."""
+"""Embeddings that a model may have beyond the tokenizer's ids, since their number is often rounded up."""
 
 
 def build_generator(
@@ -68,16 +68,17 @@ def build_generator(
     """Builds a generator whose weights are a function of the config and the seed.
 
     Args:
-        config: Where the weights start. A `sample:` source must be resolved before. The dropout is GPT-2's, whatever
-            its source; other networks of KerasNLP's keep their own.
+        config: Where the weights start. A `sample:` source must be resolved before. The dropout is that of GPT-2 from
+        any
+            source; other networks of KerasNLP keep their own.
         vocabulary_size: Entries of the tokenizer's vocabulary.
         max_length: Positions of the longest row. A model with a source keeps all positions that it has.
         dtype: One of `building.DTYPES`. Weights and logits are float32 in both.
-        seed: Of the random weights.
+        seed: Seed of the random weights.
     Returns:
         A model that gives `(B, T, V)` float32 logits.
     Raises:
-        InputError: If the source is no model that can be read, or does not fit the vocabulary or the length.
+        InputError: If the source is not a readable model, or does not fit the vocabulary or the length.
         RunError: If a preset is not on this machine and cannot be fetched.
     """
     policy = dtype_policy(dtype)
@@ -99,7 +100,7 @@ def build_generator(
 
 
 def model_inputs(model: keras.Model, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the model takes of a batch. A `padding_mask` that a network of KerasNLP's needs may be missing."""
+    """Returns the columns that the model takes. A `padding_mask` that KerasNLP needs may be missing."""
     if is_own(model):
         return {name: batch[name] for name in ("token_ids", "positions", "document_ids") if name in batch}
     inputs = {name: batch[name] for name in model.input_names if name in batch}
@@ -111,7 +112,7 @@ def model_inputs(model: keras.Model, batch: Mapping[str, Any]) -> dict[str, Any]
 def describe_generator(model: keras.Model) -> dict[str, Any]:
     """Returns the architecture, ready for JSON: all that `rebuild_generator` needs, without the model's source.
 
-    It is the same for the same architecture: names that Keras counts up and the dtype are left out.
+    Equal architectures have equal descriptions: numbered Keras names and the dtype are left out.
     """
     if is_own(model):
         return {"class": "Decoder", "sizes": dict(model.sizes), **describe_adapter(model)}
@@ -149,9 +150,9 @@ def rebuild_generator(description: Mapping[str, Any], *, dtype: str = "float32",
 
 
 def clone_generator(model: keras.Model, *, dtype: str) -> keras.Model:
-    """Returns the same generator with the same weights, computing in another dtype, outside of any strategy."""
+    """Returns the same generator with the same weights, computing in another dtype, outside any strategy."""
     clone = rebuild_generator(describe_generator(model), dtype=dtype)
-    # In their order: some layers of KerasNLP's are named by how many of them the process has made.
+    # By order, not by path: KerasNLP numbers some layers by how many of them the process has built.
     for ours, theirs in zip(clone.weights, model.weights, strict=True):
         ours.assign(np.asarray(theirs))
     return clone
@@ -172,17 +173,17 @@ def merge_generator(model: keras.Model, *, dtype: str) -> keras.Model:
 
 
 def is_own(model: keras.Model) -> bool:
-    """Whether the model is made of our layers, so that `decoder_step` works."""
+    """Whether the model is built from our layers, so that `decoder_step` works."""
     return isinstance(model, Decoder)
 
 
 def empty_cache(model: keras.Model, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
-    """Returns a cache of one of our models, for `length` positions of each row, in the dtype it computes in now."""
+    """Returns a cache of one of our models, for `length` positions of each row, in its current compute dtype."""
     return model.empty_cache(batch_size, length)
 
 
 def cache_positions(model: keras.Model) -> tuple[int, int]:
-    """Returns the axis of positions in every tensor of a cache, and how many places stand before the first of them."""
+    """Returns the axis of positions in every tensor of a cache, and how many entries come before the first of them."""
     return 2, model.prefix_length
 
 
@@ -194,23 +195,23 @@ def decoder_step(
     Args:
         model: One of ours.
         token_ids: `(B, T)` int32, padded on the right.
-        cache: Of S positions a row, at most the model's.
+        cache: Of S positions per row, at most the model's.
         index: `(B,)` int32: the position of each row's first token here; `index + T` is at most S.
-        num_tokens: `(B,)` int32: tokens of each row that are no padding, at least 1.
+        num_tokens: `(B,)` int32: tokens of each row without padding, at least 1.
     Returns:
-        `(B, V)` float32 logits after each row's last token, and the cache. What padding wrote into it is written over
-        by the tokens that come next, before anything can see it.
+        `(B, V)` float32 logits after each row's last token, and the cache. The entries that padding wrote are
+        overwritten by the next tokens before anything can see them.
     """
     return model.step(token_ids, cache, index, num_tokens)
 
 
 def decoder_read(model: keras.Model, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor) -> tuple[tf.Tensor, Cache]:
-    """As `decoder_step`, for the logits of any place: returns what `decoder_logits` makes logits of, and the cache.
+    """As `decoder_step`, for logits at any place: returns the input of `decoder_logits`, and the cache.
 
     Args:
         model: One of ours.
         token_ids: `(B, T)` int32, padded on the right.
-        cache: Of S positions a row.
+        cache: Of S positions per row.
         index: `(B,)` int32: the position of each row's first token here; `index + T` is at most S. Only padding may be
             beyond the model's positions.
     Returns:
@@ -220,13 +221,13 @@ def decoder_read(model: keras.Model, token_ids: tf.Tensor, cache: Cache, index: 
 
 
 def decoder_logits(model: keras.Model, features: tf.Tensor) -> tf.Tensor:
-    """Returns `(N, V)` float32 logits of what follows `(N, D)` places that `decoder_read` has read."""
+    """Returns `(N, V)` float32 logits of the tokens after `(N, D)` places that `decoder_read` has read."""
     return model.logits(features)
 
 
 @contextlib.contextmanager
 def computing_in(model: keras.Model, dtype: str) -> Iterator[None]:
-    """Makes what is called or traced inside compute in another dtype, with the same variables."""
+    """Within it, calls and traces of the model compute in another dtype, with the same variables."""
     policy = dtype_policy(dtype)
     layers = list(model._flatten_layers())
     before = [layer.dtype_policy for layer in layers]
@@ -254,28 +255,28 @@ def keras_generate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Continues prompts by KerasNLP's own `generate`, for models that are not ours.
 
-    What it compiles is kept for the next call with the same sampler, and serves all prompts that together with N are
-    of the same length but for less than 64 tokens.
+    What it compiles is kept for later calls with the same sampler, and serves all prompts whose length plus N rounds up
+    to the same multiple of 64 tokens.
 
     Args:
-        model: A network of KerasNLP's.
+        model: A network of KerasNLP.
         prompt_ids: `(B, P)` int32, padded on the right with any ids.
         prompt_lengths: `(B,)` int32, at least 1.
         max_new_tokens: N.
-        max_length: Positions of the model, or fewer; at least those of the longest prompt and N.
+        max_length: At most the model's positions, at least those of the longest prompt and N.
         end_id: The end of text.
-        temperature: 0: always the likeliest token, whatever is said of top_k and top_p.
+        temperature: 0: always the likeliest token; top_k and top_p then have no effect.
         top_k: Draw from that many likeliest tokens. 0: from all.
         top_p: Draw from the fewest likeliest tokens that have this share of the probability.
-        seed: Of what is drawn. Unlike in our own decoding, a row's tokens depend on the others of the batch.
+        seed: Seed of the draws. Unlike in our own decoding, a row's tokens depend on the other rows of the batch.
     Returns:
-        `(B, N)` int32 continuations without the end of text, filled up with it, and their `(B,)` int32 lengths.
+        `(B, N)` int32 continuations without the end of text, padded with it, and their `(B,)` int32 lengths.
     """
     lengths = np.asarray(prompt_lengths, np.int32)
     longest = int(lengths.max())
     width = min(-(-(longest + max_new_tokens) // _GENERATED_WIDTH) * _GENERATED_WIDTH, max_length)
     is_prompt = np.arange(width) < lengths[:, None]
-    # Padding must not be the end of text, which KerasNLP would take for one that it has generated.
+    # Padding must not be the end of text, which KerasNLP would mistake for a generated one.
     ids = np.full(is_prompt.shape, 0 if end_id else 1, np.int32)
     ids[is_prompt] = np.asarray(prompt_ids)[:, :longest][is_prompt[:, :longest]]
     causal_lm = model.causal_lm
@@ -290,7 +291,7 @@ def keras_generate(
 
 
 def _set_sampler(model: keras.Model, temperature: float, *, top_k: int, top_p: float) -> None:
-    """Does what `compile` would, without its optimizer; where the sampler is the last one's, there is nothing to do."""
+    """Does what `compile` would, without an optimizer; does nothing if the sampler is that of the last call."""
     key = (temperature, top_k, top_p, model.dtype_policy.name)
     if model.sampler_key == key:
         return
@@ -325,7 +326,7 @@ def _load(source: str, policy: keras.DTypePolicy, *, dropout: float) -> keras.Mo
         return model
     if adapter.kind == "prefix":
         raise InputError(
-            f"model.source {source!r} is a run with a prefix, which no weights can take over; take the model.source of "
+            f"model.source {source!r} is a run with a prefix, which cannot be merged; use the model.source of "
             "that run, and the adapter folder of its export as adapter.source."
         )
     return merge_generator(model, dtype=policy.name)

@@ -1,4 +1,4 @@
-"""Generators of other people: a preset of KerasNLP's, or a Hugging Face folder of GPT-2."""
+"""Generators from elsewhere: a preset of KerasNLP, or a Hugging Face folder of GPT-2."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,31 +37,31 @@ def causal_lm_class(name: str) -> Any:
 
 
 def wrap_backbone(cls: Any, backbone: keras.Model) -> PresetModel:
-    """Makes a generator of a backbone.
+    """Builds a generator from a backbone.
 
     Raises:
         InputError: If it needs more than tokens, such as images or a second text.
     """
     if not _INPUTS.issuperset(backbone.input):
         raise InputError(
-            f"{cls.__name__} reads {', '.join(sorted(backbone.input))}; a generator reads tokens alone, so choose "
+            f"{cls.__name__} reads {', '.join(sorted(backbone.input))}; a generator reads only tokens; choose "
             "another preset."
         )
-    # compile=False: KerasNLP would give the model an optimizer of its own, with variables of its own.
+    # compile=False, or KerasNLP would give the model an optimizer with its own variables.
     model = PresetModel(cls(backbone=backbone, preprocessor=None, compile=False))
     check_paths(model)
     return model
 
 
 def read_preset(source: str | Path, policy: keras.DTypePolicy, *, dropout: float) -> keras.Model:
-    """Reads a preset of KerasNLP's: GPT-2 becomes our network, any other causal language model stays KerasNLP's.
+    """Reads a preset of KerasNLP: GPT-2 becomes our network, any other causal language model stays KerasNLP's.
 
     Args:
         source: A folder, or the name of a preset.
         policy: Of the model's layers.
         dropout: Of GPT-2.
     Raises:
-        InputError: If it is no such model, or damaged.
+        InputError: If it is not such a model, or damaged.
         RunError: If it cannot be fetched.
     """
     if isinstance(source, Path):
@@ -95,7 +95,7 @@ def read_hugging_face(
         folder: With model.safetensors, whole or in parts.
         config: Its config.json.
         policy: Of the model's layers.
-        dropout: Whatever the folder's own are.
+        dropout: Replaces the folder's own.
     Raises:
         InputError: If it is another network, or damaged.
     """
@@ -127,7 +127,7 @@ def _read_tensors(folder: Path, stored: Tensors, *, num_layers: int) -> dict[str
     names = gpt2_weights.hugging_face_names(num_layers)
     missing = [name for name in names.values() if name not in in_file]
     if missing:
-        raise InputError(f"The model in {folder} has no tensor {missing[0]!r}; it is cut off or no GPT-2.")
+        raise InputError(f"The model in {folder} has no tensor {missing[0]!r}; it is truncated or not a GPT-2.")
     tensors = {path: stored[in_file[name]] for path, name in names.items()}
     head = in_file.get("lm_head.weight")
     if head is not None and not np.array_equal(stored[head], tensors["embeddings/tokens"]):

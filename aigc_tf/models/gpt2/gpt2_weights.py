@@ -1,4 +1,4 @@
-"""GPT-2's weights under other people's names: Hugging Face's, of the same shapes, and KerasNLP's, of others.
+"""GPT-2's weights under other names: Hugging Face's, with the same shapes, and KerasNLP's, with other shapes.
 
 Shape letters: D width, H heads, E = D / H.
 """
@@ -47,13 +47,13 @@ def hugging_face_names(num_layers: int) -> dict[str, str]:
 
 
 def from_keras_nlp(weights: Mapping[str, np.ndarray], *, num_layers: int) -> Weights:
-    """Returns ours of those of a `GPT2Backbone`, by path: queries, keys and values become one matrix of three."""
+    """Returns our weights from those of a `GPT2Backbone`, by path; queries, keys and values become one matrix."""
     ours = {path: weights[theirs] for path, theirs in _keras_nlp_names(num_layers).items()}
     for index in range(num_layers):
         parts = [f"transformer_layer_{index}/self_attention/{part}" for part in _PARTS]
         width = weights["layer_norm/gamma"].shape[0]
-        kernels = [weights[f"{part}/kernel"].reshape(width, width) for part in parts]  # of (D, H, E)
-        biases = [weights[f"{part}/bias"].reshape(width) for part in parts]  # of (H, E)
+        kernels = [weights[f"{part}/kernel"].reshape(width, width) for part in parts]  # from (D, H, E)
+        biases = [weights[f"{part}/bias"].reshape(width) for part in parts]  # from (H, E)
         output = ours[f"block_{index}/attention_output_kernel"]  # (H, E, D)
         ours |= {
             f"block_{index}/attention_inputs_kernel": np.concatenate(kernels, axis=1),
@@ -64,7 +64,7 @@ def from_keras_nlp(weights: Mapping[str, np.ndarray], *, num_layers: int) -> Wei
 
 
 def to_keras_nlp(weights: Mapping[str, np.ndarray], *, num_layers: int, num_heads: int) -> Weights:
-    """Returns those of a `GPT2Backbone` of ours, by path."""
+    """Returns the weights of a `GPT2Backbone` from ours, by path."""
     theirs = {name: weights[path] for path, name in _keras_nlp_names(num_layers).items()}
     for index in range(num_layers):
         kernels = np.split(weights[f"block_{index}/attention_inputs_kernel"], 3, axis=1)

@@ -1,7 +1,7 @@
-"""The decoder of GPT-2: blocks of causal self-attention whose one code trains, reads packs and decodes.
+"""The decoder of GPT-2: blocks of causal self-attention. The same code trains, reads packed rows and decodes.
 
-A layer casts its float32 weights to its compute dtype itself. Products are computed in it; the stream that blocks add
-to, norms, softmax and GELU are float32 throughout, which costs nothing on CPU and keeps small updates.
+A layer casts its float32 weights to its compute dtype itself. Products use that dtype; the residual stream, norms,
+softmax and GELU are always float32, which costs nothing on CPU and keeps small updates.
 Shape letters: B rows, T positions of this call, S positions of the keys, D width, H heads, E = D / H.
 
 Source: Radford et al. 2019, section 2.3, and the initialisation of https://github.com/openai/gpt-2.
@@ -14,16 +14,16 @@ import keras
 import tensorflow as tf
 
 EPSILON = 1e-5
-"""Of every layer norm."""
+"""Epsilon of every layer norm."""
 _HIDDEN = -1e9
-"""Added to a score that must not count: exp of it is 0 exactly, and unlike -inf it makes no NaN in any dtype."""
+"""Score of a key that must not count: its exp is exactly 0, and unlike -inf it makes no NaN in any dtype."""
 
 LayerCache = tuple[tf.Tensor, tf.Tensor]
 """Keys and values of one block, each (B, H, S, E) in the compute dtype."""
 
 
 class LowRank(NamedTuple):
-    """What is added to a kernel (I, O): `scale * down @ up`."""
+    """The update of a kernel (I, O): `scale * down @ up`."""
 
     down: keras.Variable
     """(I, R) float32."""
@@ -50,7 +50,7 @@ def layer_norm(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """Returns GELU by its tanh approximation, which is GPT-2's, computed in float32: bfloat16 is slower on CPU.
+    """Returns GELU by GPT-2's tanh approximation, computed in float32, since bfloat16 is slower on CPU.
 
     Source: Hendrycks and Gimpel 2016, section 2.
     """
@@ -60,8 +60,8 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """Sets a share of `x` to 0 and scales the rest up.
 
-    An element costs 16 random bits, and so the rate is a multiple of 2**-16. `keras.random.dropout` spends 32 and
-    a training step on CPU takes a tenth longer.
+    An element takes 16 random bits, so the rate is a multiple of 2**-16. `keras.random.dropout` takes 32, which makes a
+    training step on CPU a tenth longer.
 
     Args:
         x: Any shape.
@@ -71,7 +71,7 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """
     threshold = round(rate * 2**16)
     size = tf.size(x)
-    seed = tf.bitwise.bitwise_and(tf.cast(seed, tf.int64), 2**31 - 1)  # of more bits XLA draws other numbers
+    seed = tf.bitwise.bitwise_and(tf.cast(seed, tf.int64), 2**31 - 1)  # with more bits XLA would draw other numbers
     bits = tf.random.stateless_uniform([(size + 1) // 2], seed, None, None, tf.uint32)
     draws = tf.reshape(tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:size], tf.shape(x))
     kept = tf.cast(draws >= tf.constant(threshold, tf.uint16), x.dtype)
@@ -79,7 +79,7 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, low_rank: LowRank | None = None) -> tf.Tensor:
-    """Returns `x @ kernel + bias` in the dtype of `x`, by one product of two matrices; two more with a low rank."""
+    """Returns `x @ kernel + bias` in the dtype of `x`, by one matrix product; a low rank adds two more."""
     inputs, outputs = kernel.shape
     rows = tf.reshape(x, [-1, inputs])
     product = tf.matmul(rows, tf.cast(kernel, x.dtype))
@@ -106,27 +106,27 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tens
     """
     queries *= tf.cast(1.0 / math.sqrt(queries.shape[-1]), queries.dtype)
     scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
-    # Not a sum: TensorFlow on CPU fuses float32 products with it into an op that was measured 100 times slower.
+    # Not scores + bias: TensorFlow on CPU fuses that sum with a float32 product into an op measured 100 times slower.
     weights = tf.cast(tf.nn.softmax(tf.where(bias < 0.0, bias, scores)), values.dtype)
     return tf.matmul(drop(weights), values)
 
 
 def visibility_bias(visible: tf.Tensor) -> tf.Tensor:
-    """Returns `(B, 1, T, S)` float32 of `(B, T, S)` bool: 0 where a position sees a key."""
+    """Returns `(B, 1, T, S)` float32 for `(B, T, S)` bool: 0 where a position sees a key."""
     return tf.where(visible, 0.0, _HIDDEN)[:, None]
 
 
 def write_cache(cache: LayerCache, keys: tf.Tensor, values: tf.Tensor, index: tf.Tensor) -> LayerCache:
-    """Returns the cache with new keys and values in it, where nothing else holds it without copying it.
+    """Returns the cache with new keys and values in it. It does not copy a cache that nothing else holds.
 
-    `tf.tensor_scatter_nd_update` would be one op, but on CPU it always copies: 4 ms a step more at 8 rows, 1024
+    `tf.tensor_scatter_nd_update` would be one op, but on CPU it always copies: 4 ms more per step at 8 rows, 1024
     positions, 4 layers of width 256.
 
     Args:
         cache: Keys and values, `(B, H, S, E)` each.
         keys: `(B, H, T, E)`.
         values: `(B, H, T, E)`.
-        index: `(B,)` int32: where each row's go from; `index + T` is at most S.
+        index: `(B,)` int32: the first position of each row's new entries; `index + T` is at most S.
     """
     batch, heads, length, width = (tf.shape(keys)[axis] for axis in range(4))
 
@@ -148,12 +148,12 @@ def write_cache(cache: LayerCache, keys: tf.Tensor, values: tf.Tensor, index: tf
 
         return tf.while_loop(lambda row, _: row < batch, write_one, (0, cache), parallel_iterations=1)[1]
 
-    is_one_place = (batch > 0) & tf.reduce_all(index == index[:1])  # no rows have no first one
+    is_one_place = (batch > 0) & tf.reduce_all(index == index[:1])  # without rows there is no first index
     return tf.cond(is_one_place, lambda: write(0, batch, cache), write_each)
 
 
 class Embeddings(keras.layers.Layer):
-    """Token and learned position embeddings; the tokens' table is also the output matrix."""
+    """Token and learned position embeddings; the token table is also the output matrix."""
 
     def __init__(
         self, *, vocabulary_size: int, num_positions: int, hidden_dim: int, dropout: float, dtype: Any, name: str
@@ -167,23 +167,23 @@ class Embeddings(keras.layers.Layer):
         self.built = True  # the variables are there; Keras would call the layer once to find their shapes
 
     def call(self, token_ids: tf.Tensor, positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Returns `(B, T, D)` float32 of `(B, T)` ids, at `(B, T)` positions or from 0 on."""
+        """Returns `(B, T, D)` float32 for `(B, T)` ids, at `(B, T)` positions, or from position 0 on."""
         if positions is None:
             at = self.positions[: tf.shape(token_ids)[1]]
         else:
             at = tf.gather(self.positions, positions)
         tokens = tf.gather(self.tokens, token_ids)
-        # The tables may be kept smaller: serving.quantization.
+        # The tables may be stored in a smaller dtype (serving.modules.quantization), hence the casts.
         return _dropout(self, tf.cast(tokens, tf.float32) + tf.cast(at, tf.float32), training)
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `(N, V)` float32 of `(N, D)`."""
+        """Returns `(N, V)` float32 logits for `(N, D)`."""
         x = tf.cast(x, self.compute_dtype)
         return tf.cast(tf.matmul(x, tf.cast(self.tokens, x.dtype), transpose_b=True), tf.float32)
 
 
 class DecoderBlock(keras.layers.Layer):
-    """Self-attention and a feed-forward layer, each on a normalised input and added to the stream."""
+    """Self-attention and a feed-forward layer; each reads a normalised input and adds to the residual stream."""
 
     def __init__(
         self,
@@ -218,13 +218,13 @@ class DecoderBlock(keras.layers.Layer):
         index: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, LayerCache | None]:
-        """Returns the stream, and the cache with this call's keys and values where there is one.
+        """Returns the stream, and the cache, if there is one, with this call's keys and values.
 
         Args:
             x: `(B, T, D)` float32: the stream, which every block adds to.
             bias: `(1 or B, 1, T, S)` float32: 0 where a position sees a key.
-            cache: Keys and values of S positions, learned ones first. None: learned ones and those of this call.
-            index: `(B,)` int32, with a cache: where in it this call's go from.
+            cache: Keys and values of S positions, a prefix first. None: the keys are the prefix and those of this call.
+            index: `(B,)` int32, with a cache: the first position in it of this call's entries.
             training: Whether to drop out.
         """
         normed = tf.cast(layer_norm(x, *self.attention_norm), self.compute_dtype)

@@ -1,4 +1,4 @@
-"""The networks of generators: GPT-2 as our own layers, and whatever causal language model KerasNLP has.
+"""The networks of generators: GPT-2 of our own layers, and any causal language model of KerasNLP.
 
 Shape letters: B rows, T positions, S positions of a cache, V vocabulary, D width, H heads.
 """
@@ -22,12 +22,12 @@ class Decoder(keras.Model):
     Args:
         vocabulary_size: V.
         num_positions: Longest row.
-        num_layers: Blocks.
+        num_layers: Number of blocks.
         hidden_dim: Width.
         num_heads: Attention heads.
         intermediate_dim: Width of the feed-forward layers.
-        dropout: Of embeddings, attention weights and what is added to the stream.
-        dtype: A dtype policy; weights are float32 whatever it is.
+        dropout: Rate for embeddings, attention weights and what blocks add to the stream.
+        dtype: A dtype policy; weights are always float32.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Decoder(keras.Model):
     def empty_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
         """Returns zeros for `length` positions of each row, in the dtype that the model computes in now.
 
-        A prefix stands before them, so that a step of decoding reads it as it reads tokens.
+        A prefix comes before them, so a decoding step reads it like tokens.
         """
         heads, width = self.sizes["num_heads"], self.sizes["hidden_dim"]
         zeros = tf.zeros([batch_size, heads, length, width // heads], self.embeddings.compute_dtype)
@@ -115,7 +115,7 @@ class Decoder(keras.Model):
     def read(self, token_ids: tf.Tensor, cache: Cache, index: tf.Tensor) -> tuple[tf.Tensor, Cache]:
         """Reads tokens behind those in the cache; see `generator.decoder_read`."""
         positions = index[:, None] + tf.range(tf.shape(token_ids)[1])  # (B, T)
-        first = self.prefix_length  # of the cache that is a token's
+        first = self.prefix_length  # the first place in the cache that belongs to a token
         bias = visibility_bias(tf.range(tf.shape(cache[0][0])[2]) <= first + positions[:, :, None])
         x = self.embeddings(token_ids, tf.minimum(positions, self.sizes["num_positions"] - 1))  # padding may go beyond
         written = []
@@ -125,12 +125,12 @@ class Decoder(keras.Model):
         return x, tuple(written)
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `(N, V)` float32 of `(N, D)`."""
+        """Returns `(N, V)` float32 logits for `(N, D)`."""
         return self.embeddings.logits(self.final_norm(x))
 
 
 class PresetModel(keras.Model):
-    """A causal language model of KerasNLP's, with float32 logits.
+    """A causal language model of KerasNLP, with float32 logits.
 
     Args:
         causal_lm: Without preprocessor.

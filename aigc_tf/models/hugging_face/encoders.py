@@ -1,7 +1,7 @@
 """Encoders of Hugging Face folders as KerasNLP's backbones, both ways: BERT, RoBERTa, XLM-R, DistilBERT and ALBERT.
 
 KerasNLP converts these folders too, but drops settings (`settings.py` has all of them), the token types of RoBERTa, and
-models without a pooler. One table of names serves reading and writing, so that what is written is read back.
+models without a pooler. One table of names serves reading and writing, so that a written folder can be read again.
 Hugging Face's kernels are (out, in); attention heads are side by side.
 """
 
@@ -30,7 +30,7 @@ _BACKBONES = {
     "xlm-roberta": keras_nlp.models.XLMRobertaBackbone,
 }
 ENCODER_TYPES = tuple(_BACKBONES)
-"""The values of `model_type` that are read."""
+"""The values of `model_type` that can be read."""
 _ARGUMENTS = {
     "vocabulary_size": "vocab_size",
     "num_layers": "num_hidden_layers",
@@ -74,7 +74,7 @@ _ALBERT_LAYER = {
     "feedforward_output_dense": "ffn_output",
     "feedforward_layer_norm": "full_layer_layer_norm",
 }
-# Where a layer stands, by the numbers in KerasNLP's name of it, and the names of its parts.
+# The place of a layer, with the numbers of KerasNLP's name for it, and the names of its parts.
 _LAYERS = {
     "albert": ("encoder.albert_layer_groups.{}.albert_layers.{}", _ALBERT_LAYER),
     "bert": ("encoder.layer.{}", _BERT_LAYER),
@@ -82,7 +82,7 @@ _LAYERS = {
     "roberta": ("encoder.layer.{}", _BERT_LAYER),
     "xlm-roberta": ("encoder.layer.{}", _BERT_LAYER),
 }
-# Every token has the first type, whose embedding KerasNLP has no place for: it is added to those of the positions.
+# Every token has the first type. KerasNLP has no weight for its embedding, so it is added to those of the positions.
 _ONE_TYPE = ("roberta", "xlm-roberta")
 _POOLERS = {"bert": "pooler.dense", "albert": "pooler"}
 _OUTSIDE = {
@@ -100,14 +100,14 @@ def tensor_names(kind: str, paths: Iterable[str]) -> dict[str, str]:
 
     Args:
         kind: One of `ENCODER_TYPES`.
-        paths: Of the weights of KerasNLP's backbone of that kind.
+        paths: Paths of the weights of KerasNLP's backbone of that kind.
     """
     place, parts = _LAYERS[kind]
     outside = {**_OUTSIDE, "pooled_dense": _POOLERS.get(kind, "")}
     names = {}
     for path in paths:
         owner, _, end = path.rpartition("/")
-        name = outside.get(owner.rpartition("/")[2])  # some backbones have a layer of both embeddings
+        name = outside.get(owner.rpartition("/")[2])  # some backbones have one layer for both embeddings
         if name is None:
             layer, _, part = owner.partition("/")
             name = f"{place.format(*re.findall('[0-9]+', layer))}.{parts[part]}"
@@ -131,14 +131,14 @@ def _tensor_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def read_encoder(folder: Path, config: Mapping[str, Any], policy: keras.DTypePolicy) -> keras.Model:
-    """Reads the encoder of a Hugging Face folder. A pooler that it does not have keeps its random weights.
+    """Reads the encoder of a Hugging Face folder. If it has no pooler, the pooler keeps its random weights.
 
     Args:
         folder: With safetensors files.
         config: Its config.json.
         policy: Of the backbone's layers.
     Raises:
-        InputError: If it is another network than is computed, or damaged.
+        InputError: If its network cannot be computed here, or it is damaged.
     """
     kind = config["model_type"]
     if kind not in _BACKBONES:
@@ -162,7 +162,7 @@ def _build(folder: Path, kind: str, settings: Mapping[str, Any], policy: keras.D
     try:
         backbone = _BACKBONES[kind](**arguments, dropout=float(max(dropouts)), dtype=policy)
     except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"The sizes in {folder / 'config.json'} make no {kind} ({short_reason(error)}).") from error
+        raise InputError(f"The sizes in {folder / 'config.json'} do not fit {kind} ({short_reason(error)}).") from error
     return set_layers(
         backbone,
         LayerSettings(
@@ -179,7 +179,7 @@ def _load(
     stored = _without_prefix(folder, tensors)
     names = tensor_names(kind, [weight.path for weight in backbone.weights])
     pooler = f"{_POOLERS[kind]}." if kind in _POOLERS else None
-    if pooler and not any(name.startswith(pooler) for name in stored):  # training of a masked language model has none
+    if pooler and not any(name.startswith(pooler) for name in stored):  # masked-language-model training saves none
         logging.warning("The model in %s has no pooler; here it starts from random weights.", folder)
         names = {path: name for path, name in names.items() if not name.startswith(pooler)}
     for weight in backbone.weights:
@@ -187,33 +187,33 @@ def _load(
         if path not in names:
             continue
         if names[path] not in stored:
-            raise InputError(f"The model in {folder} has no tensor {names[path]!r}; it is cut off or no {kind}.")
+            raise InputError(f"The model in {folder} has no tensor {names[path]!r}; it is truncated or not a {kind}.")
         value = tensors[stored[names[path]]]
         if names[path] == f"{_POSITIONS}.weight":
             value = value[_first_position(settings) :]
             if kind in _ONE_TYPE and f"{_TYPES}.weight" in stored:
                 value = value + tensors[stored[f"{_TYPES}.weight"]][0]
         if names[path] == f"{_TYPES}.weight" and len(value) == 1:
-            value = np.repeat(value, 2, axis=0)  # a network of one type takes the second text of a pair as the first
+            value = np.repeat(value, 2, axis=0)  # a network with one type treats both texts of a pair alike
         if value.shape != _tensor_shape(path, shape):
             raise InputError(
-                f"The tensor {names[path]!r} of {folder} has shape {value.shape}, but config.json makes it "
+                f"The tensor {names[path]!r} of {folder} has shape {value.shape}, but config.json requires "
                 f"{_tensor_shape(path, shape)}; the two do not belong together."
             )
         weight.assign((value.T if path.endswith("/kernel") else value).reshape(shape))
 
 
 def _first_position(settings: Mapping[str, Any]) -> int:
-    """RoBERTa's positions are numbered from behind its padding id; the rows before are never used."""
+    """RoBERTa's positions are numbered from its padding id plus 1; the rows before are never used."""
     return settings["pad_token_id"] + 1 if "pad_token_id" in settings else 0
 
 
 def _without_prefix(folder: Path, tensors: Iterable[str]) -> dict[str, str]:
-    """Returns `{name in the encoder: name in the file}`: models with a head have `bert.` or the like before it."""
+    """Returns `{name in the encoder: name in the file}`: models with a head have a prefix such as `bert.`."""
     words = f"{_WORDS}.weight"
     found = [name for name in tensors if name.endswith(words)]
     if not found:
-        raise InputError(f"The model in {folder} has no tensor {words!r}; it is cut off or no encoder.")
+        raise InputError(f"The model in {folder} has no tensor {words!r}; it is truncated or not an encoder.")
     prefix = min(found, key=len).removesuffix(words)
     # The first BERTs call the scale of a layer norm gamma, and its offset beta.
     old_ends = {"gamma": "weight", "beta": "bias"}

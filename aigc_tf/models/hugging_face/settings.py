@@ -1,9 +1,9 @@
-"""What the config.json of a Hugging Face folder says of a network, setting by setting.
+"""The settings of a network in the config.json of a Hugging Face folder.
 
-A setting that is overlooked makes another network in silence. So every setting of every model type that is read stands
-in a table here: it is computed, or it has values beside which the folder is refused, or it changes no number of the
-network. A setting that stands nowhere is named in a warning. Names and defaults are those of transformers 4 and 5
-(`configuration_*.py`); a setting that is not in config.json has transformers' default, not KerasNLP's.
+An ignored setting would silently give another network. So a table here has every setting of every model type that is
+read: it is computed, or the folder is refused unless it has one of some values, or it changes no number of the network.
+A warning names settings that are in no table. Names and defaults are those of transformers 4 and 5
+(`configuration_*.py`); a setting that config.json lacks has transformers' default, not KerasNLP's.
 """
 
 import dataclasses
@@ -21,28 +21,27 @@ class ModelType:
     """The settings of one `model_type`."""
 
     sizes: tuple[str, ...]
-    """Computed, and in every config.json: positive integers."""
+    """Computed, and required in config.json: positive integers."""
     computed: Mapping[str, float | int | None] = dataclasses.field(default_factory=dict)
     """Computed -> transformers' default. Real numbers are in [0, 1), integers not negative."""
     fixed: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    """Not computed -> the values that it may have, transformers' default among them; with another one the folder is
-    refused."""
+    """Not computed -> the values that it may have, including transformers' default; any other value is refused."""
     unread: frozenset[str] = frozenset()
-    """Changes no number of the network that is read."""
+    """Settings that change no number of the network."""
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """The type's own name of a setting -> the name in this table, which transformers takes too."""
+    """The type's own name of a setting -> the name in this table, which transformers accepts too."""
 
 
-# Of every type. With one of them the weights in the file are not those of the plain network, or it is of another form.
+# For every type. Another value means weights that are not those of the plain network, or another form of network.
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
-    "auto_map": ({},),  # a network by code of its own
+    "auto_map": ({},),  # a network with its own code
     "is_encoder_decoder": (False,),
     "per_layer_config": ({},),
     "pruned_heads": ({}, []),
     "quantization_config": ({},),
 }
-# Of every type: who wrote the file, heads (none is read), how outputs are returned, how torch computes.
+# For every type: who wrote the file, heads (none is read), how outputs are returned, how torch computes.
 _UNREAD = frozenset(
     {
         *("architectures", "model_type", "name_or_path", "transformers_version", "torch_dtype", "dtype"),
@@ -55,7 +54,7 @@ _UNREAD = frozenset(
         *("cross_attention_hidden_size", "tf_legacy_loss", "torchscript", "use_bfloat16"),
     }
 )
-# Of generation, which old versions wrote into config.json too; what is generated here is set in the experiment.
+# Settings of generation, which old versions wrote into config.json too; here the experiment sets generation.
 _GENERATION = frozenset(
     {
         *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "temperature"),
@@ -86,8 +85,8 @@ _OLD_BERT = frozenset(
 )
 _ROBERTA = ModelType(
     sizes=_ENCODER_SIZES,
-    # Positions begin behind the padding id. Of the types of tokens only the first is used: RoBERTa's tokenizer gives
-    # both texts of a pair type 0.
+    # Positions begin after the padding id. Only the first token type is used: RoBERTa's tokenizer gives both texts of a
+    # pair type 0.
     computed={**_DROPOUTS, "layer_norm_eps": 1e-12, "pad_token_id": 1},
     fixed=_ENCODER_FIXED,
     unread=frozenset({"type_vocab_size", "normalize_embeddings"}),
@@ -138,7 +137,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
             "scale_attn_by_inverse_layer_idx": (False,),
             "scale_attn_weights": (True,),
         },
-        # The dropouts are `model.dropout`. Whether the output matrix is tied is seen in the weights.
+        # The dropouts are `model.dropout`. The weights show whether the output matrix is tied.
         unread=frozenset(
             {
                 *("n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop", "is_decoder", "predict_special_tokens"),
@@ -157,13 +156,13 @@ MODEL_TYPES: Mapping[str, ModelType] = {
 
 
 def check_network(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuses a folder whose settings make another network than the one that is computed, and names unknown settings.
+    """Refuses a folder whose network differs from the one that is computed here, and warns of unknown settings.
 
     Args:
         folder: For the messages.
         config: Its config.json, of one of `MODEL_TYPES`.
     Raises:
-        InputError: If a setting that is not computed has another value than it may have.
+        InputError: If a setting that is not computed has a value that it may not have.
     """
     kind = config["model_type"]
     table = MODEL_TYPES[kind]
@@ -173,7 +172,7 @@ def check_network(folder: Path, config: Mapping[str, Any]) -> None:
         if settings.get(name) not in (None, *values):
             fitting = ", ".join(repr(value) for value in values if value not in ({}, [])) or "none"
             raise InputError(
-                f"{folder} has {own_names.get(name, name)} {settings[name]!r}, which makes another network; the {kind} "
+                f"{folder} has {own_names.get(name, name)} {settings[name]!r}, which gives another network; the {kind} "
                 f"that is computed here has {fitting}."
             )
     known = {*table.sizes, *table.computed, *table.fixed, *table.unread, *_FIXED, *_UNREAD, *_GENERATION}
@@ -184,7 +183,7 @@ def check_network(folder: Path, config: Mapping[str, Any]) -> None:
     ]
     if unknown:
         logging.warning(
-            "%s has settings that are not known of %s and not computed: %s.", folder, kind, ", ".join(unknown)
+            "%s has settings that are unknown for %s and not computed: %s.", folder, kind, ", ".join(unknown)
         )
 
 
@@ -195,7 +194,7 @@ def read_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         folder: For the messages.
         config: Its config.json, of one of `MODEL_TYPES`.
     Raises:
-        InputError: If one is missing or of no sense.
+        InputError: If one is missing or out of range.
     """
     table = MODEL_TYPES[config["model_type"]]
     own_names = _own_names(table)
@@ -217,7 +216,7 @@ def read_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         values[name] = value
     if values["hidden_size"] % values["num_attention_heads"]:
         raise InputError(
-            f"{folder / 'config.json'} has a width of {values['hidden_size']}, which is no multiple of its "
+            f"{folder / 'config.json'} has a width of {values['hidden_size']}, which is not a multiple of its "
             f"{values['num_attention_heads']} attention heads."
         )
     return values

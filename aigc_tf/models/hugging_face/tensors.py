@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face folder: safetensors files, one or several with an index, read tensor by tensor."""
+"""The weights of a Hugging Face folder: one safetensors file, or several with an index, read tensor by tensor."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _TYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a folder by name, each read when it is asked for, as float32: a file may be larger than memory.
+    """The tensors of a folder by name, as float32. Each is read on access, since a file may be larger than memory.
 
     Args:
         files: Name of a tensor -> the open file that holds it, and its path.
@@ -30,7 +30,7 @@ class Tensors(Mapping[str, np.ndarray]):
         kind = file.get_slice(name).get_dtype()
         if kind not in _TYPES:
             raise InputError(f"The tensor {name!r} of {path} is of type {kind}; weights are {', '.join(_TYPES)}.")
-        return np.asarray(file.get_tensor(name)).astype(np.float32)  # NumPy knows BF16 by ml_dtypes, Keras' own import
+        return np.asarray(file.get_tensor(name)).astype(np.float32)  # BF16 by ml_dtypes, which Keras imports
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -71,7 +71,7 @@ def _paths(folder: Path) -> list[Path]:
         return [folder / _WHOLE]
     parts = read_json(folder / _INDEX).get("weight_map")
     names = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
-    # A name with a folder in it could lead anywhere on the machine.
+    # A name that contains a folder could point anywhere on the machine.
     if not names or any(Path(name).name != name for name in names):
         raise InputError(f"{folder / _INDEX} does not name the files of the weights; copy the whole folder again.")
     return [folder / name for name in names]

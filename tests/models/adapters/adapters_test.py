@@ -239,13 +239,13 @@ def test_a_damaged_adapter_folder_is_told(tmp_path):
 
 
 def test_what_has_no_place_is_refused():
-    with pytest.raises(InputError, match=r"adapter\.targets 'block_9/\*' fits no weight"):
+    with pytest.raises(InputError, match=r"adapter\.targets 'block_9/\*' matches no weight"):
         adapters.add_adapter(build_generator(), AdapterConfig(enabled=True, targets=("block_9/*",)))
-    with pytest.raises(InputError, match="fits no weight"):  # the head trains as it is
+    with pytest.raises(InputError, match="matches no weight"):  # the head trains as it is
         adapters.add_adapter(tiny_classifier.build_model(), AdapterConfig(enabled=True, targets=("logits/kernel",)))
     with pytest.raises(InputError, match=r"adapter\.rank is 33, but 'block_0/.*' has rank 32 at most; lower it"):
         adapters.add_adapter(build_generator(), AdapterConfig(enabled=True, rank=33))
-    with pytest.raises(InputError, match="which this model is not made of"):
+    with pytest.raises(InputError, match="and this model is not a GPT-2"):
         adapters.add_adapter(tiny_classifier.build_model(), PREFIX)
     with pytest.raises(InputError, match=r"prefix_length is 25, but the model has 24 positions"):
         adapters.add_adapter(build_generator(), AdapterConfig(enabled=True, kind="prefix", prefix_length=25))
@@ -268,7 +268,7 @@ def test_another_network_of_keras_nlp_takes_a_low_rank():
     merged = generator.merge_generator(model, dtype="float32")
     assert own_paths(merged) == []
     np.testing.assert_allclose(merged(inputs), expected, atol=1e-5)
-    with pytest.raises(InputError, match="which this model is not made of"):
+    with pytest.raises(InputError, match="and this model is not a GPT-2"):
         adapters.add_adapter(merged, PREFIX)
 
 
@@ -306,7 +306,7 @@ def test_the_formats_of_a_generator_are_plain_or_refused(config, tmp_path):
         (tmp_path / name).mkdir()
     if config is PREFIX:
         for save in (generator_formats.save_keras_preset, generator_formats.save_hugging_face):
-            with pytest.raises(InputError, match="no plain GPT-2"):
+            with pytest.raises(InputError, match="no weights of a plain GPT-2"):
                 save(model, tmp_path / "preset", **arguments)
         return
     generator_formats.save_keras_preset(model, tmp_path / "preset", **arguments)

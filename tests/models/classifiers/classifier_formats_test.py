@@ -149,7 +149,7 @@ def test_an_epsilon_and_two_dropouts_are_written_and_read_back(model, tmp_path, 
     load_weights_by_path(again, weights_by_path(other))
     np.testing.assert_array_equal(logits_of(again, make_batch()), logits_of(other, make_batch()))
     assert not fits_keras_preset(other)
-    with pytest.raises(InputError, match=r"no place for the epsilon 0\.001"):
+    with pytest.raises(InputError, match=r"cannot hold the epsilon 0\.001"):
         save_keras_preset(other, tmp_path, tokenizer=None, max_length=16)
 
 

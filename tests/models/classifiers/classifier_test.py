@@ -185,7 +185,7 @@ def test_a_run_folder_that_does_not_fit_is_refused_in_a_sentence(tmp_path):
     weights = run / "checkpoints" / "step-00000007" / "weights.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    assert "cut off" in refusal(run)
+    assert "is truncated" in refusal(run)
     weights.write_bytes(safetensors.numpy.save({"x": np.zeros(2, np.float32)}))
     assert "token_embedding/embeddings" in refusal(run)
     (run / ARCHITECTURE_FILE).unlink()
@@ -197,8 +197,8 @@ def test_a_run_folder_that_does_not_fit_is_refused_in_a_sentence(tmp_path):
     [
         ("bert_tiny_en_uncasd", "Did you mean 'bert_tiny_en_uncased'"),
         ("nothing like any preset", "neither a folder nor a KerasNLP preset"),
-        ("/no/such/folder", "no folder on this machine"),
-        ("./no_such_folder", "no folder on this machine"),
+        ("/no/such/folder", "not a folder on this machine"),
+        ("./no_such_folder", "not a folder on this machine"),
         (__file__, "is a file"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_folder_with_a_mistyped_name_is_suggested(tmp_path):
         (None, "has no config.json"),
         ("{", "cannot be read"),
         ("[1]", "not a JSON object"),
-        ("{}", "none of a KerasNLP preset"),
+        ("{}", "neither a KerasNLP preset"),
         ('{"model_type": "gpt2"}', "albert, bert, distilbert, roberta, xlm-roberta"),
         ('{"model_type": "bert"}', "no model.safetensors"),
         ('{"model_type": "bert", "hidden_act": "relu"}', "'relu'"),
@@ -253,7 +253,7 @@ def test_weights_that_lack_a_tensor_are_refused_by_its_name(broken):
 def test_a_config_that_does_not_fit_the_weights_is_refused(broken):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "vocab_size": 99}))
-    assert "has shape (57, 32), but config.json makes it (99, 32)" in refusal(broken)
+    assert "has shape (57, 32), but config.json requires (99, 32)" in refusal(broken)
     del config["hidden_size"]
     (broken / "config.json").write_text(json.dumps(config))
     assert "hidden_size" in refusal(broken)

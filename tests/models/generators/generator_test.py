@@ -443,7 +443,7 @@ def test_keras_nlp_draws_by_the_seed_whatever_was_drawn_before(tmp_path):
     [
         ("gpt2_base_em", "Did you mean 'gpt2_base_en'"),
         ("no_such_model_at_all", "names like 'gpt2_base_en'"),
-        ("./no_such_folder", "no folder on this machine"),
+        ("./no_such_folder", "not a folder on this machine"),
         (__file__, "is a file"),
     ],
 )
@@ -454,7 +454,7 @@ def test_a_source_that_is_nothing_is_refused_in_a_sentence(source, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({}, "none of a KerasNLP preset"),
+        ({}, "neither a KerasNLP preset"),
         ({"model_type": "bert"}, "can start from gpt2"),
         ({"model_type": "gpt2"}, "no model.safetensors"),
         ({"registered_name": "keras_hub>NoSuchBackbone"}, "does not have"),
@@ -477,7 +477,7 @@ def test_a_folder_that_is_no_model_is_refused_in_a_sentence(content, words, tmp_
         ({"scale_attn_weights": False}, "scale_attn_weights"),
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
-        ({"n_head": 5}, "a width of 32, which is no multiple of its 5 attention heads"),
+        ({"n_head": 5}, "a width of 32, which is not a multiple of its 5 attention heads"),
         ({"n_embd": None}, "has None as n_embd; it must be a positive whole number"),
         ({"n_inner": "wide"}, "has 'wide' as n_inner, not a whole number"),
         ({"n_layer": 3}, "no tensor 'h.2.ln_1.weight'"),

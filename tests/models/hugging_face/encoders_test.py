@@ -264,7 +264,7 @@ def test_settings_of_another_network_are_refused_by_name(tmp_path):
         with pytest.raises(InputError, match=name) as error:
             read(write_folder(tmp_path, {**BERT, name: value}, tensors))
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="make no albert"):
+    with pytest.raises(InputError, match="do not fit albert"):
         read(write_folder(tmp_path, {**CONFIGS["albert"], "num_hidden_groups": 3}, tensors))
 
 
@@ -283,7 +283,7 @@ def test_settings_that_change_nothing_are_taken_and_unknown_ones_are_named(tmp_p
     with caplog.at_level(logging.WARNING):
         read(write_folder(tmp_path, {**BERT, "rope_theta": 10000.0, "window": 7}, tensors))
     (record,) = caplog.records
-    assert "not known of bert and not computed: rope_theta 10000.0, window 7." in record.getMessage()
+    assert "unknown for bert and not computed: rope_theta 10000.0, window 7." in record.getMessage()
 
 
 def test_no_setting_stands_twice_in_a_table():
