@@ -73,6 +73,7 @@ def request_settings(inputs: Mapping[str, tf.Tensor], generation: GenerationConf
         values[name] = tf.where(values[name] < 0, getattr(generation, name), values[name])
     for name, (low, high) in _RANGES.items():
         given = tf.where(values[name] >= 0.0, values[name], getattr(generation, name))  # so that NaN is the default too
+        # Bounded, since a penalty of 0 or an infinite one would make NaN of the row's logits.
         values[name] = tf.clip_by_value(given, low, high)
     return Settings(**values)
 
@@ -91,13 +92,16 @@ def cut_prompts(
         `(B, P')` int32 ids with P' that of the longest row and at least 1; `(B,)` int32 lengths, at least 1; `(B,)`
         int32 tokens cut off.
     """
+    # A client may send any number, but no prompt has more ids than the batch is wide.
     lengths = tf.clip_by_value(prompt_lengths, 0, tf.shape(prompt_ids)[1])
     kept = tf.minimum(lengths, room)
     cut = lengths - kept
     width = longest(kept, least=1)
     places = cut[:, tf.newaxis] + tf.range(width)  # (B, P')
+    # One more column, which all places behind a row's end read: so that a gather of P = 0 columns has one, too.
     padded = tf.pad(prompt_ids, [[0, 0], [0, 1]])
     moved = tf.gather(padded, tf.minimum(places, tf.shape(prompt_ids)[1]), axis=1, batch_dims=1)
+    # An empty row keeps nothing, so that its first id is the end of text, and counts as a prompt of that one.
     return tf.where(tf.sequence_mask(kept, width), moved, end_id), tf.maximum(kept, 1), cut
 
 
@@ -165,6 +169,7 @@ class Continuer:
     def tokenize(self, prompts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the `(B, P)` int32 ids and `(B,)` int32 lengths of `(B,)` strings."""
         rows = self._tokenizer.tokenize(prompts)
+        # What fills a row up is never read as a prompt; it has to be an id of the table, and this one always is.
         return rows.to_tensor(self.end_id), tf.cast(rows.row_lengths(), tf.int32)
 
     def generate(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor, settings: Settings) -> dict[str, tf.Tensor]:
@@ -190,7 +195,9 @@ class Continuer:
                 `MAX_ROW_STOP_BYTES` is refused.
         """
         is_long = tf.reduce_any(tf.strings.length(stop) > MAX_ROW_STOP_BYTES, axis=1)
+        # Emptied, not only refused: the longest string of any row decides how much every row compares in each step.
         stop = tf.where(is_long[:, tf.newaxis], "", stop)
+        # Those of the export are put into each row: one table for all would be a second one to look into in each step.
         always = tf.constant(self._stops, tf.string, shape=[1, len(self._stops)])
         stop = tf.concat([stop, tf.repeat(always, tf.shape(stop)[0], axis=0)], axis=1)
         batch = self._prepare(prompt_ids, prompt_lengths, settings, refused=is_long)
@@ -201,6 +208,7 @@ class Continuer:
             self.step,
             batch.ids,
             batch.lengths,
+            # Not the whole capacity at once: a step reads all of the cache, and most rows end early. It grows.
             self._cache(batch, first_length(tf.shape(batch.ids)[1], batch.capacity)),
             batch.settings,
             capacity=batch.capacity,
@@ -219,7 +227,7 @@ class Continuer:
             self.step,
             batch.ids,
             batch.lengths,
-            self._cache(batch, batch.capacity),
+            self._cache(batch, batch.capacity),  # whole: the loop of beams keeps its shape
             batch.settings.max_new_tokens,
             num_beams=num_beams,
             capacity=batch.capacity,
@@ -259,7 +267,10 @@ class Continuer:
         *,
         refused: tf.Tensor | bool = False,
     ) -> _Batch:
+        # A refused row stays in the batch as an empty prompt of which no token is wanted: rows cannot be left out of a
+        # graph of fixed rows, and an error would fail the neighbours, whom the server put into the same batch.
         refused |= self._has_unknown_ids(prompt_ids, prompt_lengths)
+        # One position is kept for a new token, without which there is nothing to answer.
         too_many = tf.maximum(0, tf.minimum(prompt_lengths, tf.shape(prompt_ids)[1]) - (self._max_length - 1))
         if self._long_prompt == "refuse":
             refused |= too_many > 0
@@ -267,6 +278,7 @@ class Continuer:
         ids, lengths, _ = cut_prompts(prompt_ids, kept, room=self._max_length - 1, end_id=self.end_id)
         wanted = tf.where(refused, 0, settings.max_new_tokens)
         room = tf.minimum(wanted, self._max_length - lengths)  # before the sum, which may overflow
+        # The longest that any row may become, and at least the prompts' own width, which reading them fills.
         capacity = tf.maximum(longest(lengths + room, least=1), tf.shape(ids)[1])
         return _Batch(
             ids=ids,
@@ -280,16 +292,19 @@ class Continuer:
     def _has_unknown_ids(self, prompt_ids: tf.Tensor, prompt_lengths: tf.Tensor) -> tf.Tensor:
         """Returns `(B,)` bool: whether an id of a row's prompt is none of the vocabulary; it would fail all rows."""
         is_unknown = (prompt_ids < 0) | (prompt_ids >= self._tokenizer.vocabulary_size)
+        # Behind a prompt's end stands what the client filled up with, or the server's batching: any id.
         is_prompt = tf.sequence_mask(prompt_lengths, tf.shape(prompt_ids)[1])
         return tf.reduce_any(is_unknown & is_prompt, axis=1)
 
     def _outputs(self, done: Generated, batch: _Batch) -> dict[str, tf.Tensor]:
+        # The loop has room for the capacity; clients get as many columns as the longest answer has tokens.
         token_ids = done.token_ids[:, : longest(done.lengths, least=0)]
         spelled = self._tokenizer.detokenize(tf.RaggedTensor.from_tensor(token_ids, lengths=done.lengths))
         # Before a stop string; without one that is all.
         text_bytes = tf.strings.substr(
             spelled, tf.zeros_like(done.cut_bytes), tf.strings.length(spelled) - done.cut_bytes
         )
+        # A table of strings by the numbers that the loop works with: strings cannot be kept on a GPU.
         reasons = tf.constant([FINISH_REASONS.get(reason, "") for reason in range(max(FINISH_REASONS) + 1)])
         return {
             "text": tf.strings.unicode_transcode(text_bytes, "UTF-8", "UTF-8", errors="replace"),
