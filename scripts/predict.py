@@ -4,10 +4,11 @@ Example:
   python scripts/predict.py --model=saved_models/bert_sentiment --text="A joy from start to finish." --text="Dull."
 """
 
+from aigc_tf.cli.asking import predict
+from aigc_tf.cli.known_flags import question_flags
 from aigc_tf.cli.running import run
-from aigc_tf.cli.scripts import predict
 
-FLAGS = ("model", "text", "text_b", "input", "output", "overwrite", "checkpoint")
+FLAGS = ("model", *question_flags("predict"), "input", "output", "overwrite", "checkpoint")
 
 if __name__ == "__main__":
     run(predict, flags=FLAGS, description=__doc__)

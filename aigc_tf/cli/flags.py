@@ -26,8 +26,9 @@ from aigc_tf.cli.known_flags import (
     REPEATED,
     SECONDS,
     SETTINGS,
-    TEXTS,
     VALUE_NAMES,
+    help_of,
+    question_flags,
     typed,
 )
 from aigc_tf.config import ExperimentConfig
@@ -106,7 +107,7 @@ def _decoded(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = os.fsencode(value).decode("utf-8", "replace")
-    if text != value and name not in TEXTS:
+    if text != value and name not in ("stop", *question_flags()):
         raise InputError(
             f"--{typed(name)} is {text!r}, which is no UTF-8 where {chr(0xFFFD)} stands; write it in UTF-8."
         )
@@ -119,7 +120,7 @@ def help_text(names: Sequence[str], description: str) -> str:
     for name in names:
         flag = f"--[no]{name}" if name in BOOLEANS else f"--{typed(name)}={VALUE_NAMES.get(name, name.upper())}"
         flag = {"command": "-- COMMAND", "folder": "FOLDER"}.get(name, flag)
-        lines += textwrap.wrap(HELP[name], 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
+        lines += textwrap.wrap(help_of(name), 96, initial_indent=f"  {flag:<20} ", subsequent_indent=" " * 23)
     if "config" in names:
         sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
         about = (
@@ -136,19 +137,19 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
     values.set_gnu_getopt()
     for name in names:
         if name in BOOLEANS:
-            flags.DEFINE_bool(name, False, HELP[name], flag_values=values)
-        elif name in REPEATED:
-            flags.DEFINE_multi_string(typed(name), None, HELP[name], flag_values=values)
+            flags.DEFINE_bool(name, False, help_of(name), flag_values=values)
+        elif name in REPEATED or name in question_flags():
+            flags.DEFINE_multi_string(typed(name), None, help_of(name), flag_values=values)
         elif name in SETTINGS:
-            flags.DEFINE(_NUMBERS[type(SETTINGS[name])], name, None, HELP[name], flag_values=values)
+            flags.DEFINE(_NUMBERS[type(SETTINGS[name])], name, None, help_of(name), flag_values=values)
         elif name in COUNTS:
-            flags.DEFINE(_NUMBERS[int], name, COUNTS[name], HELP[name], flag_values=values)
+            flags.DEFINE(_NUMBERS[int], name, COUNTS[name], help_of(name), flag_values=values)
         elif name in SECONDS:
-            flags.DEFINE(_NUMBERS[float], name, SECONDS[name], HELP[name], flag_values=values)
+            flags.DEFINE(_NUMBERS[float], name, SECONDS[name], help_of(name), flag_values=values)
         elif name in CHOICES:
-            flags.DEFINE_enum(name, *CHOICES[name], HELP[name], flag_values=values)
+            flags.DEFINE_enum(name, *CHOICES[name], help_of(name), flag_values=values)
         elif name not in _NO_FLAGS:
-            flags.DEFINE_string(typed(name), None, HELP[name], flag_values=values)
+            flags.DEFINE_string(typed(name), None, help_of(name), flag_values=values)
     return values
 
 

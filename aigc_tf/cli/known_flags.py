@@ -3,6 +3,7 @@
 import dataclasses
 
 from aigc_tf.config import SERVERS, ExportConfig, GenerationConfig
+from aigc_tf.tasks import TASKS
 
 TYPED = {"exports": "model", "served": "model", "deployment": "output"}
 """What a user types for a flag that means something else, or may be repeated, in another script."""
@@ -74,14 +75,14 @@ VALUE_NAMES |= {
     "checkpoint": "|".join(CHECKPOINTS),
     "target": "|".join(SERVERS),
 }
-TEXTS = ("text", "text_b", "prompt", "stop")
-"""Flags of texts: what is no UTF-8 in them is answered as U+FFFD."""
 PATHS = ("workdir", "model", "input", "output", "exports", "deployment", "batching", "folder")
 """Flags of files and folders: a shell leaves the ~ of --workdir=~/runs alone."""
 BOOLEANS = ("dry_run", "overwrite", "debug")
-REPEATED = ("text", "text_b", "prompt", "stop", "search", "exports", "stable", "canary")
+REPEATED = ("stop", "search", "exports", "stable", "canary")
+"""Flags that may be given several times, besides those of questions."""
 COUNTS = {"trials": 20, "step": 0, "num_workers": None, "version": None}
 SECONDS = {"timeout": 60.0}
+SETTING_FLAGS = tuple(field.name for field in dataclasses.fields(GenerationConfig))
 SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationConfig) if field.name != "stop"}
 CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig().target, SERVERS)}
 
@@ -89,3 +90,18 @@ CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig(
 def typed(name: str) -> str:
     """Returns what a user types for a key of `HELP`."""
     return TYPED.get(name, name)
+
+
+def question_inputs(script: str = "") -> list[tuple[str, ...]]:
+    """Returns what a question has for each task that a script asks, or for every task."""
+    return [spec.ask.inputs for spec in TASKS.values() if script in ("", spec.ask.script)]
+
+
+def question_flags(script: str = "") -> tuple[str, ...]:
+    """Returns the flags of the values of a question, of a script or of all."""
+    return tuple(dict.fromkeys(name for inputs in question_inputs(script) for name in inputs))
+
+
+def help_of(name: str) -> str:
+    """Returns the line of `--help` on a flag; that of a task from elsewhere needs none in `HELP`."""
+    return HELP.get(name, f"Value of {name} in a question; give it once for each.")

@@ -3,22 +3,19 @@
 TensorFlow takes seconds to import, so that waits until flags, config and sources are known to be right.
 """
 
-import contextlib
-import dataclasses
 import glob
 import importlib
 import os
 import sys
-from typing import Any
 
 from aigc_tf import storage
 from aigc_tf.cli.flags import Options
-from aigc_tf.cli.known_flags import HELP, typed
-from aigc_tf.cli.tensorflow_start import heavy_room, quiet
+from aigc_tf.cli.known_flags import HELP
+from aigc_tf.cli.path_flags import check_no_file, optional_path, required_path
+from aigc_tf.cli.tensorflow_start import heavy_room
 from aigc_tf.commands.launching import launch as launch_workers
 from aigc_tf.commands.search_space import check_space, parse_search
-from aigc_tf.config import ExperimentConfig, GenerationConfig
-from aigc_tf.config.checks import validate_generation
+from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.files import load_config
 from aigc_tf.config.shell import shell_line
 from aigc_tf.data.sources.sources import check_labelled, find_sources
@@ -44,7 +41,7 @@ def prepare(options: Options) -> None:
 def train(options: Options) -> None:
     """Trains an experiment into its run folder, or goes on with it."""
     config = _checked_config(options)
-    workdir = _required_path(options, "workdir")
+    workdir = required_path(options, "workdir")
     _check_prepared(config)
     if options.device and not options.dry_run:
         raise InputError("--device says what a run is asked to fit, so it goes with --dry_run; give both or neither.")
@@ -54,7 +51,7 @@ def train(options: Options) -> None:
 def sweep(options: Options) -> None:
     """Trains an experiment again and again with other values of some fields, and says which are best."""
     config = _checked_config(options)
-    workdir = _required_path(options, "workdir")
+    workdir = required_path(options, "workdir")
     space = parse_search(options.search or [])
     check_space(config, space)
     if options.trials < 1:
@@ -107,115 +104,17 @@ def export(options: Options) -> None:
     heavy_room("commands.export").export(workdir, config=config, checkpoint=options.checkpoint)
 
 
-def predict(options: Options) -> None:
-    """Answers texts with a run or an exported model."""
-    model = _required_path(options, "model")
-    source, target = _optional_path(options, "input"), _optional_path(options, "output")
-    if bool(options.text) == bool(source):
-        raise InputError("Give the texts with --text (once for each), or a file with --input, and not both.")
-    if options.text_b and len(options.text_b) != len(options.text or []):
-        given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
-        raise InputError(f"Give one --text_b for each --text; {given}.")
-    if source and not os.path.exists(source):
-        raise InputError(f"There is no file {source}.{storage.nearest_path(source)}")
-    if not storage.exists(model):
-        raise InputError(f"There is no model {model}.{storage.nearest_path(model)}")
-    _check_output(target, overwrite=options.overwrite)
-    asking = heavy_room("commands.asking")
-    with quiet():
-        asking.predict(
-            model,
-            texts=options.text or [],
-            texts_b=options.text_b,
-            input_path=source,
-            output_path=target,
-            checkpoint=options.checkpoint,
-        )
-
-
-def generate(options: Options) -> None:
-    """Continues texts with a run or an exported model."""
-    model = _required_path(options, "model")
-    source, target = _optional_path(options, "input"), _optional_path(options, "output")
-    if options.prompt and source:
-        raise InputError("Give the prompts with --prompt (once for each), or a file with --input, and not both.")
-    if target and not (options.prompt or source):
-        raise InputError("--output needs prompts: give them with --prompt (once for each), or a file with --input.")
-    if source and not os.path.exists(source):
-        raise InputError(f"There is no file {source}.{storage.nearest_path(source)}")
-    if not storage.exists(model):
-        raise InputError(f"There is no model {model}.{storage.nearest_path(model)}")
-    _check_output(target, overwrite=options.overwrite)
-    heavy_room("commands.asking").generate(
-        model,
-        prompts=options.prompt or [],
-        settings=_generation_settings(options),
-        input_path=source,
-        output_path=target,
-        checkpoint=options.checkpoint,
-    )
-
-
-def _generation_settings(options: Options) -> dict[str, Any]:
-    """Returns the fields of GenerationConfig that flags set, checked."""
-    given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(GenerationConfig)}
-    settings: dict[str, Any] = {
-        name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None
-    }
-    validate_generation(GenerationConfig(**settings), prefix="--")
-    return settings
-
-
-def ask(options: Options) -> None:
-    """Asks a running server."""
-    for name in ("server", "served"):
-        if not getattr(options, name):
-            raise InputError(f"--{typed(name)} is missing: {HELP[name]}")
-    source, target = _optional_path(options, "input"), _optional_path(options, "output")
-    num_given = sum(map(bool, (options.text, options.prompt, source)))
-    if num_given > 1 or (not num_given and (sys.stdin is None or sys.stdin.isatty())):
-        raise InputError("Give --text for a classifier, --prompt for a generator, or a file with --input: one of them.")
-    if options.text_b and len(options.text_b) != len(options.text or []):
-        given = f"there are {len(options.text or [])} --text and {len(options.text_b)} --text_b"
-        raise InputError(f"Give one --text_b for each --text; {given}.")
-    if source and not os.path.exists(source):
-        raise InputError(f"There is no file {source}.{storage.nearest_path(source)}")
-    _check_output(target, overwrite=options.overwrite)
-    settings = _generation_settings(options)
-    # Only gRPC needs TensorFlow: REST answers before that would be loaded.
-    needs_tensorflow = options.server.startswith("grpc")
-    room = (
-        heavy_room("commands.asking_server")
-        if needs_tensorflow
-        else importlib.import_module("aigc_tf.commands.asking_server")
-    )
-    with quiet() if needs_tensorflow else contextlib.nullcontext():
-        room.ask(
-            options.server,
-            options.served,
-            version=options.version,
-            label=options.label or "",
-            timeout=options.timeout,
-            texts=options.text or [],
-            texts_b=options.text_b or [],
-            prompts=options.prompt or [],
-            settings=settings,
-            input_path=source,
-            output_path=target,
-        )
-
-
 def render_deployment(options: Options) -> None:
     """Writes the files that serving exported models needs."""
     output = options.deployment or ""
     if not output:
         raise InputError(f"--output is missing: {HELP['deployment']}")
-    _check_no_file("--output", output)
+    check_no_file("--output", output)
     folders = options.exports or []
     for folder in folders:
         if not storage.exists(folder):
             raise InputError(f"There is no model {folder}.{storage.nearest_path(folder)}")
-    batching = _optional_path(options, "batching")
+    batching = optional_path(options, "batching")
     if batching and not os.path.isfile(batching):
         raise InputError(f"There is no file {batching}.{storage.nearest_path(batching)}")
     room = importlib.import_module(
@@ -237,7 +136,7 @@ def check_servable(options: Options) -> None:
     folder = options.folder
     if not folder:
         raise InputError("The folder is missing: python scripts/check_servable.py saved_models/NAME")
-    _check_no_file("The argument", folder)
+    check_no_file("The argument", folder)
     if not storage.exists(folder):
         raise InputError(f"There is no folder {folder}.{storage.nearest_path(folder)}")
     # Not a heavy room: nothing is run, so TensorFlow is not needed.
@@ -273,49 +172,19 @@ def _checked_config(options: Options) -> ExperimentConfig:
         raise InputError(f"--config is missing: the Python file of an experiment.{_known_configs()}")
     check_config(options.config)
     config: ExperimentConfig = options.config
-    _check_no_file("data.prepared_dir", config.data.prepared_dir)
-    _check_no_file("export.directory", config.export.directory)
+    check_no_file("data.prepared_dir", config.data.prepared_dir)
+    check_no_file("export.directory", config.export.directory)
     return config
 
 
 def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
     """Returns a run's folder, and the config if one is given beside it."""
-    workdir = _required_path(options, "workdir")
+    workdir = required_path(options, "workdir")
     if not storage.exists(storage.join(workdir, "config.json")):
         raise InputError(f"{workdir} is no run: it has no config.json.{storage.nearest_path(workdir)}")
     if options.config is not None:
         check_config(options.config)
     return workdir, options.config
-
-
-def _required_path(options: Options, name: str) -> str:
-    path: str = getattr(options, name) or ""
-    if not path:
-        raise InputError(f"--{name} is missing: {HELP[name]}")
-    _check_no_file(f"--{name}", path)
-    return path
-
-
-def _optional_path(options: Options, name: str) -> str:
-    """Returns the path that a flag gives, empty without the flag."""
-    if getattr(options, name) == "":
-        raise InputError(f"--{name} is empty; give a file, or leave it out.")
-    return getattr(options, name) or ""
-
-
-def _check_output(path: str, *, overwrite: bool) -> None:
-    if os.path.isdir(path):
-        raise InputError(f"--output {path} is a folder; give a file.")
-    if os.path.isfile(path) and not overwrite:  # what is no plain file, such as /dev/null, is written to as it is
-        raise InputError(f"{path} is there already; nothing was overwritten. Give --overwrite to replace it.")
-    folder = os.path.dirname(path)
-    if folder and not os.path.isdir(folder):
-        raise InputError(f"--output {path} cannot be written: there is no folder {folder}.")
-
-
-def _check_no_file(what: str, path: str) -> None:
-    if os.path.isfile(path):
-        raise InputError(f"{what} is {path!r}, which is a file; give a folder.")
 
 
 def _known_configs() -> str:

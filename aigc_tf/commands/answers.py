@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -16,8 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aigc_tf.config import DataConfig
 from aigc_tf.data.sources import sources
 from aigc_tf.errors import InputError, RunError
+from aigc_tf.serving.local.answerer import Answer, Question
 
 _Row = TypeVar("_Row")
+
+
+def check_no_overwriting(input_path: str, output_path: str) -> None:
+    """Checks that the answers do not replace the questions.
+
+    Raises:
+        InputError: If they would.
+    """
+    if input_path and output_path and os.path.exists(output_path) and os.path.samefile(input_path, output_path):
+        raise InputError(f"--output {output_path} is the file of the questions; give another name.")
 
 
 @contextlib.contextmanager
@@ -94,17 +105,17 @@ def with_progress(rows: Iterable[_Row], *, total: int | None, what: str) -> Iter
         yield from progress.track(rows, total=total)
 
 
-def pair_up(texts: list[str], texts_b: list[str]) -> list[tuple[str, str]]:
-    if texts_b and len(texts_b) != len(texts):
-        raise InputError(
-            f"There are {len(texts)} --text and {len(texts_b)} --text_b; give one --text_b for each --text."
-        )
-    return list(zip(texts, texts_b or [""] * len(texts), strict=True))
+def read_questions(path: str, inputs: Sequence[str], columns: Sequence[str]) -> Iterator[Question]:
+    """Reads questions: the lines of a plain text, or columns of a table with a header.
 
-
-def read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Reads texts to answer: the lines of a plain text, or the text columns of a table with a header."""
-    text_column, text_b_column = columns
+    Args:
+        path: Of the file.
+        inputs: Names of the values of a question, at most two.
+        columns: The column of each.
+    Raises:
+        InputError: If the file lacks a column, or is a plain text where a question has two values.
+    """
+    text_column, text_b_column = (*columns, "")[:2]
     data = DataConfig(
         sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
     )
@@ -115,25 +126,31 @@ def read_texts(path: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]
             f"and {text_b_column!r}."
         )
     for record in sources.read_records(files, data, []):
-        yield record.text, record.text_b
+        yield dict(zip(inputs, (record.text, record.text_b), strict=False))
 
 
-def piped_prompts() -> list[str]:
+def piped_lines() -> list[str]:
     """Returns the lines of standard input, a backslash and n in them as a line's end."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    prompts = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
-    if not prompts:
+    lines = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
+    if not lines:
         raise InputError("There is no prompt, and nothing on standard input; give --prompt or --input.")
-    return prompts
+    return lines
 
 
-def json_line(row: dict[str, Any], model: str) -> str:
+def json_line(question: Question, answer: Answer, model: str) -> str:
+    """Returns a question and its answer as a line of JSON.
+
+    Raises:
+        RunError: If a number of the answer is not finite.
+    """
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps({**question, **answer}, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
+        asked = next(iter(question.values()))
         raise RunError(
-            f"The weights of {model} give no finite answer to {row['text'][:40]!r}; ask another checkpoint or run."
+            f"The weights of {model} give no finite answer to {asked[:40]!r}; ask another checkpoint or run."
         ) from error
 
 

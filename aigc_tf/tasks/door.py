@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError
+from aigc_tf.serving.local.answerer import Answerer
 from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.task import Task
@@ -46,12 +47,10 @@ class TaskDoor:
     servable: Callable[..., Servable]
     """`servable(model, config, facts, prepared=...)`: a trained model, ready to be published; `prepared` is None where
     the data are not at hand."""
-    answer: Callable[..., Iterator[dict[str, Any]]] | None
-    """Trained model, texts -> one JSON-able answer a text; None where texts are continued, not answered."""
+    answerer: Callable[[keras.Model, ExperimentConfig, DataFacts], Answerer]
+    """Trained model -> what answers questions with it."""
     draw: Callable[[dict[str, Any], DataFacts], dict[str, np.ndarray]]
     """Metrics of an evaluation -> pictures by tag, `(H, W, 3)` uint8."""
-    ask_script: str
-    """The script that asks the model, with its flag for a text, for the line that says what comes next."""
     unit: str
     """What a batch counts: `examples` or `windows`."""
     rate: str

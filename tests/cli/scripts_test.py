@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import aigc_tf
+from aigc_tf.cli import asking, running
 from aigc_tf.cli import flags as flag_parsing
-from aigc_tf.cli import running
 from aigc_tf.cli import scripts as cli
 from aigc_tf.config import DataConfig, ExperimentConfig
 from aigc_tf.config import files as config_files
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ", ".join(sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")))
 CONFIG = "configs/bert_sentiment.py"
 SCRIPTS = ("prepare", "train", "evaluate", "predict", "generate", "export", "sweep")
+ASKING = ("predict", "generate")
 FLAGS = {
     "prepare": ("config", "overwrite", "dry_run"),
     "train": ("config", "workdir", "dry_run", "device"),
@@ -57,11 +58,12 @@ def calls(monkeypatch):
     """Stands in for the heavy rooms and collects how they are called."""
     made = []
     rooms = types.ModuleType("aigc_tf.commands")
-    for name in SCRIPTS:
+    for name in (*SCRIPTS, "ask_model"):
         monkeypatch.setattr(
             rooms, name, lambda *args, name=name, **kwargs: made.append((name, args, kwargs)), raising=False
         )
     monkeypatch.setattr(cli, "heavy_room", lambda name: rooms)
+    monkeypatch.setattr(asking, "heavy_room", lambda name: rooms)
     return made
 
 
@@ -74,7 +76,9 @@ def run(monkeypatch, capsys, tmp_path):
     def run_command(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
         with pytest.raises(SystemExit) as stopped:
-            running.run(getattr(cli, name), flags=FLAGS[name], description=f"What {name} does.")
+            running.run(
+                getattr(asking, name, None) or getattr(cli, name), flags=FLAGS[name], description=f"What {name} does."
+            )
         written = capsys.readouterr()
         return int(stopped.value.code or 0), written.out, written.err
 
@@ -233,8 +237,8 @@ def test_fields_set_without_a_config_are_set_in_that_of_the_run(run, calls, tmp_
 def test_predict_hands_over_its_texts(run, calls, tmp_path):
     workdir = _run_folder(tmp_path)
     assert run("predict", f"--model={workdir}", "--text=a", "--text", "--b", "--text_b=c", "--text_b=")[0] == 0
-    wanted = {"texts": ["a", "--b"], "texts_b": ["c", ""], "input_path": "", "output_path": "", "checkpoint": "best"}
-    assert calls == [("predict", (workdir,), wanted)]
+    wanted = {"settings": {}, "input_path": "", "output_path": "", "checkpoint": "best", "script": "predict"}
+    assert calls == [("ask_model", (workdir, {"text": ["a", "--b"], "text_b": ["c", ""]}), wanted)]
 
 
 def test_generate_hands_over_its_prompts_and_the_settings_that_were_given(run, calls, tmp_path):
@@ -242,7 +246,7 @@ def test_generate_hands_over_its_prompts_and_the_settings_that_were_given(run, c
     flags = ["--prompt=a", "--prompt=", "--stop=x", "--stop=y", "--temperature=0", "--max_new_tokens=0", "--seed=7"]
     assert run("generate", f"--model={name}", *flags)[0] == 0
     [(_, args, kwargs)] = calls
-    assert (args, kwargs["prompts"]) == ((name,), ["a", ""])
+    assert (args, kwargs["script"]) == ((name, {"prompt": ["a", ""]}), "generate")
     assert kwargs["settings"] == {"stop": ("x", "y"), "temperature": 0.0, "max_new_tokens": 0, "seed": 7}
 
 
@@ -276,8 +280,8 @@ def test_bytes_that_are_no_utf8_are_replaced_in_texts_and_refused_elsewhere(run,
     latin = "caf\udce9"  # what Python makes of the byte E9 of a command line
     assert run("predict", f"--model={name}", f"--text={latin}")[0] == 0
     assert run("generate", f"--model={name}", "--prompt", latin, f"--stop={latin}")[0] == 0
-    assert calls[0][2]["texts"] == ["caf\ufffd"]
-    assert calls[1][2]["prompts"] == ["caf\ufffd"]
+    assert calls[0][1] == (name, {"text": ["caf\ufffd"]})
+    assert calls[1][1] == (name, {"prompt": ["caf\ufffd"]})
     assert calls[1][2]["settings"]["stop"] == ("caf\ufffd",)
     wanted = "no UTF-8 where \ufffd stands; write it in UTF-8.\n"
     for flag in (f"--workdir={latin}", f"--config.data.licence={latin}"):
@@ -597,7 +601,7 @@ def test_predict_says_what_does_not_fit(run, calls, texts, arguments, sentence):
     [
         (["--prompt=a"], "--model is missing: Run folder, or folder of an exported model such as "),
         (["--model=m", "--prompt=a", "--input=a.csv"], "Give the prompts with --prompt (once for each), or a file"),
-        (["--model=m", "--output=new.jsonl"], "--output needs prompts: give them with --prompt (once for each), or"),
+        (["--model=m", "--output=new.jsonl"], "--output needs questions. Give the prompts with --prompt (once for"),
         (["--model=m", "--input=a.cvs"], "There is no file a.cvs. Did you mean 'a.csv'?"),
         (["--model=runs/s2", "--prompt=a"], "There is no model runs/s2. The folder runs has s1."),
         (["--model=runs/s1", "--prompt=a", "--output=a.csv"], "a.csv is there already; nothing was overwritten. "),

@@ -95,8 +95,8 @@ def test_a_run_with_an_adapter_is_judged_and_answers_as_its_export(classifier, c
     commands.evaluate(str(folder / "run"))
     assert read_report(folder / "run")["metrics"] == before
     texts = ["fine lovely film", "awful 電影", ""]
-    from_run = commands_test.predict(capsys, folder / "run", texts=texts)
-    from_export = commands_test.predict(capsys, folder / "saved_models" / "tiny", texts=texts)
+    from_run = commands_test.predict(capsys, folder / "run", text=texts)
+    from_export = commands_test.predict(capsys, folder / "saved_models" / "tiny", text=texts)
     assert [row["label"] for row in from_run] == [row["label"] for row in from_export]
     for ours, theirs in zip(from_run, from_export, strict=True):
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-5)

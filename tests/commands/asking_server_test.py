@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from aigc_tf.cli import asking as cli
 from aigc_tf.cli import running
-from aigc_tf.cli import scripts as cli
 from aigc_tf.commands import asking_server
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.serving.clients.client import ModelAddress, Signature
@@ -54,8 +54,8 @@ class FakeClient:
 def ask(monkeypatch, capsys):
     def call(client, **options):
         monkeypatch.setattr(asking_server, "connect", lambda *args, **kwargs: client)
-        given = {"texts": [], "texts_b": [], "prompts": [], "settings": {}, "timeout": 5, **options}
-        asking_server.ask("http://host:8501", "m", **given)
+        given = {name: options.pop(name) for name in ("text", "text_b", "prompt") if name in options}
+        asking_server.ask("http://host:8501", "m", given, **{"settings": {}, "timeout": 5, **options})
         return capsys.readouterr()
 
     return call
@@ -97,7 +97,7 @@ def rows_of(printed):
 
 def test_texts_are_answered_as_predict_prints_them(ask):
     client = classifier()
-    printed = ask(client, texts=["so good", "é 中\n🙂"])
+    printed = ask(client, text=["so good", "é 中\n🙂"])
     assert rows_of(printed.out) == [
         {"text": "so good", "label": "pos", "probabilities": {"neg": 0, "pos": 1}},
         {"text": "é 中\n🙂", "label": "neg", "probabilities": {"neg": 1, "pos": 0}},
@@ -111,21 +111,21 @@ def test_several_labels_and_numbers_are_printed_as_predict_does(ask):
         answer=lambda inputs: {"label": ["a|c"], "predicted": [[1, 0, 1]], "probabilities": [[0.9, 0.1, 0.6]]},
         classes=["a", "b", "c"],
     )
-    [row] = rows_of(ask(several, texts=["x"]).out)
+    [row] = rows_of(ask(several, text=["x"]).out)
     assert row == {"text": "x", "labels": ["a", "c"], "probabilities": {"a": 0.9, "b": 0.1, "c": 0.6}}
     number = classifier(outputs=["value"], answer=lambda inputs: {"value": [2.5]})
-    assert rows_of(ask(number, texts=["x"]).out) == [{"text": "x", "value": 2.5}]
+    assert rows_of(ask(number, text=["x"]).out) == [{"text": "x", "value": 2.5}]
 
 
 def test_pairs_need_both_texts_and_single_texts_one(ask):
     pairs = classifier(inputs=["text", "text_b"])
-    [row] = rows_of(ask(pairs, texts=["good"], texts_b=["b"]).out)
+    [row] = rows_of(ask(pairs, text=["good"], text_b=["b"]).out)
     assert row == {"text": "good", "text_b": "b", "label": "pos", "probabilities": {"neg": 0, "pos": 1}}
     assert pairs.asked == [("serving_default", {"text": ["good"], "text_b": ["b"]})]
-    with pytest.raises(InputError, match="takes pairs: give one --text_b for each --text"):
-        ask(pairs, texts=["a"])
-    with pytest.raises(InputError, match="takes single texts: leave --text_b out"):
-        ask(classifier(), texts=["a"], texts_b=["b"])
+    with pytest.raises(InputError, match="takes --text and --text_b, received --text;"):
+        ask(pairs, text=["a"])
+    with pytest.raises(InputError, match="takes --text, received --text and --text_b;"):
+        ask(classifier(), text=["a"], text_b=["b"])
 
 
 def test_a_file_is_asked_in_requests_of_eight_rows_and_answered_in_a_file(ask, tmp_path):
@@ -159,28 +159,28 @@ def test_another_refusal_is_not_taken_for_that(ask):
         raise InputError("Task size 9 is larger than maximum input batch size 8.")
 
     with pytest.raises(InputError, match="batch size 8"):
-        ask(classifier(answer=answer), texts=["a"])
+        ask(classifier(answer=answer), text=["a"])
 
 
 def test_an_answer_that_is_no_number_is_told(ask):
     client = classifier(outputs=["value"], answer=lambda inputs: {"value": [float("nan")]})
     with pytest.raises(RunError, match="give no finite answer to 'x'"):
-        ask(client, texts=["x"])
+        ask(client, text=["x"])
 
 
 def test_prompts_are_continued_by_the_models_own_settings(ask):
     client = generator()
-    printed = ask(client, prompts=["a", "b"])
+    printed = ask(client, prompt=["a", "b"])
     assert client.asked == [("defaults", {"prompt": ["a", "b"]})]
     assert printed.out == f"aa!\n{'-' * 20}\nbb!\n{'-' * 20}\n"
     assert "This prompt is too long: 3 tokens cut off its beginning.\n" in printed.err
     assert "2 continuations of 4 tokens in " in printed.err
-    assert ask(client, prompts=["a"]).out == "aa!\n"
+    assert ask(client, prompt=["a"]).out == "aa!\n"
 
 
 def test_settings_are_sent_for_every_row_and_each_prompt_has_its_seed(ask):
     client = generator()
-    ask(client, prompts=[str(number) for number in range(9)], settings={"temperature": 0.5, "seed": 2**63 - 2})
+    ask(client, prompt=[str(number) for number in range(9)], settings={"temperature": 0.5, "seed": 2**63 - 2})
     (signature, first), (_, second) = client.asked
     assert signature == "serving_default"
     assert set(first) == {"prompt", *SETTINGS}
@@ -192,13 +192,13 @@ def test_settings_are_sent_for_every_row_and_each_prompt_has_its_seed(ask):
 
 def test_stop_strings_go_with_every_row(ask):
     client = generator()
-    ask(client, prompts=["a", "b"], settings={"stop": ("\n\n", "END")})
+    ask(client, prompt=["a", "b"], settings={"stop": ("\n\n", "END")})
     [(signature, inputs)] = client.asked
     assert signature == "generate_until"
     assert inputs["stop"] == [["\n\n", "END", "", ""]] * 2
     assert (inputs["temperature"], inputs["seed"]) == ([-1, -1], [0, 1])
     with pytest.raises(InputError, match="There are 5 --stop; a request has at most 4"):
-        ask(client, prompts=["a"], settings={"stop": tuple("abcde")})
+        ask(client, prompt=["a"], settings={"stop": tuple("abcde")})
 
 
 def test_continuations_of_a_file_have_the_keys_of_generate(ask, tmp_path):
@@ -228,20 +228,34 @@ def test_prompts_are_lines_of_standard_input_where_none_is_given(ask, monkeypatc
         ask(client)
 
 
-def test_a_model_of_another_kind_is_told(ask):
-    with pytest.raises(InputError, match="the model 'm' is a generator; give --prompt in the place of --text"):
-        ask(generator(), texts=["a"])
-    for wrong in ({"prompts": ["a"]}, {"texts": ["a"], "settings": {"top_k": 1}}, {}):
-        with pytest.raises(InputError, match="the model 'm' is a classifier; give --text or --input"):
-            ask(classifier(), **wrong)
-    with pytest.raises(InputError, match="the model 'm' takes image, not text"):
-        ask(classifier(inputs=["image"]), texts=["a"])
+def test_what_the_model_does_not_take_is_told(ask):
+    with pytest.raises(InputError, match="the model 'm' takes --prompt, received --text; give one"):
+        ask(generator(), text=["a"])
+    with pytest.raises(InputError, match="the model 'm' takes --text, received --prompt; give one"):
+        ask(classifier(), prompt=["a"])
+    with pytest.raises(InputError, match="the model 'm' takes no --top_k; leave it out"):
+        ask(classifier(), text=["a"], settings={"top_k": 1})
+    with pytest.raises(InputError, match="the model 'm' takes --text; give it, or a file with --input"):
+        ask(classifier())
+    with pytest.raises(InputError, match="the model 'm' takes --image, received --text"):
+        ask(classifier(inputs=["image"]), text=["a"])
+
+
+def test_a_model_of_any_other_kind_answers_with_its_outputs(ask, tmp_path):
+    client = classifier(inputs=["x"], outputs=["y"], answer=lambda inputs: {"y": [2 * x for x in inputs["x"]]})
+    client.signatures()["serving_default"].inputs["x"] = ("float32", (-1,))
+    (tmp_path / "numbers.csv").write_text("x\n1.5\n2\n")
+    printed = ask(client, input_path=str(tmp_path / "numbers.csv"))
+    assert rows_of(printed.out) == [{"x": "1.5", "y": 3.0}, {"x": "2", "y": 4.0}]
+    (tmp_path / "numbers.csv").write_text("x\none\n")
+    with pytest.raises(InputError, match="x is 'one'; a number fits here"):
+        ask(client, input_path=str(tmp_path / "numbers.csv"))
 
 
 def test_the_file_of_the_texts_is_not_overwritten(ask, tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("a\n")
-    with pytest.raises(InputError, match="is the file of the texts"):
+    with pytest.raises(InputError, match="is the file of the questions"):
         ask(classifier(), input_path=str(path), output_path=str(path))
 
 
@@ -271,10 +285,11 @@ def run(monkeypatch, capsys, tmp_path):
 
 def test_flags_become_what_the_server_is_asked(run):
     status, _, [(address, options)] = run(*TO, "--text=a", "--text", "--b", "--version=3", "--timeout=2.5")
-    assert (status, address) == (0, ("http://host:8501", "m"))
-    assert (options["texts"], options["version"], options["label"], options["timeout"]) == (["a", "--b"], 3, "", 2.5)
-    _, _, [(_, options)] = run(*TO, "--prompt=", "--label=canary", "--top_k=0", "--seed=4")
-    assert (options["prompts"], options["label"], options["settings"]) == ([""], "canary", {"top_k": 0, "seed": 4})
+    assert (status, address) == (0, ("http://host:8501", "m", {"text": ["a", "--b"]}))
+    assert (options["version"], options["label"], options["timeout"]) == (3, "", 2.5)
+    _, _, [(address, options)] = run(*TO, "--prompt=", "--label=canary", "--top_k=0", "--seed=4")
+    assert (address[2], options["label"]) == ({"prompt": [""]}, "canary")
+    assert options["settings"] == {"top_k": 0, "seed": 4}
     assert (options["timeout"], options["version"]) == (60.0, None)
 
 
@@ -283,7 +298,7 @@ def test_flags_become_what_the_server_is_asked(run):
     [
         (["--model=m", "--text=a"], "--server is missing: Address of the server: http://host:8501"),
         (["--server=http://h", "--text=a"], "--model is missing: Name of the model on the server."),
-        ([*TO, "--text=a", "--prompt=b"], "Give --text for a classifier, --prompt for a generator, or a file"),
+        ([*TO, "--text=a", "--prompt=b"], "Give the questions with --text or --prompt (once for each), or a file"),
         ([*TO, "--text=a", "--text_b=b", "--text_b=c"], "there are 1 --text and 2 --text_b."),
         ([*TO, "--input=none.txt"], "There is no file none.txt."),
         ([*TO, "--text=a", "--output=no/out.jsonl"], "cannot be written: there is no folder no."),

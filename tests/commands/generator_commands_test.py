@@ -96,7 +96,8 @@ def trained(tmp_path_factory):
 
 def ask(capsys, model, prompts=(), **arguments):
     capsys.readouterr()
-    asking.generate(str(model), **({"prompts": list(prompts), "settings": {}} | arguments))
+    given = {"prompt": list(prompts)} if prompts else {}
+    asking.ask_model(str(model), given, script="generate", **arguments)
     return capsys.readouterr()
 
 
@@ -216,27 +217,21 @@ def test_nothing_to_continue_is_one_sentence(stdin, trained, monkeypatch):
     folder, _ = trained
     monkeypatch.setattr("sys.stdin", stdin)
     with pytest.raises(InputError, match="There is no prompt, and nothing on standard input"):
-        asking.generate(str(folder / "run"), prompts=[], settings={})
-
-
-def test_bytes_of_the_command_line_that_are_no_utf_8_are_question_marks(trained, capsys, tmp_path):
-    folder, _ = trained
-    output = str(tmp_path / "out.jsonl")
-    ask(capsys, folder / "run", ["\udcff x"], output_path=output, settings={"stop": ("\udcff",)})
-    assert json.loads((tmp_path / "out.jsonl").read_text())["prompt"] == "? x"
+        asking.ask_model(str(folder / "run"), {}, script="generate")
 
 
 def test_what_a_model_has_not_is_refused_before_it_is_loaded(trained):
     folder, _ = trained
     export = str(folder / "saved_models" / "tiny")
-    with pytest.raises(InputError, match="--num_beams is 4, but an exported model has no beam search"):
-        asking.generate(export, prompts=["x"], settings={"num_beams": 4})
+    asked = {"prompt": ["x"]}
+    with pytest.raises(InputError, match=r"--num_beams is 4, but the exported model .* has no such setting"):
+        asking.ask_model(export, asked, script="generate", settings={"num_beams": 4})
     with pytest.raises(InputError, match="--checkpoint=last is for runs"):
-        asking.generate(export, prompts=["x"], settings={}, checkpoint="last")
+        asking.ask_model(export, asked, script="generate", checkpoint="last")
     (folder / "prompts.txt").write_text("The cat\n")
     path = str(folder / "prompts.txt")
-    with pytest.raises(InputError, match="is the file of the prompts"):
-        asking.generate(export, prompts=[], settings={}, input_path=path, output_path=path)
+    with pytest.raises(InputError, match="is the file of the questions"):
+        asking.ask_model(export, {}, script="generate", input_path=path, output_path=path)
 
 
 @pytest.mark.slow
@@ -312,7 +307,9 @@ def test_a_stop_string_ends_a_continuation_and_beams_draw_nothing(trained, capsy
 def test_each_script_names_the_other_for_a_model_of_the_other_task(trained):
     folder, _ = trained
     with pytest.raises(InputError, match="asks it, with --prompt"):
-        asking.predict(str(folder / "run"), texts=["x"])
+        asking.ask_model(str(folder / "run"), {"text": ["x"]}, script="predict")
+    with pytest.raises(InputError, match=r"scripts/generate\.py asks it, with --prompt"):
+        asking.ask_model(str(folder / "saved_models" / "tiny"), {"text": ["x"]}, script="predict")
 
 
 def test_evaluate_repeats_the_report(trained):

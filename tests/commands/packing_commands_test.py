@@ -109,7 +109,7 @@ def test_metrics_count_responses_and_their_ends_alone(turns):
 
 def test_a_prompt_gets_the_response(turns, capsys):
     capsys.readouterr()
-    asking.generate(str(turns[0] / "run"), prompts=["7. And a bird?\n"], settings={})
+    asking.ask_model(str(turns[0] / "run"), {"prompt": ["7. And a bird?\n"]}, script="generate")
     assert "Two legs." in capsys.readouterr().out
 
 

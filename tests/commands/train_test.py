@@ -90,7 +90,8 @@ def trained(tmp_path_factory):
 
 def predict(capsys, model, **arguments):
     capsys.readouterr()
-    asking.predict(str(model), **({"texts": []} | arguments))
+    given = {name: arguments.pop(name) for name in ("text", "text_b") if name in arguments}
+    asking.ask_model(str(model), given, script="predict", **arguments)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -237,8 +238,8 @@ def test_batches_that_cannot_be_split_are_refused_before_the_first_step(trained,
 def test_run_and_export_answer_alike_and_keep_the_order(trained, capsys):
     folder, _ = trained
     texts = ["a lovely, splendid film", "", "dreadful meal 🍜 horrid", "電影", "x " * 500]
-    from_run = predict(capsys, folder / "run", texts=texts)
-    from_export = predict(capsys, folder / "saved_models" / "tiny", texts=texts)
+    from_run = predict(capsys, folder / "run", text=texts)
+    from_export = predict(capsys, folder / "saved_models" / "tiny", text=texts)
     assert [row["text"] for row in from_run] == texts
     assert [row["label"] for row in from_run][:3:2] == ["good", "bad"]
     for ours, theirs in zip(from_run, from_export, strict=True):
@@ -295,7 +296,7 @@ def test_a_run_answers_and_exports_where_its_data_are_not(trained, tmp_path, cap
     config["data"]["prepared_dir"] = str(tmp_path / "nowhere")
     config["export"]["directory"] = str(tmp_path / "saved_models")
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    assert [row["label"] for row in predict(capsys, tmp_path / "run", texts=["a lovely, splendid film"])] == ["good"]
+    assert [row["label"] for row in predict(capsys, tmp_path / "run", text=["a lovely, splendid film"])] == ["good"]
     commands.export(str(tmp_path / "run"))
     assert (tmp_path / "saved_models" / "tiny" / "1" / "manifest.json").exists()
 
@@ -317,7 +318,7 @@ def test_pairs_train_export_and_answer(tmp_path, capsys):
     commands.prepare(config)
     commands.train(config, str(tmp_path / "run"))
     commands.export(str(tmp_path / "run"))
-    asked = dict(texts=["great film", "poor book"], texts_b=["yes", "no"])
+    asked = dict(text=["great film", "poor book"], text_b=["yes", "no"])
     from_run = predict(capsys, tmp_path / "run", **asked)
     from_export = predict(capsys, tmp_path / "saved_models" / "tiny", **asked)
     assert [row["text_b"] for row in from_run] == ["yes", "no"]
@@ -338,8 +339,8 @@ def test_several_labels_and_numbers_train_export_and_answer(tmp_path, capsys, pr
     commands.export(str(tmp_path / "run"))
     metrics = read_report(tmp_path / "run")["metrics"]["test"]
     assert {"multi_label": "micro_f1", "regression": "mae"}[problem_type] in metrics
-    from_run = predict(capsys, tmp_path / "run", texts=["great film"])
-    from_export = predict(capsys, tmp_path / "saved_models" / "tiny", texts=["great film"])
+    from_run = predict(capsys, tmp_path / "run", text=["great film"])
+    from_export = predict(capsys, tmp_path / "saved_models" / "tiny", text=["great film"])
     assert key in from_run[0]
     assert from_run[0].keys() == from_export[0].keys()
 
@@ -357,8 +358,8 @@ def test_one_class_and_no_held_out_example_still_train(tmp_path):
 
 def test_texts_that_do_not_fit_the_model_are_refused(trained):
     folder, _ = trained
-    with pytest.raises(InputError, match="takes single texts: leave --text_b out"):
-        asking.predict(str(folder / "run"), texts=["fine"], texts_b=["yes"])
+    with pytest.raises(InputError, match="takes --text, received --text and --text_b"):
+        asking.ask_model(str(folder / "run"), {"text": ["fine"], "text_b": ["yes"]}, script="predict")
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_takes_another_config(trained, tmp_path):

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import requests
 
-from aigc_tf.commands import asking_server
 from aigc_tf.errors import InputError
 from aigc_tf.serving.clients.client import VersionStatus, connect
+from aigc_tf.serving.clients.served_answerer import in_requests
 
 TEXTS = ["a b c", "", "zebra", "é 中文 🙂 \0\r\n", "q " * 5000, "[CLS] [SEP]", "x" * 300, "the end"]
 PROMPTS = ["The quick", "", "é 中文 🙂", "Pack my box with five dozen"]
@@ -129,9 +129,7 @@ def more_rows_than_a_batch_are_refused_and_ask_sends_fewer(server: Server, proto
     with server.connect(protocol, "reviews") as client:
         with pytest.raises(InputError, match="Task size 9 is larger than maximum input batch size 8"):
             client.predict({"text": ["a"] * 9})
-        asked = asking_server.in_requests(
-            range(20), lambda rows: client.predict({"text": ["a b c"] * len(rows)})["label"]
-        )
+        asked = in_requests(range(20), lambda rows: client.predict({"text": ["a b c"] * len(rows)})["label"])
         assert [label for _, label in asked] == server.expected["labels"][:1] * 20
 
 

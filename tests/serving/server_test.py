@@ -215,13 +215,13 @@ def test_the_health_check_of_the_folder_sees_the_models(running, tmp_path):
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_ask_prints_what_the_model_answers(server, protocol, capsys):
-    asked = {"timeout": 60, "texts_b": [], "settings": {}}
-    asking_server.ask(server.urls[protocol], "reviews", label="stable", texts=TEXTS * 3, prompts=[], **asked)
+    asked = {"timeout": 60, "settings": {}}
+    asking_server.ask(server.urls[protocol], "reviews", {"text": TEXTS * 3}, label="stable", **asked)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == TEXTS * 3
     assert [row["label"] for row in rows] == server.expected["labels"] * 3
     assert set(rows[0]["probabilities"]) == set(LABELS)
-    asking_server.ask(server.urls[protocol], "writer", texts=[], prompts=PROMPTS[:1], **asked)
+    asking_server.ask(server.urls[protocol], "writer", {"prompt": PROMPTS[:1]}, **asked)
     assert capsys.readouterr().out == f"{PROMPTS[0]}{server.expected['defaults']['text'][0].decode()}\n"
 
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from aigc_tf import storage
 from aigc_tf.errors import InputError
+from aigc_tf.serving.local.answerer import Answer, Answerer, Question, Settings
 from aigc_tf.serving.local.loading import load_exported
+from aigc_tf.serving.local.reading_outputs import answers_of
 from aigc_tf.serving.modules.text_tensors import TextFunction, to_bytes
 from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifest
 
@@ -63,9 +65,33 @@ class Predictor:
             texts,
             texts_b,
             label_names=self.label_names,
-            problem_type=self.problem_type,
             batch_size=batch_size,
         )
+
+
+def predicting_answerer(
+    call: TextFunction,
+    *,
+    columns: Sequence[str],
+    label_names: Sequence[str],
+    batch_size: int = 64,
+) -> Answerer:
+    """Returns what answers texts, or with two columns pairs of texts, as `predict_texts` does."""
+    is_pair = len(columns) > 1
+
+    def answer(questions: Iterable[Question], settings: Settings) -> Iterator[Answer]:
+        del settings  # it takes none
+        first, second = itertools.tee(questions)
+        return predict_texts(
+            call,
+            (question["text"] for question in first),
+            (question["text_b"] for question in second) if is_pair else None,
+            label_names=label_names,
+            batch_size=batch_size,
+        )
+
+    inputs = ("text", "text_b") if is_pair else ("text",)
+    return Answerer(inputs=inputs, columns=tuple(columns), answer=answer)
 
 
 def predict_texts(
@@ -74,7 +100,6 @@ def predict_texts(
     texts_b: Iterable[str] | None = None,
     *,
     label_names: Sequence[str],
-    problem_type: str,
     batch_size: int = 64,
 ) -> Iterator[dict[str, Any]]:
     """Yields one answer for each text, in the order of the texts, which may be an endless stream.
@@ -86,7 +111,6 @@ def predict_texts(
         texts: The texts.
         texts_b: The second texts of pairs, as many.
         label_names: Names of the outputs, in order.
-        problem_type: One of config.PROBLEM_TYPES.
         batch_size: Texts of one call.
     Returns:
         single_label: `{"label": name, "probabilities": {name: p}}`; multi_label: `{"labels": [names above 0.5],
@@ -102,7 +126,8 @@ def predict_texts(
             chosen = by_length[start : start + batch_size]
             columns = [list(column) for column in zip(*(window[index] for index in chosen), strict=True)]
             outputs = call(columns[0], columns[1] if len(columns) > 1 else None)
-            for index, row in zip(chosen, _rows_of(outputs, label_names, problem_type), strict=True):
+            answered = answers_of({name: values.tolist() for name, values in outputs.items()}, label_names)
+            for index, row in zip(chosen, answered, strict=True):
                 answers[index] = row
         yield from answers
 
@@ -115,16 +140,3 @@ def _checked_rows(texts: Iterable[str], texts_b: Iterable[str] | None) -> Iterat
                 came = "missing in one of the two columns" if text is None else f"a {type(text).__name__}, not a string"
                 raise InputError(f"Text {number} (counted from 0) is {came}.")
         yield row
-
-
-def _rows_of(outputs: dict[str, np.ndarray], label_names: Sequence[str], problem_type: str) -> Iterator[dict[str, Any]]:
-    if problem_type == "regression":
-        yield from ({"value": float(value)} for value in outputs["value"])
-        return
-    for index, scores in enumerate(outputs["probabilities"]):
-        probabilities = {name: float(score) for name, score in zip(label_names, scores, strict=True)}
-        if problem_type == "single_label":
-            yield {"label": label_names[int(outputs["label_id"][index])], "probabilities": probabilities}
-        else:
-            chosen = [name for name, one in zip(label_names, outputs["predicted"][index], strict=True) if one]
-            yield {"labels": chosen, "probabilities": probabilities}

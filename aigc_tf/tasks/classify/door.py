@@ -1,7 +1,8 @@
 """The functions by which the task `classify` enters the commands."""
 
 from aigc_tf.models.classifiers import classifier
-from aigc_tf.tasks.classify.serving import answer_classification, classification_servable, draw_confusions
+from aigc_tf.tasks.classify.asking import classification_answerer
+from aigc_tf.tasks.classify.serving import classification_servable, draw_confusions
 from aigc_tf.tasks.classify.training import classify
 from aigc_tf.tasks.door import TaskDoor
 
@@ -10,9 +11,8 @@ DOOR = TaskDoor(
     describe=classifier.describe_classifier,
     rebuild=classifier.rebuild_classifier,
     servable=classification_servable,
-    answer=answer_classification,
+    answerer=classification_answerer,
     draw=draw_confusions,
-    ask_script="predict.py --text",
     unit="examples",
     rate="examples_per_second",
 )

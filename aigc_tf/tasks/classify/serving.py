@@ -1,7 +1,5 @@
-"""How the task `classify` is served: its export, and how a live model of it is asked."""
+"""How the task `classify` is served: its export, and the picture of its metrics."""
 
-import itertools
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -13,8 +11,7 @@ from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.evaluation.confusion_matrix import plot_confusion_matrix
 from aigc_tf.models.classifiers import classifier
-from aigc_tf.serving.local.predictor import predict_texts
-from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
+from aigc_tf.serving.modules.classifier_signatures import ServingSpec
 from aigc_tf.serving.publishing.classifier_servable import classifier_servable
 from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.serving.publishing.weights_cost import Judge
@@ -27,7 +24,8 @@ _EXPORT_SAMPLES = 32
 """Examples of the data on which an exported model must answer like the trained one, besides hostile texts."""
 
 
-def _serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
+def serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
+    """Returns what a classifier's answers mean."""
     return ServingSpec(
         label_names=facts.label_names,
         problem_type=facts.problem_type,
@@ -51,7 +49,7 @@ def classification_servable(
     return classifier_servable(
         model,
         tokenizer,
-        _serving_spec(config, facts),
+        serving_spec(config, facts),
         dtype=config.export.dtype,
         weights=config.export.weights,
         judge=None if prepared is None or config.export.weights == "float32" else _judge(config, prepared),
@@ -80,22 +78,6 @@ def _judge(config: ExperimentConfig, prepared: PreparedDataset) -> Judge | None:
         return {"split": "validation", "metric": metric, **compared}
 
     return judge
-
-
-def answer_classification(
-    model: keras.Model, config: ExperimentConfig, facts: DataFacts, rows: Iterable[tuple[str, str]]
-) -> Iterator[dict[str, Any]]:
-    """Answers texts, or pairs of texts, with a trained classifier, by the functions that an export publishes."""
-    module = ClassifierModule(model, load_tokenizer(facts.tokenizer_folder), _serving_spec(config, facts))
-    first, second = itertools.tee(rows)
-    return predict_texts(
-        text_function(module),
-        (text for text, _ in first),
-        (text_b for _, text_b in second) if facts.is_pair else None,
-        label_names=facts.label_names,
-        problem_type=facts.problem_type,
-        batch_size=config.evaluation.batch_size,
-    )
 
 
 def draw_confusions(metrics: dict[str, Any], facts: DataFacts) -> dict[str, np.ndarray]:

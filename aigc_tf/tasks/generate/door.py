@@ -2,6 +2,7 @@
 
 from aigc_tf.models.generators import generator
 from aigc_tf.tasks.door import TaskDoor
+from aigc_tf.tasks.generate.asking import generation_answerer
 from aigc_tf.tasks.generate.serving import generation_servable
 from aigc_tf.tasks.generate.training import generate, warn_of_windows
 
@@ -10,9 +11,8 @@ DOOR = TaskDoor(
     describe=generator.describe_generator,
     rebuild=generator.rebuild_generator,
     servable=generation_servable,
-    answer=None,
+    answerer=generation_answerer,
     draw=lambda metrics, facts: {},
-    ask_script="generate.py --prompt",
     unit="windows",
     rate="tokens_per_second",
     data_warnings=warn_of_windows,

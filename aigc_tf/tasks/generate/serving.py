@@ -1,4 +1,4 @@
-"""How the task `generate` is served: its export, and how a live model of it is asked."""
+"""How the task `generate` is served: its export."""
 
 from typing import Any
 

@@ -14,24 +14,25 @@ from aigc_tf.serving.versions import latest_version, version_folders
 class Lengths:
     """A fake model: a text's length decides its answer. Remembers the batches it got."""
 
-    def __init__(self):
-        self.batches = []
+    def __init__(self, *outputs):
+        self.batches, self.outputs = [], outputs or ("value",)
 
     def __call__(self, texts, texts_b):
         self.batches.append(list(texts))
         columns = [texts] if texts_b is None else [texts, texts_b]
         sizes = np.array([sum(map(len, row)) for row in zip(*columns, strict=True)])
         probabilities = np.stack([sizes % 2 == 0, sizes % 2 == 1], axis=1).astype(np.float32)
-        return {
+        answers = {
             "probabilities": probabilities,
             "label_id": (sizes % 2).astype(np.int32),
             "predicted": (probabilities > 0.5).astype(np.int32),
             "value": sizes.astype(np.float32),
         }
+        return {name: answers[name] for name in self.outputs}
 
 
 def values(call, *columns, **options):
-    rows = predict_texts(call, *columns, label_names=(), problem_type="regression", **options)
+    rows = predict_texts(call, *columns, label_names=(), **options)
     return [row["value"] for row in rows]
 
 
@@ -45,7 +46,7 @@ def test_answers_come_in_the_order_of_the_texts_while_like_lengths_share_a_batch
 def test_an_endless_stream_is_answered_window_by_window():
     call = Lengths()
     stream = ("x" * (index % 5) for index in itertools.count())
-    rows = predict_texts(call, stream, label_names=(), problem_type="regression", batch_size=2)
+    rows = predict_texts(call, stream, label_names=(), batch_size=2)
     assert [row["value"] for row in itertools.islice(rows, 7)] == [0, 1, 2, 3, 4, 0, 1]
     assert len(call.batches) == 64
 
@@ -57,12 +58,12 @@ def test_no_texts_give_no_answers_and_no_call():
 
 
 def test_an_answer_names_its_labels():
-    single = predict_texts(Lengths(), ["ab", "a"], label_names=("even", "odd"), problem_type="single_label")
+    single = predict_texts(Lengths("label_id", "probabilities"), ["ab", "a"], label_names=("even", "odd"))
     assert list(single) == [
         {"label": "even", "probabilities": {"even": 1.0, "odd": 0.0}},
         {"label": "odd", "probabilities": {"even": 0.0, "odd": 1.0}},
     ]
-    several = predict_texts(Lengths(), ["a"], label_names=("even", "odd"), problem_type="multi_label")
+    several = predict_texts(Lengths("predicted", "probabilities"), ["a"], label_names=("even", "odd"))
     assert list(several) == [{"labels": ["odd"], "probabilities": {"even": 0.0, "odd": 1.0}}]
 
 
