@@ -10,7 +10,7 @@ from aigc_tf.serving.modules.fields import HOSTILE_TEXTS, WARMUP_TEXTS, Field
 def lines_of(texts: Sequence[str | bytes]) -> tuple[bytes, ...]:
     """Returns for each text the three before it, one a line."""
     plain = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts]
-    return tuple(b"\n".join(plain[row - turn] for turn in (1, 2, 3)) for row in range(len(plain)))
+    return tuple(b"\n".join(plain[(row - turn) % len(plain)] for turn in (1, 2, 3)) for row in range(len(plain)))
 
 
 def _rows_field(name: str, dtype: str, *, tolerance: float = 0.0) -> Field:
