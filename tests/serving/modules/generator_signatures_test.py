@@ -9,6 +9,7 @@ import tensorflow as tf
 from aigc_tf.errors import InputError
 from aigc_tf.generation.stopping import cut_at_stop
 from aigc_tf.serving.modules.continuer import SETTINGS, Continuer, cut_prompts, request_settings
+from aigc_tf.serving.modules.generator_fields import lines_of
 from tests import tiny_classifier, tiny_generator
 from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
 
@@ -320,3 +321,8 @@ def test_what_cannot_be_served_is_refused(model, tmp_path):
         Continuer(model, tiny_classifier.load_tokenizer(tmp_path), max_length=MAX_LENGTH)
     with pytest.raises(InputError, match="needs XLA ops"):
         Continuer(tiny_classifier.build_model(), tiny_classifier.load_tokenizer(tmp_path), max_length=MAX_LENGTH)
+
+
+def test_choices_to_try_are_made_of_as_few_texts_as_there_are():
+    assert lines_of([]) == ()
+    assert lines_of(["a", b"b"]) == (b"b\na\nb", b"a\nb\na")
