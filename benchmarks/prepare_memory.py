@@ -66,6 +66,7 @@ def prepare_in_this_process(folder: Path) -> dict[str, float]:
     tf.constant(0).numpy()  # makes the runtime, which is not ours to count
     config = ExperimentConfig(
         name="benchmark",
+        task="classify",
         data=DataConfig(sources=(str(folder / "text.tsv"),), prepared_dir=str(folder)),
         tokenizer=TokenizerConfig(source=str(folder / "vocab.txt")),
     )

@@ -353,7 +353,7 @@ class ExperimentConfig:
 
     name: str = ""
     """Letters, digits, `_`, `-` and `.`, at most 100 bytes; it becomes a folder and a part of a server's URL."""
-    task: str = "classify"
+    task: str = ""
     """A key of `tasks.TASKS`."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)

@@ -26,8 +26,8 @@ def spec_of(config: ExperimentConfig) -> TaskSpec:
         InputError: If there is no such task.
     """
     if config.task not in TASKS:
-        near = nearest(config.task.lower(), TASKS)
-        raise InputError(f"task is {config.task!r}; it is one of {', '.join(TASKS)}.{near}")
+        came = f"is {config.task!r}" if config.task else "is missing"
+        raise InputError(f"task {came}; it is one of {', '.join(TASKS)}.{nearest(config.task.lower(), TASKS)}")
     return TASKS[config.task]
 
 

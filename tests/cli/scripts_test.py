@@ -107,7 +107,7 @@ def config_file(tmp_path):
 def _run_folder(tmp_path, name="runs/s1"):
     folder = tmp_path / name
     folder.mkdir(parents=True)
-    config = ExperimentConfig(name="s1", data=DataConfig(sources=("a.csv",)))
+    config = ExperimentConfig(name="s1", task="classify", data=DataConfig(sources=("a.csv",)))
     (folder / "config.json").write_text(to_json(config))
     return name
 
@@ -261,7 +261,7 @@ def test_a_home_folder_is_found_in_every_path_of_the_config(run, calls, tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     body = (
         "def get_config():\n"
-        "  return ExperimentConfig(name='a', data=DataConfig(sources=('~/a.csv', 'tfds:b')),"
+        "  return ExperimentConfig(name='a', task='classify', data=DataConfig(sources=('~/a.csv', 'tfds:b')),"
         " model=ModelConfig(source='~/bert'), tokenizer=TokenizerConfig(source='sample:minilm'))"
     )
     _prepared(tmp_path, "a")
@@ -292,7 +292,9 @@ def test_bytes_that_are_no_utf8_are_replaced_in_texts_and_refused_elsewhere(run,
 
 def test_the_command_that_prepares_can_be_pasted(run, config_file, tmp_path):
     (tmp_path / "my configs").mkdir()
-    name = config_file("def get_config():\n  return ExperimentConfig(name='a', data=DataConfig(sources=('a.csv',)))")
+    name = config_file(
+        "def get_config():\n  return ExperimentConfig(name='a', task='classify', data=DataConfig(sources=('a.csv',)))"
+    )
     (tmp_path / name).rename(tmp_path / "my configs" / "it's (1).py")
     status, _, errors = run("train", "--config=my configs/it's (1).py", "--workdir=runs/s1")
     assert status == 2
@@ -325,7 +327,7 @@ def test_dry_run_on_a_run_prints_its_config(run, calls, tmp_path, name):
 
 
 def test_the_printed_config_has_every_field_once():
-    printed = table(ExperimentConfig(name="x"))
+    printed = table(ExperimentConfig(name="x", task="classify"))
     names = [line.split()[0] for line in printed.splitlines() if line and line != line.split()[0]]
     assert len(names) == len(flatten(ExperimentConfig()))
     assert printed.startswith("name                     'x'\n")
@@ -544,7 +546,9 @@ def test_a_broken_config_json_is_told_in_one_sentence(run, tmp_path):
 
 
 def test_a_config_file_may_take_an_argument_and_import_its_parent(config_file, tmp_path):
-    config_file("def get_config():\n  return ExperimentConfig(name='parent')", name="cli_test_parent.py")
+    config_file(
+        "def get_config():\n  return ExperimentConfig(name='parent', task='classify')", name="cli_test_parent.py"
+    )
     variant = config_file(
         """
         import cli_test_parent

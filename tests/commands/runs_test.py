@@ -12,7 +12,7 @@ from tests.training_fields import training_with
 
 
 def config(**training):
-    experiment = ExperimentConfig(name="s1")
+    experiment = ExperimentConfig(name="s1", task="classify")
     return dataclasses.replace(experiment, training=training_with(experiment.training, **training))
 
 

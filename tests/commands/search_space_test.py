@@ -8,7 +8,7 @@ from aigc_tf.errors import InputError
 
 
 def _config(**training):
-    config = ExperimentConfig(name="a", data=DataConfig(sources=("a.csv",)))
+    config = ExperimentConfig(name="a", task="classify", data=DataConfig(sources=("a.csv",)))
     for name, value in training.items():
         setattr(config.training, name, value)
     return config

@@ -23,7 +23,9 @@ def lengths(*lengths):
 @pytest.mark.parametrize(("evaluate_every", "passes"), [(0, 1), (4, 1), (3, 2), (2, 2), (9, 1)])
 def test_the_time_of_a_run_is_its_start_its_steps_and_its_evaluations(evaluate_every, passes):
     training = tiny_task.training_config(num_steps=4, global_batch_size=8, evaluate_every=evaluate_every)
-    config = ExperimentConfig(name="tiny", training=training, evaluation=EvaluationConfig(batch_size=6))
+    config = ExperimentConfig(
+        name="tiny", task="classify", training=training, evaluation=EvaluationConfig(batch_size=6)
+    )
     speed = Speed(start_seconds=100.0, position_seconds=0.5)
     trained = 8 * (10 + 20 + 30 + 40)
     evaluated = (3 * passes + 3 + 5) * 6 * 25

@@ -25,6 +25,7 @@ SPACE = parse_search(["training.optimizer.learning_rate=log:1e-5..1e-1", "traini
 def config(tmp_path):
     config = ExperimentConfig(
         name="a",
+        task="classify",
         data=DataConfig(sources=("a.csv",), prepared_dir=str(tmp_path / "prepared")),
         training=TrainingConfig(num_steps=10),
     )

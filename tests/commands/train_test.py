@@ -54,6 +54,7 @@ def write_reviews(path, *, count=400, pairs=False, labels=("good", "bad")):
 def tiny_config(tmp_path, **data):
     config = ExperimentConfig(
         name="tiny",
+        task="classify",
         data=DataConfig(
             **({"sources": (str(tmp_path / "reviews.csv"),), "max_length": 32} | data),
             prepared_dir=str(tmp_path / "prepared"),

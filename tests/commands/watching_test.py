@@ -43,7 +43,7 @@ class Clockwork:
         monkeypatch.setattr(watching, "machine_peak", lambda devices, precision: PEAK)
         self.state.progress = run_state.Progress()
         self.rows = training.global_batch_size
-        config = ExperimentConfig(name="tiny", training=training)
+        config = ExperimentConfig(name="tiny", task="classify", training=training)
         self.watcher = RunWatcher(
             config,
             str(workdir),

@@ -23,7 +23,7 @@ from aigc_tf.errors import InputError, suggest
 
 
 def _valid():
-    return ExperimentConfig(name="a", data=DataConfig(sources=("a.csv",)))
+    return ExperimentConfig(name="a", task="classify", data=DataConfig(sources=("a.csv",)))
 
 
 def _set(config, path, value):
@@ -432,7 +432,9 @@ def test_the_nearest_name_is_suggested_and_all_names_where_none_is_near():
 
 
 def test_prepared_data_on_an_object_store_are_refused():
-    config = ExperimentConfig(name="x", data=DataConfig(sources=("a.csv",), prepared_dir="gs://bucket/prepared"))
+    config = ExperimentConfig(
+        name="x", task="classify", data=DataConfig(sources=("a.csv",), prepared_dir="gs://bucket/prepared")
+    )
     with pytest.raises(InputError, match="they lie on a disk"):
         validate(config)
 
@@ -449,7 +451,9 @@ def test_every_optimizer_works_with_the_defaults_and_with_no_decay(optimizer):
 def test_every_path_is_a_field_and_may_begin_with_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert set(flatten(ExperimentConfig())) >= PATH_FIELDS
-    config = ExperimentConfig(name="~", data=DataConfig(sources=("~/a", "b~", "~")), model=ModelConfig(source="~/m"))
+    config = ExperimentConfig(
+        name="~", task="classify", data=DataConfig(sources=("~/a", "b~", "~")), model=ModelConfig(source="~/m")
+    )
     found = with_home(config)
     assert found == from_json(to_json(config)) == from_json(to_json(found))
     assert (found.name, found.data.sources, found.model.source) == (

@@ -10,7 +10,7 @@ from aigc_tf.config.fields import replace_fields
 from aigc_tf.errors import InputError
 from aigc_tf.tasks import TASKS, check_config, shown_config
 
-VALID = ExperimentConfig(name="x", data=DataConfig(sources=("a.csv",)))
+VALID = ExperimentConfig(name="x", task="classify", data=DataConfig(sources=("a.csv",)))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def make_config(tmp_path, *sources, tokenizer=None, name="task", **fields):
         write(vocabulary, *TOKENS)
     config = ExperimentConfig(
         name=name,
+        task="classify",
         data=DataConfig(**dict(sources=sources, prepared_dir=str(tmp_path / "prepared"), max_length=8) | fields),
         tokenizer=tokenizer or TokenizerConfig(source=str(vocabulary)),
     )
