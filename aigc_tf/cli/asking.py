@@ -22,15 +22,16 @@ from aigc_tf.errors import InputError
 def predict(options: Options) -> None:
     """Answers questions with a run or an exported model."""
     with quiet():
-        _ask_model(options, "predict", must_have_questions=True)
+        _ask_model(options, predict.__name__, must_have_questions=True)
 
 
 def generate(options: Options) -> None:
     """Continues texts with a run or an exported model. Without prompts, those of standard input or a conversation."""
-    _ask_model(options, "generate", must_have_questions=False)
+    _ask_model(options, generate.__name__, must_have_questions=False)
 
 
 def _ask_model(options: Options, script: str, *, must_have_questions: bool) -> None:
+    """Asks a model; `script` is the name of the script, which a task's `AskSpec` names."""
     model = required_path(options, "model")
     given = _questions(options, script, must_have=must_have_questions)
     source, target = _files(options)

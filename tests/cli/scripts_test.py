@@ -1,5 +1,6 @@
 """The scripts: what a user types, mistypes, and reads. TensorFlow is not needed for any of it, which is tested too."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -16,10 +17,12 @@ import aigc_tf
 from aigc_tf.cli import asking, running
 from aigc_tf.cli import flags as flag_parsing
 from aigc_tf.cli import scripts as cli
+from aigc_tf.cli.known_flags import question_flags
 from aigc_tf.config import DataConfig, ExperimentConfig
 from aigc_tf.config import files as config_files
 from aigc_tf.config.fields import flatten, table, to_json
 from aigc_tf.errors import InputError, RunError
+from aigc_tf.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ", ".join(sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")))
@@ -248,6 +251,19 @@ def test_generate_hands_over_its_prompts_and_the_settings_that_were_given(run, c
     [(_, args, kwargs)] = calls
     assert (args, kwargs["script"]) == ((name, {"prompt": ["a", ""]}), "generate")
     assert kwargs["settings"] == {"stop": ("x", "y"), "temperature": 0.0, "max_new_tokens": 0, "seed": 7}
+
+
+def test_the_values_of_a_question_of_somebody_elses_task_are_flags_too(run, calls, tmp_path, monkeypatch):
+    ask = dataclasses.replace(TASKS["classify"].ask, inputs=("x", "y"))
+    monkeypatch.setitem(TASKS, "line", dataclasses.replace(TASKS["classify"], name="line", ask=ask))
+    monkeypatch.setitem(
+        FLAGS, "predict", (*FLAGS["predict"], *(set(question_flags("predict")) - set(FLAGS["predict"])))
+    )
+    name = _run_folder(tmp_path)
+    assert run("predict", f"--model={name}", "--x=1.5", "--y=2")[0] == 0
+    assert calls[0][1] == (name, {"x": ["1.5"], "y": ["2"]})
+    status, _, errors = run("predict", f"--model={name}", "--x=1", "--text=a")
+    assert (status, errors.partition(" (once")[0]) == (2, "error: Give the questions with --text or --x")
 
 
 def test_a_home_folder_is_found_behind_the_equals_sign(run, calls, tmp_path, monkeypatch):
