@@ -2,6 +2,9 @@
 
 import enum
 
+SERVING_DEFAULT = "serving_default"
+"""The signature of a request that names none."""
+
 
 class Api(enum.StrEnum):
     """An API, by its name in the server's REST paths, such as `:predict`."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol, Self, TypeVar
 import tenacity
 
 from aigc_tf.errors import InputError, RunError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 
-SERVING_DEFAULT = "serving_default"
 DEFAULT_TIMEOUT = 60.0
 """Seconds that a call may take, all tries together."""
 

@@ -19,8 +19,8 @@ from tensorflow_serving.apis import (
 )
 
 from aigc_tf.errors import InputError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.clients.client import (
-    SERVING_DEFAULT,
     ModelAddress,
     NotAvailable,
     Signature,

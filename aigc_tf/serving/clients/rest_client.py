@@ -13,8 +13,8 @@ import requests
 import urllib3
 
 from aigc_tf.errors import InputError, RunError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.clients.client import (
-    SERVING_DEFAULT,
     ModelAddress,
     NotAvailable,
     Signature,

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from aigc_tf.config import GenerationConfig
 from aigc_tf.config.fields import flatten
 from aigc_tf.errors import InputError
-from aigc_tf.serving.clients.client import SERVING_DEFAULT, Client
+from aigc_tf.serving.apis import SERVING_DEFAULT
+from aigc_tf.serving.clients.client import Client
 from aigc_tf.serving.local.answerer import Answer, Answerer, Continuing, Question, Settings, typed_value
 from aigc_tf.serving.local.reading_outputs import answers_of, is_continuation
 

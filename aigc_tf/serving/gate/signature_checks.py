@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.gate.findings import REFUSED, WARNED, Finding
 from aigc_tf.serving.gate.saved_model_graph import SavedGraph
 from aigc_tf.serving.gate.saved_model_protos import types_pb2
 
-_DEFAULT = "serving_default"
 # What TensorFlow and Keras call what nobody named.
 _NAMELESS = re.compile(r"output_\d+|(args|inputs|input|keras_tensor|unknown)(_\d+)+|args|kwargs|unknown")
 # serving's util/json_tensor.cc reads and writes these.
@@ -30,10 +30,10 @@ def check_signatures(graph: SavedGraph) -> Iterator[Finding]:
             why="A server loads the model and can be asked for nothing.",
             advice="Save it with tf.saved_model.save(..., signatures=...).",
         )
-    elif _DEFAULT not in signatures:
+    elif SERVING_DEFAULT not in signatures:
         yield Finding(
             grade=WARNED,
-            what=f"there is no signature {_DEFAULT}",
+            what=f"there is no signature {SERVING_DEFAULT}",
             where=(f"signatures {', '.join(signatures)}",),
             why="A request that names no signature is answered with an error.",
             advice="Save one of them under that name too, or tell clients to send a signature_name.",

@@ -9,6 +9,7 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import GenerationConfig
 from aigc_tf.errors import InputError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.local.answerer import Answer, Answerer, Question, Settings, typed_value
 from aigc_tf.serving.local.continuing import continuing_answerer
 from aigc_tf.serving.local.exported_generator import ExportedGenerator
@@ -17,7 +18,6 @@ from aigc_tf.serving.local.predictor import Predictor, predicting_answerer
 from aigc_tf.serving.local.reading_outputs import answers_of, is_continuation
 from aigc_tf.serving.versions import MANIFEST_FILE
 
-_SERVING_DEFAULT = "serving_default"
 _BATCH_SIZE = 64
 
 
@@ -33,16 +33,16 @@ def exported_answerer(folder: str, manifest: Mapping[str, Any], settings: Settin
         RunError: If it cannot be loaded.
     """
     signatures = manifest.get("signatures", {})
-    if _SERVING_DEFAULT not in signatures:
+    if SERVING_DEFAULT not in signatures:
         path = storage.join(folder, MANIFEST_FILE)
-        raise InputError(f"{path} lacks the signature {_SERVING_DEFAULT!r}; export the model anew.")
+        raise InputError(f"{path} lacks the signature {SERVING_DEFAULT!r}; export the model anew.")
     taken = {name for signature in signatures.values() for name in signature["inputs"]}
     for name, value in settings.items():
         if name not in taken and value != getattr(GenerationConfig(), name):
             raise InputError(
                 f"--{name} is {value!r}, but the exported model {folder} has no such setting; ask the run instead."
             )
-    inputs, outputs = signatures[_SERVING_DEFAULT]["inputs"], signatures[_SERVING_DEFAULT]["outputs"]
+    inputs, outputs = signatures[SERVING_DEFAULT]["inputs"], signatures[SERVING_DEFAULT]["outputs"]
     if is_continuation(outputs):
         generator = ExportedGenerator(folder)
         return continuing_answerer(generator, generator.defaults)
@@ -59,7 +59,7 @@ def exported_answerer(folder: str, manifest: Mapping[str, Any], settings: Settin
 def _plain_answerer(folder: str, dtypes: Mapping[str, str]) -> Answerer:
     """Returns what answers with the outputs as they are."""
     model = load_exported(folder)
-    serve = model.signatures[_SERVING_DEFAULT]
+    serve = model.signatures[SERVING_DEFAULT]
 
     def answer(questions: Iterable[Question], settings: Settings) -> Iterator[Answer]:
         del settings  # it takes none

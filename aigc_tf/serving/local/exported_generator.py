@@ -8,6 +8,7 @@ import tensorflow as tf
 from aigc_tf import storage
 from aigc_tf.config import GenerationConfig
 from aigc_tf.errors import InputError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.local.continuations import (
     Continuation,
     Piece,
@@ -90,7 +91,7 @@ class ExportedGenerator:
         return stops
 
     def _ask(self, prompts: Sequence[str], inputs: dict[str, tf.Tensor], batch_size: int) -> Iterator[Continuation]:
-        serve = self._model.signatures["generate_until" if "stop" in inputs else "serving_default"]
+        serve = self._model.signatures["generate_until" if "stop" in inputs else SERVING_DEFAULT]
         for first in range(0, len(prompts), batch_size):
             rows = slice(first, first + batch_size)
             some = {name: value[rows] for name, value in inputs.items()}

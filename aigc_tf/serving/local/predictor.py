@@ -9,6 +9,7 @@ import numpy as np
 
 from aigc_tf import storage
 from aigc_tf.errors import InputError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.local.answerer import Answer, Answerer, Question, Settings
 from aigc_tf.serving.local.loading import load_exported
 from aigc_tf.serving.local.reading_outputs import answers_of
@@ -39,7 +40,7 @@ class Predictor:
                 f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
             ) from error
         self._model = load_exported(self.path)
-        self._serve = self._model.signatures["serving_default"]
+        self._serve = self._model.signatures[SERVING_DEFAULT]
 
     def __call__(
         self, texts: Sequence[str | bytes], texts_b: Sequence[str | bytes] | None = None

@@ -15,10 +15,9 @@ import tensorflow as tf
 from aigc_tf.data.batching.special_tokens import special_tokens_of
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.classifiers.classifier import model_inputs
-from aigc_tf.serving.apis import Api
+from aigc_tf.serving.apis import SERVING_DEFAULT, Api
 from aigc_tf.serving.modules.fields import (
     HOSTILE_TEXTS,
-    SERVING_DEFAULT,
     WARMUP_TEXTS,
     Field,
     Signature,

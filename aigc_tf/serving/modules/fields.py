@@ -14,8 +14,6 @@ import tensorflow as tf
 from aigc_tf.serving.apis import Api
 from aigc_tf.serving.modules.graph_functions import traced_once
 
-SERVING_DEFAULT = "serving_default"
-"""The signature of a request that names none."""
 HOSTILE_TEXTS: tuple[str | bytes, ...] = (
     "",
     " \t\n",

@@ -12,8 +12,9 @@ import tensorflow as tf
 from aigc_tf.config import GenerationConfig
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.generation.sampling import Settings
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.modules.continuer import SETTINGS, Continuer, request_settings
-from aigc_tf.serving.modules.fields import SERVING_DEFAULT, Field, Signature, build_signature
+from aigc_tf.serving.modules.fields import Field, Signature, build_signature
 from aigc_tf.serving.modules.generator_fields import (
     CHOICES,
     CHOSEN,

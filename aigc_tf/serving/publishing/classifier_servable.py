@@ -21,8 +21,9 @@ from aigc_tf.models.classifiers.classifier_formats import (
     save_keras_preset,
 )
 from aigc_tf.models.weights import weights_by_path, weights_sha256
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, row_length, text_columns
-from aigc_tf.serving.modules.fields import SERVING_DEFAULT, serialized_examples
+from aigc_tf.serving.modules.fields import serialized_examples
 from aigc_tf.serving.modules.quantization import store
 from aigc_tf.serving.process.other_process import StandIn, bytes_array
 from aigc_tf.serving.publishing.adapter_format import write_adapter

@@ -17,9 +17,10 @@ from aigc_tf.models.adapters.adapters import adapter_of
 from aigc_tf.models.generators.generator import clone_generator, describe_generator, merge_generator, model_inputs
 from aigc_tf.models.generators.generator_formats import save_hugging_face, save_keras_preset
 from aigc_tf.models.weights import weights_by_path, weights_sha256
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.local.continuations import clean, pad_rows
 from aigc_tf.serving.modules.continuer import Continuer, end_of_text
-from aigc_tf.serving.modules.fields import HOSTILE_TEXTS, SERVING_DEFAULT
+from aigc_tf.serving.modules.fields import HOSTILE_TEXTS
 from aigc_tf.serving.modules.generator_fields import lines_of
 from aigc_tf.serving.modules.generator_signatures import GeneratorModule
 from aigc_tf.serving.modules.quantization import Stored, store

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from aigc_tf.errors import RunError
-from aigc_tf.serving.modules.fields import SERVING_DEFAULT, Signature
+from aigc_tf.serving.apis import SERVING_DEFAULT
+from aigc_tf.serving.modules.fields import Signature
 from aigc_tf.serving.process.other_process import StandIn
 from aigc_tf.serving.publishing.servable import Reference
 

@@ -28,8 +28,9 @@ from aigc_tf import storage
 from aigc_tf.config import ExportConfig
 from aigc_tf.config.names import check_name
 from aigc_tf.errors import InputError, RunError
+from aigc_tf.serving.apis import SERVING_DEFAULT
 from aigc_tf.serving.gate.op_gate import check_servable, graph_ops
-from aigc_tf.serving.modules.fields import SERVING_DEFAULT, Signature
+from aigc_tf.serving.modules.fields import Signature
 from aigc_tf.serving.process.other_process import StandIn
 from aigc_tf.serving.publishing.parity import check_parity, make_calls
 from aigc_tf.serving.publishing.servable import Comparison, Module, Servable
