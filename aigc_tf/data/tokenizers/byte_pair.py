@@ -4,10 +4,10 @@ Text is cut into words by GPT-2's pattern,
 
     's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
 
-and each word, from its bytes up, is joined by the merge learned first, wherever it fits, until none fits. The pattern
-has a look-ahead, which the regular expressions of TensorFlow lack, so words are found from the classes of characters
-instead. All ops are of core TensorFlow and keep nothing between calls: KerasNLP's tokenizer of the same kind remembers
-all words seen, in a table that grows for as long as a server runs, and splits some spaces in other ways.
+and each word starts as its bytes, which the earliest learned merge that applies joins, until none applies. The pattern
+has a look-ahead, which TensorFlow's regular expressions lack, so words are found by classes of characters instead. All
+ops are of core TensorFlow and keep no state: KerasNLP's tokenizer of the same kind remembers all words in a table that
+grows for as long as a server runs, and splits some spaces differently.
 
 Shape letters: T texts, C characters of all of them, W words of all of them, U different words, S symbols of these.
 """
@@ -24,9 +24,9 @@ from aigc_tf.data.tokenizers.byte_pair_files import END_OF_TEXT, BytePairs, byte
 from aigc_tf.data.tokenizers.character_classes import SPACE, class_borders
 from aigc_tf.errors import InputError
 
-_NOTHING = -1  # beside a text: no class and no code point
+_NOTHING = -1  # the class and code point beyond the ends of a text
 _NO_MERGE = np.iinfo(np.int32).max
-_ROUNDS = 16  # of merging, before the words that are done are set aside
+_ROUNDS = 16  # rounds of merging before finished words are set aside
 
 
 class BytePair(tf.Module):
@@ -49,10 +49,11 @@ class BytePair(tf.Module):
         self.merges = found.merges
         pairs = _merged_pairs(vocabulary, found.merges, found.source)
         self._byte_ids = np.array([vocabulary[character] for character in byte_characters()], np.int32)  # (256,)
-        # A pair as one number, found by binary search: constants of the graph, where a table would be state.
+        # Pairs are numbers, found by binary search, since constants of the graph are not state and a table would be.
         keys = np.array([left * len(vocabulary) + right for left, right in pairs], np.int64)
         order = np.argsort(keys)
-        # Of merges, ascending; the two below are in their order. The first is of no pair, lest there be none.
+        # Ascending keys of the merges; the two below are in the same order. The first is of no pair, so it is never
+        # empty.
         self._keys = np.append(-1, keys[order])
         self._ranks = np.append(0, order).astype(np.int32)
         self._joined = np.append(0, np.array(list(pairs.values()), np.int32)[order]).astype(np.int32)
@@ -67,8 +68,8 @@ class BytePair(tf.Module):
         self.pieces = spell(self.tokens, special=self.special_tokens)
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """Splits `(T,)` strings into `(T, None)` int32 ids. Broken UTF-8 is taken for U+FFFD."""
-        with tf.device("CPU:0"):  # where strings are; the steps between would go to a GPU and back
+        """Splits `(T,)` strings into `(T, None)` int32 ids. Broken UTF-8 becomes U+FFFD."""
+        with tf.device("CPU:0"):  # strings live on the CPU; otherwise the steps between would move to a GPU and back
             words, borders = split_words(texts)
             different, places = tf.unique(words)  # (U,), (W,): texts repeat their words, and each is merged once
             tokens = tf.gather(self._merge(different), places)  # (W, None)
@@ -115,14 +116,14 @@ class BytePair(tf.Module):
                 tf.boolean_mask(owners, is_open),
             )
 
-        # A long word takes many rounds, in which the others need not be looked at again.
+        # A long word takes many rounds; finished words are not examined again in them.
         symbols, owners, _, _ = tf.while_loop(
             lambda _done, _done_owners, symbols, _owners: tf.size(symbols) > 0,
             merge_and_set_aside,
             (symbols[:0], owners[:0], symbols, owners),
             shape_invariants=(vector,) * 4,
         )
-        # Words stand in the order they were done; within one, symbols must keep theirs.
+        # Words are in the order in which they finished; the symbols of a word must keep theirs.
         order = tf.argsort(owners, stable=True)
         symbols, owners = tf.gather(symbols, order), tf.cast(tf.gather(owners, order), tf.int64)
         return tf.RaggedTensor.from_value_rowids(symbols, owners, tf.cast(num_words, tf.int64), validate=False)
@@ -130,17 +131,17 @@ class BytePair(tf.Module):
     def _merge_once(
         self, symbols: tf.Tensor, owners: tf.Tensor, num_words: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Does the first merge of each word wherever it fits, from the left; in a long word, of each part of it.
+        """Applies the first merge of each word, from the left; in a long word, the first merge of each part.
 
-        A merge may be done before an earlier one that is so far away that no token reaches from there to here: what
-        the earlier one leads to are longer and longer tokens around its own place.
+        A merge may be applied before an earlier one if that is farther away than the longest token: the earlier merge
+        can only lead to longer tokens around its own place.
 
         Returns:
-            What is left of symbols and owners, and whether the word of each had a merge, `(S,)` bool.
+            The remaining symbols and owners, and whether the word of each had a merge, `(S,)` bool.
         """
         left = tf.cast(symbols[:-1], tf.int64)
         keys = left * self.vocabulary_size + tf.cast(symbols[1:], tf.int64)  # (S - 1,) of pairs
-        places = tf.searchsorted(self._keys[:-1], keys)  # without the last: a place is always within
+        places = tf.searchsorted(self._keys[:-1], keys)  # without the last key, so a place is always in range
         fits = (tf.gather(self._keys, places) == keys) & (owners[:-1] == owners[1:])
         ranks = tf.where(fits, tf.gather(self._ranks, places), _NO_MERGE)
         first = tf.math.unsorted_segment_min(ranks, owners[:-1], num_words)  # (U,)
@@ -157,7 +158,7 @@ class BytePair(tf.Module):
         return tf.boolean_mask(symbols, stays), tf.boolean_mask(owners, stays), tf.boolean_mask(is_open, stays)
 
     def _first_nearby(self, ranks: tf.Tensor, owners: tf.Tensor, num_words: tf.Tensor) -> tf.Tensor:
-        """Returns the lowest rank of those within reach of each, and of some more of the same word, `(S - 1,)`."""
+        """Returns the lowest rank within reach of each place, or a little farther in the same word, `(S - 1,)`."""
         index = tf.range(tf.size(ranks))
         position = index - tf.gather(tf.math.unsorted_segment_min(index, owners, num_words), owners)
         starts_part = position % self._reach == 0
@@ -173,9 +174,10 @@ def split_words(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Cuts texts into words by GPT-2's pattern.
 
     Args:
-        texts: `(T,)` strings. Broken UTF-8 is taken for U+FFFD.
+        texts: `(T,)` strings. Broken UTF-8 becomes U+FFFD.
     Returns:
-        `(W,)` words of all texts, which joined are the texts, and `(T + 1,)` int64: where the words of each start.
+        `(W,)` words of all texts, which joined give the texts, and `(T + 1,)` int64: where the words of each text
+        start.
     """
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
     points = tf.strings.unicode_decode(texts, "UTF-8")  # (T, None)
@@ -193,15 +195,16 @@ def _word_starts(points: tf.RaggedTensor) -> tf.Tensor:
     kind = tf.gather(kinds, tf.searchsorted(borders, points, side="right") - 1)
 
     def neighbour(values, distance):
-        """Returns the value so many characters later in the same text, `_NOTHING` beyond its ends."""
+        """Returns the value `distance` characters later in the same text, `_NOTHING` beyond its ends."""
         return tf.where(_move(texts, distance) == texts, _move(values, distance), _NOTHING)
 
     before, after = neighbour(kind, -1), neighbour(kind, 1)
-    # Spaces are one word, but the last of them before something else: that is a word, and U+0020 the start of one.
+    # A run of spaces is one word, except for its last one before another character: that is a word, or, if U+0020, the
+    # start of one.
     starts_spaces = (before != SPACE) | ((after != SPACE) & (after != _NOTHING))
     starts_other = (before != kind) & (neighbour(points, -1) != ord(" "))
     starts = tf.where(kind == SPACE, starts_spaces, starts_other)
-    # 's and the like are words where an apostrophe starts one.
+    # 's and the like are words if the apostrophe starts a word.
     first, second = neighbour(points, 1), neighbour(points, 2)
     apostrophe = starts & (points == ord("'"))
     is_short = apostrophe & functools.reduce(tf.logical_or, [first == ord(letter) for letter in "stmd"])
@@ -214,7 +217,7 @@ def _word_starts(points: tf.RaggedTensor) -> tf.Tensor:
 def rows_of(ends: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Returns the row of each of `size` values, `(size,)` int32, when rows end at `ends`.
 
-    tf.repeat and RaggedTensor.value_rowids give the same, but make a table of all rows, each as long as the longest.
+    tf.repeat and RaggedTensor.value_rowids give the same, but build a table of all rows, padded to the longest.
     """
     return tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(ends, tf.int32), ends, size + 1))[:size]
 
@@ -250,14 +253,14 @@ def _merged_pairs(vocabulary: Mapping[str, int], merges: Sequence[str], source: 
         if not {left, right, left + right} <= vocabulary.keys():
             raise InputError(
                 f"Merge {number} of {source}, {merge!r}, does not fit its vocabulary, which has no token for a part "
-                "of it or for both joined; take both files from the same model."
+                "of it or for both joined; use both files of the same model."
             )
         pairs[vocabulary[left], vocabulary[right]] = vocabulary[left + right]
     return pairs
 
 
 def _reach(pairs: Mapping[tuple[int, int], int], tokens: Sequence[str]) -> int:
-    """Returns from how far away an earlier merge can matter: the longest token, where merges go from short to long."""
+    """Returns the distance in which an earlier merge matters: the longest token, if merges go from short to long."""
     learned = {index: rank for rank, index in enumerate(pairs.values())}
     in_order = all(learned.get(part, -1) < rank for rank, pair in enumerate(pairs) for part in pair)
     return max(map(len, tokens)) if in_order else _NO_MERGE

@@ -1,4 +1,4 @@
-"""Where the byte pairs of GPT-2 come from and how they are written: vocab.json and merges.txt, or tokenizer.json."""
+"""Reads and writes the byte pairs of GPT-2: vocab.json and merges.txt, or tokenizer.json."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 _VOCABULARY_FILE, _MERGES_FILE = "vocab.json", "merges.txt"
 _FILES = ((_VOCABULARY_FILE, _MERGES_FILE), ("encoder.json", "vocab.bpe"))  # of transformers, and of OpenAI
-# transformers' classes that split as GPT-2 does; others with the same files have a pattern of their own.
+# transformers' classes that split like GPT-2; others with the same files have patterns of their own.
 _CLASSES = GENERIC_CLASSES | {"GPT2Tokenizer", "GPT2TokenizerFast"}
 
 
@@ -33,10 +33,10 @@ class BytePairs:
 
 
 def find_byte_pairs(folder: str | os.PathLike[str]) -> BytePairs | None:
-    """Reads the byte pairs of a folder of GPT-2, of transformers or of OpenAI; None if it holds none of that kind.
+    """Reads the byte pairs of a folder of GPT-2, of transformers or of OpenAI; None if it has none.
 
     Raises:
-        InputError: If a file is broken, or has settings that change the ids it would give.
+        InputError: If a file is broken, or has settings that change ids.
     """
     folder = Path(folder)
     settings, pipeline = read_settings(folder / "tokenizer_config.json"), read_settings(folder / "tokenizer.json")
@@ -54,7 +54,7 @@ def find_byte_pairs(folder: str | os.PathLike[str]) -> BytePairs | None:
 
 
 def read_byte_pairs(folder: str | os.PathLike[str]) -> BytePairs | None:
-    """Reads vocab.json and merges.txt, or encoder.json and vocab.bpe; None if neither pair is there.
+    """Reads vocab.json and merges.txt, or encoder.json and vocab.bpe; None if the folder has neither pair.
 
     Raises:
         InputError: If a file is broken.
@@ -64,20 +64,20 @@ def read_byte_pairs(folder: str | os.PathLike[str]) -> BytePairs | None:
         if vocabulary_path.is_file() and merges_path.is_file():
             vocabulary = storage.read_json(vocabulary_path)
             if not isinstance(vocabulary, dict):
-                raise InputError(f"{vocabulary_path} is no JSON object of tokens and ids.")
+                raise InputError(f"{vocabulary_path} is not a JSON object of tokens and ids.")
             return BytePairs(vocabulary, tuple(_read_merges(merges_path)), os.fspath(folder))
     return None
 
 
 def merges_of(lines: Iterable[str]) -> Iterator[str]:
-    """Yields the merges of the lines of a merges file, whose first may be its version."""
+    """Yields the merges from the lines of a merges file; the first line may be a version."""
     return (line for line in lines if line and not line.startswith("#version"))
 
 
 def write_byte_pairs(
     tokens: Sequence[str], merges: Sequence[str], special: Sequence[str], folder: str | os.PathLike[str]
 ) -> None:
-    """Writes files with which transformers' GPT2Tokenizer gives the same ids, by its old versions and its new ones."""
+    """Writes files with which transformers' GPT2Tokenizer gives the same ids, in old and new versions."""
     folder = Path(folder)
     storage.write_json(folder / _VOCABULARY_FILE, {token: index for index, token in enumerate(tokens)})
     storage.write_bytes(folder / _MERGES_FILE, "".join(f"{line}\n" for line in ("#version: 0.2", *merges)).encode())
@@ -103,14 +103,14 @@ def hugging_face_tokenizer(
 
 @functools.cache
 def byte_characters() -> tuple[str, ...]:
-    """Returns the character that GPT-2 writes for each byte: itself where it can be seen, else one after U+0100."""
+    """Returns the character that GPT-2 writes for each byte: the byte itself if printable, else one after U+0100."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = itertools.count(256)
     return tuple(chr(byte if byte in visible else next(others)) for byte in range(256))
 
 
 def spell(tokens: Iterable[str], *, special: Collection[str]) -> tuple[bytes, ...]:
-    """Returns the bytes of tokens, b"" for special ones and those that are not written in characters for bytes."""
+    """Returns the bytes of tokens, b"" for special ones and those with characters that stand for no byte."""
     bytes_of = {character: bytes([byte]) for byte, character in enumerate(byte_characters())}
     left_out = set(special)
     return tuple(
@@ -135,14 +135,14 @@ def _read_pipeline(folder: Path, pipeline: dict[str, Any]) -> BytePairs | None:
 
 
 def added_tokens(folder: Path, settings: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yields special tokens that were added to the vocabulary, and their ids.
+    """Yields the special tokens that were added to the vocabulary, and their ids.
 
     Args:
         folder: Of transformers.
         settings: Its tokenizer_config.json.
         pipeline: Its tokenizer.json.
     Raises:
-        InputError: If others were added: they are searched in the text, which no op does.
+        InputError: If other tokens were added: they are searched in the text, which no op can do.
     """
     tokens = [token for token in pipeline.get("added_tokens") or [] if isinstance(token, dict)]
     decoder = settings.get("added_tokens_decoder") or {}

@@ -1,8 +1,8 @@
-"""Letters, numbers and spaces of Unicode 16, as GPT-2's pattern of words means them (`\\p{L}`, `\\p{N}`, `\\s`).
+"""Letters, numbers and spaces of Unicode 16, the classes of GPT-2's word pattern (`\\p{L}`, `\\p{N}`, `\\s`).
 
-Listed, so that neither the age of a server's Unicode tables nor that of a library decides where a word ends; these
-are the classes of Hugging Face's `tokenizers` 0.23, and a test says when a newer one has others. Code points in
-hexadecimal, ranges with their last one.
+They are listed, so that words do not depend on the version of a server's or a library's Unicode tables. These are the
+classes of Hugging Face's `tokenizers` 0.23; a test fails when a newer version has others. Code points are hexadecimal,
+ranges include their last one.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
-"""Tokenizers of KerasNLP presets: WordPiece ones as vocabularies for our own path, others through KerasNLP's class.
+"""Tokenizers of KerasNLP presets: WordPiece and GPT-2's byte pairs as our own, others through KerasNLP's class.
 
-KerasNLP splits text by Python libraries when called eagerly and by TensorFlow ops inside a graph. Only the latter are
-used here, at prepare time too, so that both give the same ids.
+KerasNLP splits text by Python libraries when called eagerly and by TensorFlow ops inside a graph. Only the ops are used
+here, at prepare time too, so that both give the same ids.
 """
 
 import contextlib
@@ -27,22 +27,23 @@ _ASSETS = "assets"
 # While a graph is traced, `_forgetful` swaps an attribute of a layer that every thread shares.
 _TRACED_ALONE = threading.RLock()
 _CLASSIFIES, _GENERATES = keras_nlp.models.TextClassifierPreprocessor, keras_nlp.models.CausalLMPreprocessor
-# requests' errors, and Kaggle's and Hugging Face's that come of an answer of the server, are OSErrors.
+# Errors of requests, and Kaggle's and Hugging Face's errors for a server's answer, are OSErrors.
 _FETCH_ERRORS = (OSError, kagglehub.exceptions.BackendError, kagglehub.exceptions.DataCorruptionError)
-# What a saved layer is rebuilt from; the rest of its config is Keras' own and may differ between processes.
+# The settings that a saved layer is rebuilt from; the rest of its config is Keras' own and may differ between
+# processes.
 _KERAS_FIELDS = ("name", "trainable", "dtype", "config_file", "unsplittable_tokens")
 
 
 class PresetTokenizer(tf.Module):
     """A KerasNLP tokenizer that is neither BERT's nor GPT-2's, such as RoBERTa's byte pairs or Gemma's SentencePiece.
 
-    In a graph KerasNLP's byte-pair tokenizers keep a table of all words seen, which grows for as long as a server runs.
-    Only data are prepared with it (`tokenize_remembering`); exported graphs split every word anew, with the same ids.
+    In a graph KerasNLP's byte-pair tokenizers keep a table of all words, which grows for as long as a server runs. Only
+    preparing uses it (`tokenize_remembering`); exported graphs split every word anew, with the same ids.
 
     Args:
         layer: With its vocabulary.
-        source: Where it comes from, for the messages.
-        spelling: What happens to a text before it is split.
+        source: Its origin, for the messages.
+        spelling: Changes a text before it is split.
     Raises:
         InputError: If KerasNLP has no text classifier and no causal language model with such a tokenizer.
     """
@@ -69,8 +70,8 @@ class PresetTokenizer(tf.Module):
             return self.tokenize_remembering(texts)
 
     def tokenize_remembering(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The same, and words that were seen before are not split again."""
-        # Some of the ops refuse bytes that are no UTF-8; WordPiece leaves them out too.
+        """The same, but words that were seen before are not split again."""
+        # Some of the ops refuse bytes that are not UTF-8, so they are left out, as WordPiece does.
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
         texts = self.spelling.apply(texts)
         with _TRACED_ALONE:
@@ -95,7 +96,7 @@ class PresetTokenizer(tf.Module):
         }
 
     def contents(self) -> Iterator[bytes]:
-        """Yields what, with `describe`, decides every id."""
+        """Yields everything that, with `describe`, decides the ids."""
         layer = self.layer
         if isinstance(layer, keras_nlp.tokenizers.SentencePieceTokenizer):
             yield bytes(layer.proto)
@@ -112,7 +113,7 @@ class PresetTokenizer(tf.Module):
 
 
 class _NoMemory:
-    """Stands for KerasNLP's table of words: what it is given can be looked up once, right after, in the same graph."""
+    """Replaces KerasNLP's table of words: it returns what was just put into it, within the same graph."""
 
     def __init__(self) -> None:
         self._words: tf.Tensor | None = None
@@ -127,12 +128,12 @@ class _NoMemory:
 
 @contextlib.contextmanager
 def _forgetful(layer: Any) -> Iterator[None]:
-    """Has a byte-pair layer be traced without its table of words."""
+    """Within it, a byte-pair layer is traced without its table of words."""
     if not isinstance(layer, keras_nlp.tokenizers.BytePairTokenizer):
         yield
         return
     with _TRACED_ALONE:
-        layer._maybe_initialized_tf()  # would make another table where it finds none
+        layer._maybe_initialized_tf()  # it would make another table if it found none
         table, layer.cache = layer.cache, _NoMemory()
         try:
             yield
@@ -144,12 +145,12 @@ def load_saved(folder: str | os.PathLike[str], description: dict[str, Any]) -> P
     """Rebuilds a `PresetTokenizer` from the files of `save` and the dictionary of `describe`.
 
     Raises:
-        InputError: If the folder is not complete, or of a class that this KerasNLP does not have.
+        InputError: If the folder is incomplete, or its class is unknown to this KerasNLP.
     """
     name, assets = description.get("class", ""), Path(folder) / _ASSETS
     known = _preprocessors(_GENERATES) | _preprocessors(_CLASSIFIES)
     if name not in known:  # a name is looked up, never imported: a folder is data
-        raise InputError(f"{folder} holds a {name}, which no text model of KerasNLP {keras_nlp.__version__} has.")
+        raise InputError(f"{folder} has a {name}, which no text model of KerasNLP {keras_nlp.__version__} uses.")
     try:
         layer = known[name].tokenizer_cls(**description.get("config", {}))
         layer.load_assets(os.fspath(assets))
@@ -165,11 +166,11 @@ def load_preset(source: str) -> Vocabulary | BytePair | PresetTokenizer:
     Args:
         source: The name of a preset, a handle such as `hf://user/model`, or a folder.
     Returns:
-        A vocabulary where the tokenizer is WordPiece as BERT's, and byte pairs where it is GPT-2's, which our own path
-        handles; else the tokenizer.
+        A vocabulary if the tokenizer is BERT's WordPiece, byte pairs if it is GPT-2's; this package splits by these
+        itself. Else the tokenizer.
     Raises:
         InputError: If there is no such preset, or its tokenizer is for neither classification nor generation.
-        RunError: If it is neither on this machine nor can be fetched.
+        RunError: If it is not on this machine and cannot be fetched.
     """
     layer = _load(source)
     spelling = read_spelling(source) if os.path.isdir(source) else AS_IT_IS
@@ -182,15 +183,15 @@ def is_preset_name(source: str) -> bool:
 
 
 def unknown_preset(source: str) -> InputError:
-    """Returns the error of a name that is no preset, with the nearest name that is something."""
+    """Returns the error for an unknown preset, with the nearest known name."""
     hint = nearest(source, ["train", *keras_nlp.tokenizers.Tokenizer.presets, *os.listdir()])
-    return InputError(f"{source!r} is no file, folder or KerasNLP preset.{hint}")
+    return InputError(f"{source!r} is not a file, a folder or a KerasNLP preset.{hint}")
 
 
 def _load(source: str) -> Any:
     local = os.path.isdir(source)
     if not local and "://" not in source and source not in keras_nlp.tokenizers.Tokenizer.presets:
-        raise InputError(f"The KerasNLP preset {source!r} has no tokenizer; it is no model of text.")
+        raise InputError(f"The KerasNLP preset {source!r} has no tokenizer; it is not a text model.")
     try:
         return keras_nlp.tokenizers.Tokenizer.from_preset(source)
     except FileNotFoundError as error:
@@ -205,14 +206,14 @@ def _load(source: str) -> Any:
 
 
 def _as_vocabulary(layer: Any, source: str) -> Vocabulary | None:
-    """Returns the vocabulary of a tokenizer that splits as BERT's does, None for any other."""
+    """Returns the vocabulary of a tokenizer that splits like BERT's, None for any other."""
     if not isinstance(layer, keras_nlp.tokenizers.WordPieceTokenizer):
         return None
     plain = (layer.split, layer.split_on_cjk, layer.suffix_indicator, layer.oov_token) == (True, True, "##", "[UNK]")
     tokens = layer.get_vocabulary()
     if not plain or not set(REQUIRED_TOKENS) <= set(tokens):
         return None
-    # KerasNLP's uncased presets leave accents on; the models they are converted from were trained without.
+    # KerasNLP's uncased presets keep accents; the original models were trained without.
     strip_accents = bool(layer.strip_accents or layer.lowercase)
     return build_vocabulary(tokens, source, lowercase=bool(layer.lowercase), strip_accents=strip_accents)
 
@@ -255,9 +256,9 @@ def _find_special_tokens(layer: Any, source: str) -> _SpecialTokens:
 
 
 def _pieces(layer: Any, source: str) -> tuple[bytes, ...]:
-    """Returns the bytes of each id, b"" for special tokens; empty for tokenizers of no generator.
+    """Returns the bytes of each id, b"" for special tokens; empty if the tokenizer is not a generator's.
 
-    Those may number SentencePiece's pieces in their own way, as XLM-RoBERTa's does, or leave spaces out.
+    Other tokenizers may number SentencePiece's pieces in their own way, like XLM-RoBERTa's, or leave spaces out.
     """
     if type(layer).__name__ not in _preprocessors(_GENERATES):
         return ()

@@ -1,15 +1,15 @@
-"""SentencePiece for text that must come back as it was: byte fallback, no normalisation, spaces and newlines kept.
+"""SentencePiece that restores texts exactly: byte fallback, no normalisation, spaces and newlines kept.
 
 `train_model` learns a model from texts, `SentencePiece` runs one. The op of tf_text that TensorFlow Serving links
-splits text at prepare time and in the exported graph; the way back is a table of the bytes of each piece.
+splits text at prepare time and in the exported graph; decoding uses a table of the bytes of each piece.
 
-SentencePiece writes U+2581 for a space, so that a text with that character could not come back. A model of
-`train_model` has plain spaces in its pieces and tells the library not to escape any (`escape_whitespaces`): U+2581 is
-then a character as any other, spelled by its bytes. The trainer also keeps tabs, line ends and a few other characters
-to itself; it sees stand-ins of private use for those that text is full of, and never sees the others.
+SentencePiece writes U+2581 for a space, so a text with that character could not be restored. A model of `train_model`
+has plain spaces in its pieces and tells the library not to escape any (`escape_whitespaces`); U+2581 is then an
+ordinary character, spelled by its bytes. The trainer also reserves tabs, line ends and a few other characters: frequent
+ones are replaced by private-use characters, and it never sees the others.
 
-Pieces do not cross the border of a run of line ends or of tabs, so that a prompt that ends with a line is split as
-the same line in the middle of a text.
+Pieces do not cross the border of a run of line ends or of tabs, so a prompt that ends with a line is split like the
+same line in the middle of a text.
 """
 
 import collections
@@ -32,12 +32,13 @@ from aigc_tf.errors import InputError
 
 MODEL_FILE = "spiece.model"
 
-_ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made when it is imported
+_ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # created at import
 
 _SPACE = "\u2581"
 _CUT = "\x1f"  # between two parts that no piece may join
 _STAND_INS = {"\t": "\ue009", "\n": "\ue00a", "\r": "\ue00d"}
-# What has a meaning to the trainer: NUL ends a sentence, the others are its space, its unknown character and ours.
+# Characters with a meaning to the trainer: NUL ends a sentence, the others are its space, its unknown character and
+# ours.
 _RESERVED = frozenset({"\0", _SPACE, "\u2585", _CUT, *_STAND_INS.values()})
 _RUNS = re.compile(r"[\r\n]+|\t+")
 
@@ -48,20 +49,20 @@ _NUM_BYTES = 256
 _MIN_COVERAGE = 0.9995  # share of all characters that pieces spell; the others are spelled by bytes
 _BLOCK_CHARACTERS = 4096
 _MAX_BLOCKS = 16384
-"""Blocks of text to learn from, 64 M characters; of more, every 2nd, 4th, 8th, ... of all blocks is taken."""
+"""Blocks of text to learn from, 64 M characters. If there are more, every 2nd, 4th, 8th, ... block is used."""
 
 
 class SentencePiece(tf.Module):
     """A SentencePiece model and the op that splits text by it.
 
-    A model of `train_model` gives any text back. One from elsewhere is taken as it is: where it normalises text, puts
-    a space before it or has no byte fallback, what comes back need not be what went in.
+    A model of `train_model` restores any text. One from elsewhere is used unchanged: if it normalises text, puts a
+    space before it or has no byte fallback, the restored text may differ.
 
     Args:
         model: The content of a .model file.
-        source: Where it comes from, for the messages.
+        source: Its origin, for the messages.
     Raises:
-        InputError: If it is no SentencePiece model, or has no </s>.
+        InputError: If it is not a SentencePiece model, or has no </s>.
     """
 
     kind = "sentencepiece"
@@ -85,7 +86,7 @@ class SentencePiece(tf.Module):
             self._op = tf_text.SentencepieceTokenizer(model)
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """Splits `(B,)` strings into `(B, None)` int32 ids. Broken UTF-8 is taken for U+FFFD."""
+        """Splits `(B,)` strings into `(B, None)` int32 ids. Broken UTF-8 becomes U+FFFD."""
         return self._op.tokenize(texts)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -96,7 +97,7 @@ class SentencePiece(tf.Module):
         return {}
 
     def contents(self) -> Iterator[bytes]:
-        """Yields what decides every id."""
+        """Yields everything that decides the ids."""
         yield self.model
 
     def save(self, folder: str) -> None:
@@ -105,10 +106,10 @@ class SentencePiece(tf.Module):
 
 @contextlib.contextmanager
 def without_notice() -> Iterator[None]:
-    """Keeps a line off standard error while models are loaded; all else that is said there follows at the end.
+    """Hides one line on standard error while models are loaded; the rest of the output follows at the end.
 
-    The C++ library in tf_text says of each model without normalisation, which ours are, that it normalises nothing, and
-    has no level of logging that its user can set.
+    For each model without normalisation, such as ours, the C++ library in tf_text writes that it normalises nothing,
+    and it has no log level that a user can set.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -130,7 +131,7 @@ def read_model(path: str | os.PathLike[str]) -> SentencePiece:
     """Reads a .model file.
 
     Raises:
-        InputError: If it is missing or no SentencePiece model with a </s>.
+        InputError: If it is missing or not a SentencePiece model with a </s>.
     """
     if not storage.exists(path):
         raise InputError(f"There is no file {os.fspath(path)}.")
@@ -145,7 +146,7 @@ def spell_pieces(model: bytes, source: str) -> tuple[bytes, ...]:
     """Returns the bytes of each piece of a model, b"" for special ones.
 
     Raises:
-        InputError: If it is no SentencePiece model.
+        InputError: If it is not a SentencePiece model.
     """
     proto = _parse(model, source)
     return tuple(_piece_bytes(piece, proto.normalizer_spec) for piece in proto.pieces)
@@ -154,18 +155,18 @@ def spell_pieces(model: bytes, source: str) -> tuple[bytes, ...]:
 def train_model(texts: Iterable[str], *, size: int, algorithm: str = "bpe") -> bytes:
     """Learns a SentencePiece model: the same bytes for the same texts, on any machine and number of cores.
 
-    Byte pairs are the default. Measured on 5 MB of Shakespeare at 4096 pieces they give 1.4 % fewer tokens than
-    unigram and are learned 10 times faster; and unigram adds up float32 scores from the start of a text, so that the
-    ids of a line depend on how many MB come before it.
+    Byte pairs are the default. Measured on 5 MB of Shakespeare at 4096 pieces, they give 1.4 % fewer tokens than
+    unigram and are learned 10 times faster. Unigram also sums float32 scores from the start of a text, so the ids of a
+    line depend on how many MB come before it.
 
     Args:
-        texts: Of any length. At most 64 M characters of them are held and learned from, see `_MAX_BLOCKS`.
+        texts: Texts of any length. At most 64 M characters are held and learned from, see `_MAX_BLOCKS`.
         size: Entries of the vocabulary: 4 special pieces, 256 bytes, characters, and longer pieces.
         algorithm: `bpe` or `unigram`.
     Returns:
         The content of a .model file, with <pad> 0, <unk> 1, <s> 2 and </s> 3.
     Raises:
-        InputError: If there is no text, or too little or too much of it for `size`.
+        InputError: If there is no text, or too little or too much for `size`.
     """
     blocks = _sample_blocks(texts)
     characters = _choose_characters(blocks, size)
@@ -176,7 +177,7 @@ def train_model(texts: Iterable[str], *, size: int, algorithm: str = "bpe") -> b
             model_writer=content,
             model_type=algorithm,
             vocab_size=size,
-            # Text must come back as it was: nothing is normalised, put before it or taken away.
+            # Texts must be restored exactly, so nothing is normalised, prepended or removed.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -205,14 +206,14 @@ def _sample_blocks(texts: Iterable[str]) -> list[str]:
         for block in _blocks(text):
             if index % stride == 0:
                 blocks.append(block)
-            if len(blocks) > _MAX_BLOCKS:  # what stays is spread evenly over all texts so far
+            if len(blocks) > _MAX_BLOCKS:  # the remaining blocks are spread evenly over all texts so far
                 blocks, stride = blocks[::2], 2 * stride
             index += 1
     return blocks
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Cuts a text before a space or a line end where there is one, so that words stay whole."""
+    """Cuts a text before a space or a line end, if there is one, so that words stay whole."""
     start = 0
     while start < len(text):
         end = start + _BLOCK_CHARACTERS
@@ -224,7 +225,7 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _choose_characters(blocks: list[str], size: int) -> set[str]:
-    """Returns the characters that get a piece: the most frequent that fit into half of what is left of `size`."""
+    """Returns the characters that get a piece: the most frequent that fit into half of the rest of `size`."""
     counts: collections.Counter[str] = collections.Counter()
     for block in blocks:
         counts.update(block)
@@ -235,7 +236,7 @@ def _choose_characters(blocks: list[str], size: int) -> set[str]:
     if room < 1:
         raise InputError(
             f"tokenizer.vocabulary_size is {size}; SentencePiece needs {_NUM_SPECIAL + _NUM_BYTES} pieces for special "
-            "ones and bytes before any other, so give 300 or more."
+            "ones and bytes alone, so give 300 or more."
         )
     chosen: set[str] = set()
     left = round(counts.total() * (1 - _MIN_COVERAGE))
@@ -253,31 +254,31 @@ def _is_learnable(character: str) -> bool:
 
 
 def _sentences(blocks: list[str], characters: set[str]) -> Iterator[str]:
-    """Yields blocks as the trainer must see them, and frees them."""
+    """Yields blocks in the trainer's form, and frees them."""
     table = _Table({ord(character): _STAND_INS.get(character, character) for character in characters})
     blocks.reverse()
-    while blocks:  # taken from the end, so that none is held once the trainer has copied it
+    while blocks:  # popped, so that a block is freed once the trainer has copied it
         sentence = _RUNS.sub(rf"{_CUT}\g<0>{_CUT}", blocks.pop()).translate(table).strip(_CUT)
         if sentence:
             yield sentence
 
 
 class _Table(dict[int, str]):
-    """Of str.translate: what has no piece is a cut."""
+    """For str.translate: a character without a piece becomes a cut."""
 
     def __missing__(self, _: int) -> str:
         return _CUT
 
 
 def _plain_spaces(model: bytes) -> bytes:
-    """Returns the model with the characters that stand-ins stood for, and without the settings of the training."""
+    """Returns the model with the original characters restored, and without the settings of the training."""
     proto = _ModelProto.FromString(model)
     originals = {_SPACE: " "} | {stand_in: character for character, stand_in in _STAND_INS.items()}
     table = str.maketrans(originals)
     for piece in proto.pieces:
         piece.piece = piece.piece.translate(table)
     proto.normalizer_spec.escape_whitespaces = False
-    # They say how it was learned, and would give the same pieces another hash.
+    # They tell how it was learned, and would change the hash of the same pieces.
     proto.trainer_spec.ClearField("num_threads")
     proto.trainer_spec.ClearField("max_sentence_length")
     proto.trainer_spec.ClearField("pretokenization_delimiter")
@@ -297,10 +298,10 @@ def _too_little_text(error: RuntimeError, size: int) -> InputError:
 
 
 def _parse(model: bytes, source: str) -> Any:
-    try:  # it checks what the parser of the message does not, and takes no bytes at all for no argument
+    try:  # the processor checks more than the message's parser; it treats empty bytes as no argument
         sentencepiece.SentencePieceProcessor(model_proto=model or b"\0")
     except RuntimeError as error:
-        raise InputError(f"{source} is no SentencePiece model; give the .model file that spm_train wrote.") from error
+        raise InputError(f"{source} is not a SentencePiece model; give the .model file of spm_train.") from error
     return _ModelProto.FromString(model)
 
 

@@ -1,7 +1,7 @@
-"""Where a WordPiece vocabulary comes from and how it is written: vocabulary files and Hugging Face folders.
+"""Reads and writes WordPiece vocabularies: vocabulary files and Hugging Face folders.
 
-A vocabulary is a list of tokens, one a line, its ids the line numbers from 0, and two settings of how text is
-normalised before it is matched. Everything is checked here, once, so that the C++ op never meets a broken one.
+A vocabulary is a list of tokens, one per line, whose ids are the line numbers from 0, and two settings that say how
+text is normalised before matching. Everything is checked here, once, so that the C++ op never gets a broken vocabulary.
 """
 
 import codecs
@@ -23,19 +23,19 @@ SPECIAL_TOKENS = (*REQUIRED_TOKENS, "[MASK]")
 MAX_WORD_CHARACTERS = 100
 """A longer word is [UNK], as in transformers (`max_input_chars_per_word`)."""
 
-_MAX_TOKEN_BYTES = 256  # what the op's trie can hold
+_MAX_TOKEN_BYTES = 256  # the limit of the op's trie
 # The op ends strings at the first and marks states with the second; the others end a line of vocab.txt.
 _FORBIDDEN = {"\0": "U+0000", "\x11": "U+0011", "\n": "U+000A", "\r": "U+000D"}
 
 # transformers' names for "whatever tokenizer.json says": that of version 4, and that of version 5, which writes it for
 # most models.
 GENERIC_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
-# Its classes that are plain BERT WordPiece; others that also have a vocab.txt split words in other ways.
+# Its classes that are plain BERT WordPiece; others with a vocab.txt split words differently.
 _BERT_CLASSES = GENERIC_CLASSES | {
     *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
     *("BertTokenizerFast", "DistilBertTokenizerFast", "ElectraTokenizerFast", "MobileBertTokenizerFast"),
 }
-# Settings of transformers that the one way of splitting below cannot follow, with the only value that it has.
+# Settings of transformers that are not computed here, with the only value that is supported.
 _FIXED_SETTINGS = {
     "do_basic_tokenize": True,
     "tokenize_chinese_chars": True,
@@ -52,7 +52,7 @@ _FIXED_SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a WordPiece vocabulary in the order of their ids, and how text is normalised for it."""
+    """The tokens of a WordPiece vocabulary in the order of their ids, and how text is normalised for them."""
 
     tokens: tuple[str, ...]
     lowercase: bool
@@ -68,18 +68,18 @@ def build_vocabulary(tokens: Sequence[str], source: str, *, lowercase: bool, str
 
     Args:
         tokens: In the order of their ids.
-        source: Where they come from, for the messages.
-        lowercase: Lower-case text before it is matched.
-        strip_accents: Decompose characters and drop their accents before they are matched.
+        source: Their origin, for the messages.
+        lowercase: Lower-case text before matching.
+        strip_accents: Decompose characters and drop their accents before matching.
     Raises:
-        InputError: If a token is empty, repeated or nothing the op can hold, or a special token is missing.
+        InputError: If a token is empty, repeated or impossible for the op, or a special token is missing.
     """
     if not any(tokens):
-        raise InputError(f"{source} has no tokens; a vocabulary file has one token a line.")
+        raise InputError(f"{source} has no tokens; a vocabulary file has one token per line.")
     first_lines: dict[str, int] = {}
     for line, token in enumerate(tokens, start=1):
         if not token:
-            raise InputError(f"Line {line} of {source} is empty; a vocabulary file has one token a line.")
+            raise InputError(f"Line {line} of {source} is empty; a vocabulary file has one token per line.")
         if token in first_lines:
             raise InputError(f"Line {line} of {source} repeats the token {token!r} of line {first_lines[token]}.")
         first_lines[token] = line
@@ -95,16 +95,16 @@ def build_vocabulary(tokens: Sequence[str], source: str, *, lowercase: bool, str
 def _check_token(token: str, line: int, source: str) -> None:
     for character, name in _FORBIDDEN.items():
         if character in token:
-            raise InputError(f"Line {line} of {source} holds the control character {name}, which no token can hold.")
+            raise InputError(f"Line {line} of {source} contains the control character {name}; no token may.")
     if len(token.encode(errors="surrogatepass")) > _MAX_TOKEN_BYTES:
         raise InputError(f"Line {line} of {source} is longer than the {_MAX_TOKEN_BYTES} bytes a token can have.")
 
 
 def read_vocabulary_file(path: str | os.PathLike[str], *, lowercase: bool) -> Vocabulary:
-    """Reads a file with one token a line, as BERT's vocab.txt. Line ends may be those of Windows.
+    """Reads a file with one token per line, such as BERT's vocab.txt. Line ends may be those of Windows.
 
     Raises:
-        InputError: If the file is missing, no UTF-8 or no WordPiece vocabulary, or has capital letters that
+        InputError: If the file is missing, not UTF-8 or not a WordPiece vocabulary, or has capital letters that
             lower-cased text can never match.
     """
     tokens = read_tokens(path)
@@ -133,7 +133,7 @@ def read_tokens(path: str | os.PathLike[str]) -> list[str]:
         raise InputError(
             f"Line {line} of {os.fspath(path)} is not valid UTF-8; save the vocabulary as UTF-8."
         ) from error
-    # Not splitlines(): a token may be U+2028 or U+0085, which that takes for the end of a line.
+    # Not splitlines(), which also splits at U+2028 and U+0085; both may be tokens.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
@@ -149,15 +149,15 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
     """Reads the WordPiece vocabulary of a model folder of transformers: vocab.txt, else tokenizer.json.
 
     Args:
-        folder: With vocab.txt or tokenizer.json, and mostly tokenizer_config.json.
-        lowercase: Where neither tokenizer_config.json nor tokenizer.json says it.
+        folder: With vocab.txt or tokenizer.json, and usually tokenizer_config.json.
+        lowercase: Used if neither tokenizer_config.json nor tokenizer.json says it.
     Raises:
-        InputError: If the tokenizer is not WordPiece, or has settings that change the ids it would give.
+        InputError: If the tokenizer is not WordPiece, or has settings that change ids.
     """
     folder = Path(folder)
     settings, pipeline = read_settings(folder / "tokenizer_config.json"), read_settings(folder / "tokenizer.json")
     normalizer, model = (_section(pipeline, name, folder) for name in ("normalizer", "model"))
-    if "lowercase" in normalizer:  # under the name that tokenizer_config.json has for it
+    if "lowercase" in normalizer:  # under tokenizer_config.json's name for it
         normalizer = {**normalizer, "do_lower_case": normalizer["lowercase"]}
     _check_is_word_piece(folder, settings, pipeline)
     _check_settings(folder, {**normalizer, **model, **settings})
@@ -167,7 +167,8 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
         source = os.fspath(folder / "tokenizer.json")
         tokens = _ordered(model.get("vocab"), source)
     _check_added_tokens(folder, pipeline, tokens)
-    # As transformers: tokenizer_config.json overrides tokenizer.json, but for the classes that take that as it is.
+    # As in transformers, tokenizer_config.json overrides tokenizer.json, except for the classes that use the latter
+    # alone.
     is_generic = settings.get("tokenizer_class") in GENERIC_CLASSES
     merged = {**settings, **normalizer} if is_generic and pipeline else {**normalizer, **settings}
     lowercase = bool(merged.get("do_lower_case", lowercase))
@@ -178,23 +179,23 @@ def read_hugging_face_folder(folder: str | os.PathLike[str], *, lowercase: bool)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Reads a settings file of transformers; one that is not there has none.
+    """Reads a settings file of transformers; a missing file has no settings.
 
     Raises:
-        InputError: If it is no JSON object.
+        InputError: If it is not a JSON object.
     """
     if not path.is_file():
         return {}
     settings = storage.read_json(path)
     if not isinstance(settings, dict):
-        raise InputError(f"{path} is no JSON object.")
+        raise InputError(f"{path} is not a JSON object.")
     return settings
 
 
 def _section(pipeline: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
     section = pipeline.get(name) or {}
     if not isinstance(section, dict):
-        raise InputError(f"{name!r} of {folder / 'tokenizer.json'} is no JSON object.")
+        raise InputError(f"{name!r} of {folder / 'tokenizer.json'} is not a JSON object.")
     return section
 
 
@@ -229,7 +230,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _check_added_tokens(folder: Path, pipeline: dict[str, Any], tokens: Sequence[str]) -> None:
-    """Tokens added on top of WordPiece are searched in the raw text by transformers, which no op here does."""
+    """Refuses tokens added on top of WordPiece: transformers searches them in the raw text, which no op here can do."""
     added = [token.get("content", "") for token in pipeline.get("added_tokens") or [] if isinstance(token, dict)]
     added += list(read_settings(folder / "added_tokens.json"))
     unknown = sorted(set(added) - set(SPECIAL_TOKENS))
@@ -285,7 +286,7 @@ def hugging_face_tokenizer(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def missing_path(path: str) -> InputError:
-    """Returns the error of a path that is not there, with the nearest name in its folder."""
+    """Returns the error for a missing path, with the nearest name in its folder."""
     parent = Path(path).expanduser().parent
     if not parent.is_dir():
         return InputError(f"There is no file or folder {path!r}; the folder {os.fspath(parent)!r} is missing too.")

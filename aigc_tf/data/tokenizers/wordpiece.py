@@ -1,12 +1,12 @@
-"""WordPiece as BERT splits text, by graph ops alone, and the training of a WordPiece vocabulary.
+"""BERT's WordPiece, by graph ops alone, and the training of a WordPiece vocabulary.
 
-`WordPiece.tokenize` is the one path of prepare time and of the exported graph. It gives the ids of transformers'
+Preparing and the exported graph both use `WordPiece.tokenize`. It gives the ids of transformers'
 BertTokenizer: tf_text's own FastBertTokenizer normalises by NFKC instead (a half becomes 1⁄2, a circled or fullwidth
-letter a plain one), turns control characters into spaces instead of removing them and makes any word of over 100
-bytes [UNK], which is 34 letters of Thai. What still differs are characters younger than the Unicode tables in either
+letter a plain one), turns control characters into spaces instead of removing them and makes any word of over 100 bytes
+[UNK], which is 34 letters of Thai. The remaining differences are characters newer than the Unicode tables of either
 library; `tests/laws/token_ids_test.py` counts and lists them.
 
-All ops are of core TensorFlow but two of tf_text, NormalizeUTF8 and FastWordpieceTokenizeWithOffsets, which
+All ops are of core TensorFlow, except two of tf_text, NormalizeUTF8 and FastWordpieceTokenizeWithOffsets, which
 TensorFlow Serving has linked since 2.16.
 """
 
@@ -31,8 +31,8 @@ from aigc_tf.data.tokenizers.vocabularies import (
 )
 from aigc_tf.errors import InputError
 
-# What BERT's cleaning removes: control, format and private use characters and U+FFFD. Listed, not \p{C}, so that
-# neither the age of a server's Unicode tables nor that of the trainer's decides.
+# BERT's cleaning removes control, format and private use characters and U+FFFD. They are listed, not \p{C}, so that the
+# result does not depend on the version of a server's or the trainer's Unicode tables.
 _REMOVED = (
     r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{ad}\x{600}-\x{605}\x{61c}\x{6dd}\x{70f}\x{180e}\x{200b}-\x{200f}"
     r"\x{202a}-\x{202e}\x{2060}-\x{2064}\x{2066}-\x{206f}\x{e000}-\x{f8ff}\x{feff}\x{fff9}-\x{fffb}\x{fffd}\x{110bd}"
@@ -46,13 +46,13 @@ _ISOLATED = (
 )
 _LONG_WORD = f"[^ ]{{{MAX_WORD_CHARACTERS + 1},}}"
 
-# The op of lower-casing ends a text at U+0000. It goes by the context (a sigma at the end of a word is another one) and
-# by the locale of the process: in Turkish, I is not the capital of i, and in Lithuanian the dot of an i stays under an
-# accent. BERT does none of it, so the characters concerned are replaced first.
+# The lower-casing op ends a text at U+0000. It also depends on the context (a sigma at the end of a word differs) and
+# on the locale of the process: in Turkish, I is not the capital of i, and in Lithuanian the dot of an i stays under an
+# accent. BERT does none of this, so these characters are replaced first.
 _BEFORE_LOWER_CASE = ((r"\x00", ""), ("I", "i"), ("Σ", "σ"))
 _WITH_ACCENTS_BEFORE_LOWER_CASE = (("İ", "i\u0307"), ("J", "j"), ("Į", "į"), ("Ì", "ì"), ("Í", "í"), ("Ĩ", "ĩ"))
 
-_MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS  # no bound of its own: longer words are replaced before the op sees them
+_MAX_WORD_BYTES = 4 * MAX_WORD_CHARACTERS  # never reached: longer words are replaced before the op sees them
 _TEXTS_PER_BATCH = 4096
 _MIN_COVERAGE = 0.995  # share of all characters of the text that a trained vocabulary can spell
 _MIN_FREQUENCY = 2  # a piece that occurs once teaches nothing
@@ -78,7 +78,8 @@ class WordPiece(tf.Module):
         self.between_ids = self.end_ids = vocabulary.ids("[SEP]")
         (self.padding_id,) = vocabulary.ids("[PAD]")
         self._unknown_word = _unused_character(vocabulary.tokens)
-        # The op would match a token with a space across two words. Text has no characters of private use.
+        # The op would match a token with a space across two words. A private-use character, which text never has,
+        # prevents it.
         tokens = [
             f"{self._unknown_word}{index}" if " " in token else token for index, token in enumerate(vocabulary.tokens)
         ]
@@ -90,14 +91,14 @@ class WordPiece(tf.Module):
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Splits `(B,)` strings into `(B, None)` int32 ids, without special tokens.
 
-        A text that spells "[SEP]" gives the ids of "[", "sep" and "]": nobody writes special tokens by hand. Bytes
-        that are no UTF-8 are left out.
+        A text that spells "[SEP]" gives the ids of "[", "sep" and "]": text never becomes a special token. Bytes that
+        are not UTF-8 are left out.
         """
         words = separate_words(texts, self.vocabulary, unknown_word=self._unknown_word)
         return self._matcher.tokenize(words)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Joins pieces to words and words by spaces. Special tokens but [UNK] are left out."""
+        """Joins pieces to words and words by spaces. Special tokens except [UNK] are left out."""
         left_out = set(SPECIAL_TOKENS) - {"[UNK]"}
         tokens = [self.vocabulary.tokens[index] for index in token_ids]
         return " ".join(token for token in tokens if token not in left_out).replace(" ##", "")
@@ -107,7 +108,7 @@ class WordPiece(tf.Module):
         return {"lowercase": self.vocabulary.lowercase, "strip_accents": self.vocabulary.strip_accents}
 
     def contents(self) -> Iterator[bytes]:
-        """Yields what, with `describe`, decides every id."""
+        """Yields everything that, with `describe`, decides the ids."""
         yield "\n".join(self.vocabulary.tokens).encode()
 
     def save(self, folder: str) -> None:
@@ -115,7 +116,7 @@ class WordPiece(tf.Module):
 
 
 def separate_words(texts: tf.Tensor, vocabulary: Vocabulary, *, unknown_word: str) -> tf.Tensor:
-    """Normalises `(B,)` texts as BERT does, with spaces around each word; a too long one becomes `unknown_word`."""
+    """Normalises `(B,)` texts as BERT does, with spaces around words; too long words become `unknown_word`."""
     replace = tf.strings.regex_replace
     removed = _REMOVED
     if vocabulary.strip_accents:
@@ -132,11 +133,11 @@ def separate_words(texts: tf.Tensor, vocabulary: Vocabulary, *, unknown_word: st
 
 
 def lower_case(texts: tf.Tensor, *, strip_accents: bool) -> tf.Tensor:
-    """Lower-cases `(B,)` texts, each character by itself; bytes that are no UTF-8 become U+FFFD, U+0000 vanishes.
+    """Lower-cases `(B,)` texts, each character by itself; bytes that are not UTF-8 become U+FFFD, U+0000 is removed.
 
     Args:
-        texts: In decomposed form where accents are stripped.
-        strip_accents: Whether accents go before or after.
+        texts: In decomposed form if accents are stripped.
+        strip_accents: Whether accents are removed before or after.
     """
     kept = () if strip_accents else _WITH_ACCENTS_BEFORE_LOWER_CASE
     for pattern, replacement in (*_BEFORE_LOWER_CASE, *kept):
@@ -145,7 +146,7 @@ def lower_case(texts: tf.Tensor, *, strip_accents: bool) -> tf.Tensor:
 
 
 def _unused_character(tokens: Iterable[str]) -> str:
-    """Returns a character of private use that no token has, so that it becomes [UNK]."""
+    """Returns a private-use character that no token has, so that it becomes [UNK]."""
     used = set(itertools.chain.from_iterable(tokens))
     return next(character for character in map(chr, range(0xE000, 0x110000)) if character not in used)
 
@@ -153,16 +154,16 @@ def _unused_character(tokens: Iterable[str]) -> str:
 def train_vocabulary(texts: Callable[[], Iterable[str]], *, size: int, lowercase: bool) -> Vocabulary:
     """Learns a WordPiece vocabulary: the same one for the same texts in any order, on any number of threads.
 
-    The pieces are learned by the trainer of Hugging Face's `tokenizers`. It numbers the characters it meets inside
-    words in the order of a hash table and breaks ties by these numbers, so that two runs differ; here the characters
-    are counted first and given to it in sorted order.
+    The trainer of Hugging Face's `tokenizers` learns the pieces. It numbers characters inside words in the order of a
+    hash table and breaks ties by these numbers, so two runs would differ. So the characters are counted first and given
+    to it in sorted order.
 
     Args:
-        texts: Gives the texts anew each time; it is called twice.
-        size: Entries of the vocabulary, special tokens included. Fewer come back where the text has no more pieces.
-        lowercase: Lower-case and strip accents, as BERT's uncased models do.
+        texts: Returns an iterator over all texts; it is called twice.
+        size: Entries of the vocabulary, special tokens included; fewer if the text has no more pieces.
+        lowercase: Lower-case and strip accents, like BERT's uncased models.
     Returns:
-        Special tokens, then characters, then characters inside words, then pieces in the order they were learned.
+        Special tokens, then characters, then characters inside words, then pieces in learned order.
     Raises:
         InputError: If there is no text, or `size` is too small for its characters.
     """
@@ -195,14 +196,14 @@ def _word_lists(texts: Iterable[str], settings: Vocabulary) -> Iterator[list[str
 
 
 def batched(texts: Iterable[str]) -> Iterator[list[bytes]]:
-    """Yields lists of texts as UTF-8. Half a surrogate pair, which a Python string may hold, is no character."""
+    """Yields lists of texts as UTF-8. Lone surrogates, which a Python string may contain, are left out."""
     iterator = iter(texts)
     while batch := [text.encode(errors="ignore") for text in itertools.islice(iterator, _TEXTS_PER_BATCH)]:
         yield batch
 
 
 def _count_characters(lines: Iterable[list[str]]) -> tuple[collections.Counter[str], collections.Counter[str]]:
-    """Counts characters at the start of a word, and those inside of words."""
+    """Counts characters at the start of words, and those inside words."""
     first: collections.Counter[str] = collections.Counter()
     inner: collections.Counter[str] = collections.Counter()
     for words in lines:

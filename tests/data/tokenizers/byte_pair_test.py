@@ -268,8 +268,8 @@ def test_byte_pairs_that_do_not_fit_together_are_one_sentence(found):
         ({"tokenizer": {"normalizer": {"type": "NFC"}}}, "does not split text as GPT-2 does"),
         ({"tokenizer": {"pre_tokenizer": {"type": "Sequence"}}}, r"its tokenizer\.json has \('type', 'Sequence'\)"),
         ({"added_tokens": {"<extra>": 400}}, "adds tokens such as '<extra>', which only transformers can find"),
-        ({"tokenizer_config": []}, "is no JSON object"),
-        ({"vocab": []}, "is no JSON object of tokens and ids"),
+        ({"tokenizer_config": []}, "is not a JSON object"),
+        ({"vocab": []}, "is not a JSON object of tokens and ids"),
         ({"tokenizer_config": {"tokenizer_class": "CLIPTokenizer"}}, "holds no WordPiece tokenizer, no byte pairs"),
     ],
 )

@@ -203,7 +203,7 @@ def test_the_largest_size_named_is_one_that_fits():
 def test_a_file_that_is_no_model_is_one_sentence(tmp_path, tokenizer):
     for content in (b"", b"text", bytes(range(256))):
         (tmp_path / "x.model").write_bytes(content)
-        with pytest.raises(InputError, match=r"x\.model is no SentencePiece model; give the \.model file"):
+        with pytest.raises(InputError, match=r"x\.model is not a SentencePiece model; give the \.model file"):
             read_model(tmp_path / "x.model")
     proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.splitter.model)
     proto.pieces[3].piece = "other"

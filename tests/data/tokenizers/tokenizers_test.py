@@ -190,15 +190,15 @@ def test_an_export_archive_of_keras_keeps_the_model_of_sentencepiece(tmp_path):
     ("source", "message"),
     [
         ("", r"tokenizer.source and model.source are both empty; set tokenizer.source to 'train'"),
-        ("bert_tiny_en_uncase", "is no file, folder or KerasNLP preset. Did you mean 'bert_tiny_en_uncased'"),
-        ("qqq", "'qqq' is no file, folder or KerasNLP preset"),
+        ("bert_tiny_en_uncase", "is not a file, a folder or a KerasNLP preset. Did you mean 'bert_tiny_en_uncased'"),
+        ("qqq", "'qqq' is not a file, a folder or a KerasNLP preset"),
         ("{}/vocap.txt", "There is no file or folder .* Did you mean 'vocab.txt'"),
         ("{}/no/vocab.txt", "the folder .* is missing too"),
         ("vocab.tx.txt", "There is no file or folder"),
         ("{}", "holds no WordPiece tokenizer, no byte pairs of GPT-2 and no preset"),
         ("sample:no_such_sample", "There is no sample 'no_such_sample'"),
         ("{}/vocab.txt", r"lacks \[PAD\]"),
-        ("{}/vocab.model", r"vocab\.model is no SentencePiece model; give the \.model file"),
+        ("{}/vocab.model", r"vocab\.model is not a SentencePiece model; give the \.model file"),
         ("{}/vocab2.model", "There is no file or folder .* Did you mean 'vocab.model'"),
     ],
 )

@@ -182,8 +182,8 @@ def test_a_folder_of_another_kind_of_tokenizer_holds_no_word_piece(tmp_path):
         ({"tokens": None, "pipeline": pipeline(model={"vocab": [["a", 0.1]]})}, "without a gap"),
         ({"tokens": None, "pipeline": pipeline(model={"vocab": {"a": "0"}})}, "without a gap"),
         ({"tokens": None, "pipeline": pipeline(model={"vocab": {"\n": 0}})}, r"control character U\+000A"),
-        ({"config": ["x"]}, "is no JSON object"),
-        ({"pipeline": {"model": "WordPiece"}}, "'model' of .* is no JSON object"),
+        ({"config": ["x"]}, "is not a JSON object"),
+        ({"pipeline": {"model": "WordPiece"}}, "'model' of .* is not a JSON object"),
         ({"tokens": SPECIAL[:3]}, r"lacks \[SEP\]"),
     ],
 )
