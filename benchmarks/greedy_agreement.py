@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--new_tokens", type=int, default=64)
     options = parser.parse_args()
     folder = latest_version(options.model)
-    manifest = read_manifest(folder, task="generate")
+    manifest = read_manifest(folder, question="prompt")
     tokenizer = load_tokenizer(read_facts(options.workdir).tokenizer_folder)
     prompts = choose_prompts(options.workdir, tokenizer, count=options.prompts, num_tokens=options.prompt_tokens)
     expected = by_script(options.workdir, prompts, new_tokens=options.new_tokens)

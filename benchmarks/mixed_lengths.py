@@ -46,7 +46,7 @@ def main() -> None:
         max_length=config.data.max_length,
         truncation="head",
     )
-    module = ClassifierModule(model, tokenizer, spec)
+    tokenize = ClassifierModule(model, tokenizer, spec).signatures()["tokenize"].function
     shapes = {name: tf.TensorSpec([None, None], tf.int32) for name in model.input}
     padded = tf.function(lambda batch: model(batch, training=False), input_signature=[shapes])
     network = classifier_signatures.traced_once(lambda batch: model(batch, training=False), [shapes])
@@ -67,7 +67,7 @@ def main() -> None:
         "one text": [texts[middle]],
     }
     for name, rows in batches.items():
-        batch = model_inputs(model, module.tokenize(tf.constant([tokenizer.decode(row) for row in rows])))
+        batch = model_inputs(model, tokenize({"text": tf.constant([tokenizer.decode(row) for row in rows])}))
         lengths = tf.reduce_sum(batch["padding_mask"], axis=1)
         batch = {key: value[:, : int(tf.reduce_max(lengths))] for key, value in batch.items()}
         difference = float(np.abs(padded(batch) - grouped(batch)).max())

@@ -42,7 +42,7 @@ def _row(folder: Path) -> str:
             model.call("serving_default", _inputs(model.signatures["serving_default"]["inputs"], manifest, rows))
             measured.append(_memory(model.pid, "VmRSS"))
         largest = _memory(model.pid, "VmHWM")
-    version = Version(label="stable", number=1, num_bytes=num_bytes, manifest=manifest)
+    version = Version(label="stable", number=1, folder="1", num_bytes=num_bytes, manifest=manifest)
     cells = [num_bytes // MIB, *measured, largest, required_memory([version], rows=ROWS[-1]) // MIB]
     return f"| {folder} | " + " | ".join(f"{cell} MiB" for cell in cells) + " |"
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from aigc_tf.config import GenerationConfig
 from aigc_tf.config.fields import flatten
 from aigc_tf.errors import InputError
-from aigc_tf.serving.apis import SERVING_DEFAULT
+from aigc_tf.serving.apis import SERVING_DEFAULT, Api
 from aigc_tf.serving.clients.client import Client
 from aigc_tf.serving.local.answerer import Answer, Answerer, Continuing, Question, Settings, typed_value
 from aigc_tf.serving.local.reading_outputs import answers_of, is_continuation
@@ -64,7 +64,7 @@ def served_answerer(client: Client) -> Answerer:
 
 def _label_names(client: Client) -> list[str]:
     """The names of all labels are in no output of a text but in those of the Classify API."""
-    [classes] = client.classify([{"text": ""}], signature="classify")
+    [classes] = client.classify([{"text": ""}], signature=Api.CLASSIFY.value)
     return [name for name, _ in classes]
 
 
