@@ -35,7 +35,7 @@ $(installed): setup.py constraints.txt $(PINS)
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "error: No Python 3.11 or 3.12 was found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; fi
 	@if ! $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
-		echo "error: PYTHON=$(PYTHON) is no Python 3.11 or 3.12." >&2; exit 2; fi
+		echo "error: PYTHON=$(PYTHON) is not Python 3.11 or 3.12." >&2; exit 2; fi
 	@if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
 		echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install $$(basename $(PYTHON))-venv" >&2; exit 2; fi
 	@echo "Installing into $(VENV): about 900 MB to fetch at the first time, 3 GB on disk, a few minutes."
@@ -61,7 +61,7 @@ demo_flags :=
 demo_note := What next:
 endif
 
-demo: samples ## Train a classifier and a generator on real data, judge, export and ask them; FULL=1: all steps; SHORT=1: 20 steps
+demo: samples ## Train a classifier and a generator on real data, evaluate, export and ask them; FULL=1: all steps; SHORT=1: 20 steps
 	$(python) scripts/prepare.py --config=configs/bert_sentiment.py
 	$(python) scripts/prepare.py --config=configs/gpt_shakespeare.py
 	$(if $(SHORT),,@$(python) -m aigc_tf.cli.demo $(demo_runs) $(if $(FULL),full))
@@ -91,11 +91,11 @@ demo-runs:
 # A file is run by one process, so that a single one needs no second, which would import TensorFlow as well.
 test_files := $(foreach word,$(ARGS),$(findstring .py,$(word)))
 
-test: samples ## Run the tests; ARGS="-k resume" picks some
+test: samples ## Run the tests; ARGS="-k resume" selects some
 	$(python) -m pytest --numprocesses=$(if $(filter 1,$(words $(test_files))),0,2) --dist=loadfile --no-loadscope-reorder --timeout=$(TEST_TIMEOUT) $(ARGS)
 
 # Docker first: where it does not run there is nothing to install for.
-serve-check: ## Start tensorflow/serving in Docker with exported models and run the cases that the double is tested by
+serve-check: ## Start tensorflow/serving in Docker with exported models and run the protocol double's test cases
 	@docker info >/dev/null 2>&1 || { echo "error: Docker does not run here (docker info fails), so nothing was checked;" \
 		"make test runs the same cases against the double." >&2; exit 2; }
 	@$(MAKE) --no-print-directory install
@@ -107,7 +107,7 @@ lint: $(installed) ## Check style, types, and that imports point down
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-laws: samples ## Check the laws, print the differences measured and write them into docs/laws.md
+laws: samples ## Check the laws, print the measured differences and write them into docs/laws.md
 	LAWS_PAGE=docs/laws.md $(python) -m pytest --timeout=$(TEST_TIMEOUT) tests/laws $(ARGS)
 
 clean: ## Remove caches and build leftovers; data, runs, models and .venv stay

@@ -4,11 +4,11 @@
     python scripts/train.py --config=configs/bert_sentiment.py --workdir=runs/bert_sentiment
 
 Takes 4 min 45 s with evaluation on 2 cores (AMD EPYC with avx512_bf16, TensorFlow 2.21, 2026-11-23), 134 examples
-per second while it trains. Test accuracy of the best weights over seeds 0 to 4: mean 0.880, from 0.878 to 0.884; always
+per second during training. Test accuracy of the best weights over seeds 0 to 4: mean 0.880, from 0.878 to 0.884; always
 guessing the larger class gives 0.537. transformers on PyTorch with the same batches, seed 0, by
 benchmarks/classifier_reference.py: 0.878 at 149 examples per second, so this is 0.90 of its speed.
 
-Rows rated nearer than 0.5 to 0 are left out; the others are positive or negative.
+Rows rated closer than 0.5 to 0 are left out; the others are positive or negative.
 Texts and ratings: Hutto & Gilbert 2014, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
 Media Text, ICWSM-14. Weights: all-MiniLM-L6-v2.
 """

@@ -1,4 +1,4 @@
-"""As bert_sentiment, with a fifth of the steps: what `make demo` trains where all of them would take too long.
+"""As bert_sentiment, with a fifth of the steps: what `make demo` trains if all steps would take too long.
 
     python scripts/prepare.py --config=configs/bert_sentiment_brief.py
     python scripts/train.py --config=configs/bert_sentiment_brief.py --workdir=runs/bert_sentiment_brief

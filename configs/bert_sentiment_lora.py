@@ -5,10 +5,11 @@
 
 Half of this run, 486 steps at otherwise the same settings (warm-up 29), gave a test accuracy of 0.868 with seed 0 (2
 cores of an AMD EPYC with avx512_bf16, other work beside it, TensorFlow 2.21, 2026-11-25). All weights trained for twice
-as many steps reach 0.880; the whole run was not measured. A checkpoint is 4.1 MB, and once the frozen weights 90.9 MB.
+as many steps reach 0.880; the whole run was not measured. A checkpoint is 4.1 MB; the frozen weights, 90.9 MB, are
+written once.
 
-Every kernel has a low rank beside it, the pooler's too: the classifier reads what the pooler makes of the first token,
-and MiniLM's was never trained for that. The rate is ten to twenty times that of training all weights, as is usual.
+Every kernel has a low rank, including the pooler's: the classifier reads the pooler's output for the first token, and
+MiniLM's pooler was never trained for that. The rate is ten to twenty times that of training all weights, as is usual.
 """
 
 import bert_sentiment

@@ -1,13 +1,13 @@
-"""GPT-2 (124 M weights) goes on learning on your own texts: here Shakespeare's, with its own vocabulary.
+"""GPT-2 (124 M weights), trained further on your own texts: here Shakespeare's, with its own vocabulary.
 
     python scripts/prepare.py --config=configs/gpt2_finetune.py
     python scripts/train.py --config=configs/gpt2_finetune.py --workdir=runs/gpt2_finetune
 
 Needs the network once, for the KerasNLP preset, and a GPU or TPU to be done in reasonable time. GPT-2's weights were
-not at hand: a preset of its size with random weights trained here at 625 tokens per second with a peak of 14.7 GiB
-(so the whole takes 65 min), was exported in 2 min, and the export generated 173 tokens per second (2 cores of an AMD
-EPYC with avx512_bf16, TensorFlow 2.21, 2026-11-25); how good GPT-2 itself gets was not measured. With a Hugging Face
-folder in the place of the preset (config.json, model.safetensors, vocab.json, merges.txt) no network is needed:
+not available: a preset of its size with random weights trained at 625 tokens per second with a peak of 14.7 GiB (so
+the whole takes 65 min), was exported in 2 min, and the export generated 173 tokens per second (2 cores of an AMD EPYC
+with avx512_bf16, TensorFlow 2.21, 2026-11-25); GPT-2's own results were not measured. With a Hugging Face folder
+instead of the preset (config.json, model.safetensors, vocab.json, merges.txt) no network is needed:
 --config.model.source=FOLDER, for both commands.
 Weights: Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 """

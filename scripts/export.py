@@ -1,4 +1,4 @@
-"""Publishes a run's weights as a SavedModel that takes text, with a report that it answers as the run does.
+"""Publishes a run's weights as a SavedModel that takes text, checked to answer like the run's model.
 
 Example:
   python scripts/export.py --workdir=runs/bert_sentiment

@@ -1,4 +1,4 @@
-"""Shows the examples of a bad step of a run, whose loss was not finite or a spike, as text, the worst first.
+"""Shows the examples of a bad step, whose loss was not finite or a spike, as text, the worst first.
 
 Example:
   python scripts/inspect_examples.py --workdir=runs/bert_sentiment --step=120

@@ -1,4 +1,4 @@
-"""Answers texts with a run or an exported model: one JSON object a line, in the order of the texts.
+"""Answers texts with a run or an exported model: one JSON object per line, in the order of the texts.
 
 Example:
   python scripts/predict.py --model=saved_models/bert_sentiment --text="A joy from start to finish." --text="Dull."

@@ -1,4 +1,4 @@
-"""Writes what serving exported models needs: server, Docker, Kubernetes and alert files, and a README with the runbook.
+"""Writes a folder to serve exported models from: server, Docker, Kubernetes and alert files, and a runbook.
 
 Example:
   python scripts/render_deployment.py --model=saved_models/bert_sentiment --output=deploy/reviews

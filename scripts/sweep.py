@@ -1,4 +1,4 @@
-"""Searches fields of an experiment: many runs, each with values that Optuna chooses. The same command again goes on.
+"""Searches fields of an experiment: many runs, each with values that Optuna chooses. The same command again resumes.
 
 Example:
   python scripts/sweep.py --config=configs/bert_sentiment.py --workdir=runs/sweep --trials=20 \\

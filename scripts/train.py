@@ -1,4 +1,4 @@
-"""Trains an experiment on its prepared data set, judges it and writes a report. The same command again goes on.
+"""Trains an experiment on its prepared data set, evaluates it and writes a report. The same command again resumes.
 
 Example:
   python scripts/train.py --config=configs/bert_sentiment.py --workdir=runs/bert_sentiment
