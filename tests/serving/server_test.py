@@ -58,7 +58,10 @@ def models(tmp_path_factory):
         manifest = {
             **TASKS[task].manifest_facts(),
             "num_parameters": 1,
+            "target": "2.20",
+            "batch_sizes": [1, 2, 4, 8],
             "dtype": "float32",
+            "weights": "float32",
             "identity": name,
             "versions": {"tensorflow": ""},
         }

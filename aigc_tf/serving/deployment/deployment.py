@@ -27,14 +27,14 @@ from aigc_tf.serving.versions import MANIFEST_FILE, version_folders
 
 RELEASES = {"2.19": "2.19.1", "2.20": "2.20.0", "2.21": "2.21.0"}
 """The server's release, which is the tag of its image, for each of `config.SERVERS`."""
-DEFAULT_TARGET = "2.20"
-DEFAULT_BATCH_SIZES = (1, 2, 4, 8)
-"""Of a manifest that names none."""
 
 _MODELS_FILE = "server/models.config"
 """By which a folder is known as rendered."""
 _TEMPLATES = Path(__file__).parent / "deployment_templates"
-_READ_OF_MANIFEST = ("task", "latency_seconds", "timeout_seconds", "num_parameters", "dtype", "identity", "versions")
+_READ_OF_MANIFEST = (
+    *("task", "latency_seconds", "timeout_seconds", "target", "batch_sizes"),
+    *("num_parameters", "dtype", "weights", "identity", "versions"),
+)
 _MIB = 2**20
 _CPUS = 2
 _HARMLESS_STATUSES = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
@@ -168,7 +168,7 @@ def required_memory(versions: Sequence[Version], *, rows: int, batches: int = 1)
         cache = 2 * 4 * rows  # keys and values in float32
         for size in ("num_layers", "hidden_dim", "num_positions"):
             cache *= sizes.get(size, 0)
-        restores = version.manifest.get("weights", "float32") not in ("float32", version.manifest.get("dtype"))
+        restores = version.manifest["weights"] not in ("float32", version.manifest["dtype"])
         restored = 4 * batches * version.manifest["num_parameters"] if restores else 0
         return _VERSION_MIB * _MIB + int(_FOLDER_FACTOR * version.num_bytes) + restored + 2 * cache
 
@@ -215,9 +215,7 @@ def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, 
     """Returns what the templates read."""
     versions = [version for model in models for version in model.versions]
     manifests = [version.manifest for version in versions]
-    batch_sizes = sorted(
-        set.intersection(*(set(manifest.get("batch_sizes", DEFAULT_BATCH_SIZES)) for manifest in manifests))
-    )
+    batch_sizes = sorted(set.intersection(*(set(manifest["batch_sizes"]) for manifest in manifests)))
     if not batch_sizes:
         raise InputError("The models have no batch size in common (batch_sizes of their manifests); serve them apart.")
     largest, threads = batch_sizes[-1], _CPUS
@@ -249,7 +247,7 @@ def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, 
         "num_batch_threads": threads,
         "memory_mib": required_memory(versions, rows=largest * threads, batches=threads) // _MIB,
         "drain_seconds": timeout,
-        "server_version": server_version([manifest.get("target", DEFAULT_TARGET) for manifest in manifests]),
+        "server_version": server_version([manifest["target"] for manifest in manifests]),
         "server_flags": server_flags(timeout_seconds=timeout),
         "image_tag": hashlib.sha256("\n".join(served).encode()).hexdigest()[:12],
     }

@@ -38,6 +38,7 @@ from aigc_tf.serving.deployment.server_configs import read_batching, read_monito
 
 ROOT = Path(__file__).parents[3]
 MIB = 2**20
+FLOAT32 = {"dtype": "float32", "weights": "float32"}
 GENERATES = {"task": "generate", "latency_seconds": 30, "timeout_seconds": 120}
 
 
@@ -52,7 +53,9 @@ def write_export(base, name, version, *, num_bytes=1000, **changes):
         "task": "classify",
         "latency_seconds": 1,
         "timeout_seconds": 30,
-        "dtype": "float32",
+        "target": "2.20",
+        "batch_sizes": [1, 2, 4, 8],
+        **FLOAT32,
         "num_parameters": 1234567,
         "identity": f"{name}-{version}",
         "versions": {"tensorflow": "2.21.0"},
@@ -441,10 +444,10 @@ def test_a_folder_whose_number_has_zeros_before_it_is_copied_as_the_version_a_se
 
 
 def test_memory_is_by_the_rule_of_the_page():
-    classifier = Version(label="stable", number=1, folder="1", num_bytes=100 * MIB, manifest={})
+    classifier = Version(label="stable", number=1, folder="1", num_bytes=100 * MIB, manifest=FLOAT32)
     sizes = {"num_layers": 12, "hidden_dim": 768, "num_positions": 1024}
-    generator = Version(
-        label="stable", number=1, folder="1", num_bytes=500 * MIB, manifest={"architecture": {"sizes": sizes}}
+    generator = dataclasses.replace(
+        classifier, num_bytes=500 * MIB, manifest={"architecture": {"sizes": sizes}, **FLOAT32}
     )
     # 512 + 2 * (256 + 150) = 1324, up to 1536
     assert required_memory([classifier], rows=16) == 1536 * MIB
@@ -454,9 +457,7 @@ def test_memory_is_by_the_rule_of_the_page():
     assert required_memory([generator, classifier], rows=16) == 7680 * MIB
     # restored by each of two batches: 256 + 150 + 2 * 400 = 1206; 512 + 2 * 1206 = 2924, up to 3072
     small = {"weights": "int8", "dtype": "float32", "num_parameters": 100 * MIB}
-    restoring = Version(
-        label="stable", number=1, folder="1", num_bytes=100 * MIB, manifest={**classifier.manifest, **small}
-    )
+    restoring = dataclasses.replace(classifier, manifest=small)
     assert required_memory([restoring], rows=16, batches=2) == 3072 * MIB
     unchanged = dataclasses.replace(restoring, manifest=small | {"weights": "bfloat16", "dtype": "bfloat16"})
     assert required_memory([unchanged], rows=16, batches=2) == 1536 * MIB
