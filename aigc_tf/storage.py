@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -77,7 +78,7 @@ def nearest_path(path: str) -> str:
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    with _one_sentence(path):
+    with one_sentence(path):
         if is_remote(path):
             _gfile().makedirs(os.fspath(path))
         else:
@@ -104,7 +105,7 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     if is_remote(path):
-        with _remote_errors(), _gfile().GFile(os.fspath(path), "rb") as file:
+        with remote_errors(), _gfile().GFile(os.fspath(path), "rb") as file:
             return bytes(file.read())
     return Path(path).read_bytes()
 
@@ -115,9 +116,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         RunError: If the disk is full or the place cannot be written.
     """
-    with _one_sentence(path):
+    with one_sentence(path):
         if is_remote(path):  # an object appears when it is closed, whole
-            with _remote_errors():
+            with remote_errors():
                 _write_object(os.fspath(path), content)
             return
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -178,7 +179,8 @@ def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         raise InputError(f"{final} is there already; nothing was overwritten. Give --overwrite to replace it.")
     staging = final.with_name(f".{final.name}.partial")
     retired = final.with_name(f".{final.name}.retired")
-    with _one_sentence(path):
+    # A file that the block itself does not find is no trouble of this folder.
+    with one_sentence(path, passing=(FileNotFoundError,)):
         _put_back(retired, final)  # of a process that was killed between the two renames below
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -298,7 +300,7 @@ def sha256_read_back(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def _remote_errors() -> Iterator[None]:
+def remote_errors() -> Iterator[None]:
     """Turns the errors of TensorFlow's file layer into those that the same trouble on a local disk gives."""
     import tensorflow as tf  # seconds to import, and only object stores need it
 
@@ -307,26 +309,35 @@ def _remote_errors() -> Iterator[None]:
     except tf.errors.NotFoundError as error:
         raise FileNotFoundError(2, error.message) from error
     except tf.errors.OpError as error:
-        raise OSError(f"{type(error).__name__}: {error.message}") from error
+        reason = re.sub(r"{{.*?}} ?| \[Op:.*", "", error.message)  # the names of graph nodes tell a user nothing
+        raise OSError(f"{type(error).__name__}: {reason}") from error
 
 
 @contextlib.contextmanager
 def _reached(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns an object store's refusal to be asked, or the lack of a network, into one sentence."""
     try:
-        with _remote_errors():
+        with remote_errors():
             yield
     except OSError as error:
         raise RunError(f"{os.fspath(path)} cannot be reached: {str(error).splitlines()[0][:200]}") from error
 
 
 @contextlib.contextmanager
-def _one_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns the operating system's refusal to write into one sentence; its other errors pass."""
+def one_sentence(
+    path: str | os.PathLike[str], *, advice: str = "What was there before is untouched.", passing: tuple[type, ...] = ()
+) -> Iterator[None]:
+    """Turns the operating system's refusal to write into one sentence.
+
+    Args:
+        path: What is written.
+        advice: What follows: what is left, or what to do.
+        passing: Errors that pass as they are.
+    """
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or sys.is_finalizing():
+        if isinstance(error, passing) or sys.is_finalizing():
             raise
         reason = error.strerror or str(error)
-        raise RunError(f"Cannot write {os.fspath(path)}: {reason}. What was there before is untouched.") from error
+        raise RunError(f"Cannot write {os.fspath(path)}: {reason}. {advice}") from error

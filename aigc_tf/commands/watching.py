@@ -85,7 +85,9 @@ class RunWatcher:
         telemetry.session_start(hparams.settings_of(settings), started=self._started or time.time())
         if not training.recording.log_example_ids or not is_chief:
             return telemetry, None
-        return telemetry, StepLog(storage.join(self._workdir, "example_ids.jsonl"), resume_step=resume_step)
+        return telemetry, StepLog(
+            storage.join(self._workdir, "example_ids.jsonl"), keep=lambda line: bool(line["step"] <= resume_step)
+        )
 
     def __enter__(self) -> "RunWatcher":
         self._shown.enter_context(self._progress)
@@ -190,7 +192,7 @@ class RunWatcher:
     def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
         if self._example_ids is not None:
             for step, ids in enumerate(example_ids.tolist(), start=first_step):
-                self._example_ids.add(step, {"example_ids": ids})
+                self._example_ids.add({"step": step, "example_ids": ids})
 
     def on_skipped(self, step: int, message: str) -> None:
         self._progress.note(message)

@@ -19,6 +19,7 @@ import numpy as np
 
 from aigc_tf import storage
 from aigc_tf.errors import InputError
+from aigc_tf.training.recording.step_log import StepLog, parse_lines
 
 LOG_NAME = "skipped.jsonl"
 FOLDER_NAME = "bad_steps"
@@ -31,9 +32,8 @@ def omitted_steps(workdir: str | os.PathLike[str], *, resume_step: int) -> set[i
 
 def cut_back(workdir: str | os.PathLike[str], *, resume_step: int) -> None:
     """Removes what a run that goes on after `resume_step` will decide again."""
-    kept = _kept(workdir, resume_step)
-    if len(kept) != len(_read(workdir)):
-        _write(workdir, kept)
+    if _read(workdir):  # a run without bad steps has no such file
+        StepLog(_path(workdir), keep=lambda line: _stays(line, resume_step)).close()
 
 
 def append(workdir: str | os.PathLike[str], record: Mapping[str, Any], *, policy: str, omitted: Iterable[int]) -> None:
@@ -54,7 +54,8 @@ def append(workdir: str | os.PathLike[str], record: Mapping[str, Any], *, policy
         "omitted": list(omitted),
         "examples": os.path.basename(examples_path(workdir, int(record["step"]))),
     }
-    _write(workdir, [*_read(workdir), line])
+    with StepLog(_path(workdir), keep=lambda line: True) as log:
+        log.add(line)
 
 
 def examples_path(workdir: str | os.PathLike[str], step: int) -> str:
@@ -126,23 +127,25 @@ def _number(value: float) -> float | str:
 
 
 def _kept(workdir: str | os.PathLike[str], resume_step: int) -> list[dict[str, Any]]:
-    return [line for line in _read(workdir) if line["step"] <= resume_step or line["policy"] == "rollback"]
+    return [line for line in _read(workdir) if _stays(line, resume_step)]
+
+
+def _stays(line: Mapping[str, Any], resume_step: int) -> bool:
+    return line["step"] <= resume_step or line.get("policy") == "rollback"
+
+
+def _path(workdir: str | os.PathLike[str]) -> str:
+    return storage.join(workdir, LOG_NAME)
 
 
 def _read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    path = storage.join(workdir, LOG_NAME)
+    path = _path(workdir)
     if not storage.exists(path):
         return []
     try:
-        lines = [json.loads(line) for line in storage.read_bytes(path).splitlines()]
-        return [line | {"step": int(line["step"]), "omitted": list(line["omitted"])} for line in lines]
+        return [row | {"omitted": list(row["omitted"])} for _, row in parse_lines(storage.read_bytes(path))]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not what scripts/train.py writes ({error}); mend it or put it back: what a rollback left out "
             "stands there alone, and without it those batches would be trained on again."
         ) from error
-
-
-def _write(workdir: str | os.PathLike[str], lines: Iterable[Mapping[str, Any]]) -> None:
-    content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-    storage.write_bytes(storage.join(workdir, LOG_NAME), content.encode())

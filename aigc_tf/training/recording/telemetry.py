@@ -14,14 +14,12 @@ event files are replaced by one that holds each (tag, step) up to k once.
 """
 
 import contextlib
-import json
 import math
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +29,7 @@ from aigc_tf import storage
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.training.recording import hparams
 from aigc_tf.training.recording.event_files import EventWriter, cut_event_files
+from aigc_tf.training.recording.step_log import StepLog, parse_lines, writing
 
 METRICS_NAME = "metrics.jsonl"
 LOGS_NAME = "logs"
@@ -69,22 +68,23 @@ class Telemetry:
         self._path = storage.join(workdir, METRICS_NAME)
         logs = storage.join(workdir, LOGS_NAME)
         storage.make_folder(logs)
-        with _one_sentence(self._path):
-            kept, self._recorded = _cut_metrics(self._path, resume_step)
-        with _one_sentence(logs):
+        self._is_remote = storage.is_remote(workdir)
+        self._recorded: dict[str, int] = {}
+        self._log = StepLog(self._path, keep=self._keep_line)
+        with writing(logs):
             self._drawn = cut_event_files(
                 logs, last_step=resume_step, superseded=_CONFIG_TAG, dropped=hparams.SESSION_TAGS
             )
             self._writer = EventWriter(logs, first_step=resume_step + 1)
-        # Object stores cannot append: there lines and events stay here, and flush() uploads all of them.
-        self._lines: list[bytes] | None = [kept] if storage.is_remote(workdir) else None
-        self._unwritten = False
-        self._file: BinaryIO | None = None
-        if self._lines is None:
-            with _one_sentence(self._path):
-                self._file = open(self._path, "ab")  # noqa: SIM115  open as long as the run; close() closes it
         if resume_step > max(self._recorded.values(), default=0):
             logging.warning("%s ends before step %d, where the run goes on: it has a gap.", self._path, resume_step)
+
+    def _keep_line(self, row: dict[str, Any]) -> bool:
+        """Whether a line is of a step that is done; notes the last step of each of its tags."""
+        if row["step"] > self._resume_step:
+            return False
+        self._recorded |= {tag: row["step"] for tag in row if tag not in ("step", _NONFINITE)}
+        return True
 
     def __enter__(self) -> "Telemetry":
         return self
@@ -144,7 +144,7 @@ class Telemetry:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"The image {tag!r} must be (H, W, 3) uint8, received {image.shape} {image.dtype}.")
         if self._enabled and self._is_new(self._drawn, tag, step):
-            with _one_sentence(self._path):
+            with writing(self._path):
                 self._writer.image(step, tag, image)
             self._hand_over()
 
@@ -155,7 +155,7 @@ class Telemetry:
             RunError: If the disk is full.
         """
         if self._enabled and self._is_new(self._drawn, tag, step):
-            with _one_sentence(self._path):
+            with writing(self._path):
                 self._writer.text(step, tag, markdown)
             self._hand_over()
 
@@ -171,7 +171,7 @@ class Telemetry:
             RunError: If the disk is full.
         """
         if self._enabled and self._is_new(self._drawn, tag, step):
-            with _one_sentence(self._path):
+            with writing(self._path):
                 self._writer.histogram(step, tag, values)
             self._hand_over()
 
@@ -194,7 +194,7 @@ class Telemetry:
             self._summary(self._resume_step, hparams.session_end(succeeded=succeeded, ended=time.time()))
 
     def _summary(self, step: int, summary: Any) -> None:
-        with _one_sentence(self._path):
+        with writing(self._path):
             self._writer.summary(step, summary)
         self._hand_over()
 
@@ -206,14 +206,9 @@ class Telemetry:
         """
         if not self._enabled:
             return
-        with _one_sentence(self._path):
+        with writing(self._path):
             self._writer.flush()
-            if self._file is not None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        if self._lines is not None and self._unwritten:
-            storage.write_bytes(self._path, b"".join(self._lines))
-            self._unwritten = False
+        self._log.flush()
 
     def close(self) -> None:
         """Flushes and closes the files; closing twice does nothing.
@@ -227,10 +222,9 @@ class Telemetry:
             self.flush()
         finally:
             self._enabled = False
-            with _one_sentence(self._path):
+            with writing(self._path):
                 self._writer.close()
-                if self._file is not None:
-                    self._file.close()
+            self._log.close()
 
     def _add(self, step: int, values: Mapping[str, Any], *, draw: bool) -> None:
         if values.keys() & {"step", _NONFINITE}:
@@ -238,27 +232,19 @@ class Telemetry:
         numbers = {tag: _plain(tag, value) for tag, value in values.items()}
         new = {tag: number for tag, number in numbers.items() if self._is_new(self._recorded, tag, step)}
         if new:
-            self._write_line(_to_line(step, new))
+            self._log.add(_to_row(step, new))
         if not draw:
             return
-        with _one_sentence(self._path):
+        with writing(self._path):
             for tag, number in numbers.items():
                 if number is not None and self._is_new(self._drawn, tag, step):
                     self._writer.scalar(step, tag, float(number))
 
-    def _write_line(self, line: bytes) -> None:
-        self._unwritten = True
-        if self._lines is not None:
-            self._lines.append(line)
-        elif self._file is not None:
-            with _one_sentence(self._path):
-                self._file.write(line)
-
     def _hand_over(self) -> None:
         """Gives what is recorded to the operating system, where it outlives a kill of this process."""
-        if self._file is not None:
-            with _one_sentence(self._path):
-                self._file.flush()
+        if not self._is_remote:  # there a flush would upload the whole file
+            self._log.hand_over()
+            with writing(self._path):
                 self._writer.flush()
 
     @staticmethod
@@ -283,9 +269,12 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not storage.exists(path):
         raise InputError(f"There is no {path}; training writes it. Give the folder of a run.")
     rows = []
-    for _, row in _parse_lines(storage.read_bytes(path), path):
-        nonfinite = row.pop(_NONFINITE, {})
-        rows.append(row | {tag: float(text) for tag, text in nonfinite.items()})
+    try:
+        for _, row in parse_lines(storage.read_bytes(path)):
+            nonfinite = row.pop(_NONFINITE, {})
+            rows.append(row | {tag: float(text) for tag, text in nonfinite.items()})
+    except ValueError as error:
+        raise InputError(f"{path} is broken: {error}; repair it, or take another run.") from error
     return rows
 
 
@@ -300,7 +289,7 @@ def _plain(tag: str, value: Any) -> bool | int | float | None:
     return number if isinstance(number, (bool, int)) else float(number)
 
 
-def _to_line(step: int, values: Mapping[str, bool | int | float | None]) -> bytes:
+def _to_row(step: int, values: Mapping[str, bool | int | float | None]) -> dict[str, Any]:
     nonfinite = {
         tag: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         for tag, value in values.items()
@@ -309,47 +298,4 @@ def _to_line(step: int, values: Mapping[str, bool | int | float | None]) -> byte
     row: dict[str, Any] = {"step": step} | {tag: None if tag in nonfinite else value for tag, value in values.items()}
     if nonfinite:
         row[_NONFINITE] = nonfinite
-    return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _parse_lines(content: bytes, path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yields each line and what it says; an unfinished last line is what a killed process leaves, and is skipped."""
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise ValueError("no object with a step")
-        except ValueError as error:  # also of JSON and of UTF-8
-            if not line.endswith(b"\n"):
-                return
-            raise InputError(
-                f"Line {number} of {path} is broken ({error}); repair it, or move the file away and run again."
-            ) from error
-        yield line.rstrip(b"\n") + b"\n", row
-
-
-def _cut_metrics(path: str, resume_step: int) -> tuple[bytes, dict[str, int]]:
-    """Cuts metrics.jsonl back to `resume_step`; returns what is kept and the last step of each tag."""
-    content = storage.read_bytes(path) if storage.exists(path) else b""
-    kept, last_steps = [], {}
-    for line, row in _parse_lines(content, path):
-        if row["step"] <= resume_step:
-            kept.append(line)
-            last_steps.update({tag: row["step"] for tag in row if tag not in ("step", _NONFINITE)})
-    whole = b"".join(kept)
-    if whole != content:
-        storage.write_bytes(path, whole)
-    return whole, last_steps
-
-
-@contextlib.contextmanager
-def _one_sentence(path: str) -> Iterator[None]:
-    """Turns a refusal to write, by the operating system or by TensorFlow's file layer, into one sentence."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        if isinstance(error, tf.errors.OpError):
-            reason = re.sub(r"{{.*?}} ?| \[Op:.*", "", error.message)  # the names of graph nodes tell a user nothing
-        else:
-            reason = error.strerror or str(error)
-        raise RunError(f"Cannot write {path}: {reason}. Mend that and run the same command again to go on.") from error
+    return row
