@@ -184,6 +184,7 @@ class _Loop:
         if state.step in self._omitted:
             return self._leave_out()
         to_omitted = [step - state.step for step in self._omitted if step > state.step]
+        # A call ends where something is due, so that no event has to look into the graph.
         limit = min([_steps_to_event(state.step, self._config), *to_omitted])
         iterator, num_steps = self._feed.take(state.step, limit)
         started = time.perf_counter()
@@ -195,7 +196,7 @@ class _Loop:
             tf.constant(self._stop_requested()),
         )
         arrays = {name: column.numpy() for name, column in columns.items()}
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started  # `numpy()` waited for the steps; the call itself does not on a GPU
         records = _records(arrays, {name: column.numpy() for name, column in parts.items()}, state.step)
         tokens = float(arrays["tokens"].sum(dtype=np.float64))
         state.progress.train_seconds += seconds
@@ -273,7 +274,8 @@ class _Loop:
         """Goes back to the newest checkpoint from before the batches that are left out, the same on every worker."""
         step = int(record["step"])
         first = max(step - self._config.bad_steps.rollback_batches + 1, 1)
-        self._report_written(self._writer.wait())
+        self._report_written(self._writer.wait())  # the newest checkpoint may be the one to go back to
+        # Only the chief's disk counts: another worker may see a shared drive later.
         target = agree(self._devices, self._step_to_go_back_to(first) if self._devices.is_chief else 0)
         newest, _ = checkpoints.load_newest(self._workdir, last_step=target)
         if newest is None or newest.step != target:
@@ -290,7 +292,7 @@ class _Loop:
             repair_folder(self._workdir, self._state, newest, self._task)
             self._watcher.on_rollback(target)
         self._saved_step = target
-        self._feed = Feed(self._task, self._devices, target)
+        self._feed = Feed(self._task, self._devices, target)  # its iterator is ahead; an order starts at any step
 
     def _step_to_go_back_to(self, first: int) -> int:
         """Returns the step of the newest whole checkpoint before a step, or of the newest of all where none is."""
@@ -337,6 +339,7 @@ class _Loop:
                     self._watcher.on_samples(state.step, samples)
             state.progress.evaluated_step, self._saved_step = state.step, -1  # a checkpoint of it knows nothing of this
         last = state.step == config.num_steps or state.progress.stopped_early
+        # A best evaluation is saved at once: its weights are gone after the next step.
         is_due = last or not state.step % config.checkpoint_every
         if improved or (is_due and state.step != self._saved_step):
             self._save(improved=improved)

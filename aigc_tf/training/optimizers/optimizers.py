@@ -35,7 +35,7 @@ def learning_rate(step: tf.Tensor, config: TrainingConfig) -> tf.Tensor:
     Source: Devlin et al. 2019, appendix A.2 (linear); Loshchilov and Hutter 2017, equation 5 (cosine); Vaswani et al.
     2017, equation 3 (inverse_sqrt); Hu et al. 2024, section 4.2 (wsd).
     """
-    position = tf.cast(step, tf.float32) + 1.0
+    position = tf.cast(step, tf.float32) + 1.0  # from 1, or the first step would have the rate 0 and do nothing
     warmup = float(config.schedule.warmup_steps)
     first = warmup if config.schedule.name != "wsd" else float(config.num_steps - wsd_decay_steps(config))
     progress = (position - 1.0 - first) / max(config.num_steps - first, 1.0)
@@ -75,7 +75,7 @@ def build_optimizer(config: TrainingConfig, variables: list[keras.Variable]) -> 
     """
     optimizer = _create(config, variables)
     optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if len(variable.shape) < 2])
-    optimizer.build(variables)
+    optimizer.build(variables)  # slots now: a checkpoint is restored into them before the first step
     optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
     if config.optimizer.layer_decay != 1.0:
         _scale_rates(optimizer, variables, layer_scales(variables, config.optimizer.layer_decay))
@@ -84,6 +84,7 @@ def build_optimizer(config: TrainingConfig, variables: list[keras.Variable]) -> 
 
 def _create(config: TrainingConfig, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
     name = config.optimizer.name
+    # The rate is a variable that every step sets; this value is only what it starts with.
     common: dict[str, Any] = {"name": name, "learning_rate": float(config.optimizer.learning_rate)}
     decay = {"weight_decay": config.optimizer.weight_decay}
     betas = {"beta_1": config.optimizer.beta_1, "beta_2": config.optimizer.beta_2}

@@ -35,6 +35,7 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     generators: dict[int, keras.random.SeedGenerator] = {}
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
+            # Layers may share a generator.
             generators.setdefault(id(generator), generator)
     return list(generators.values())
 
@@ -51,12 +52,14 @@ def stateless_seeds(generators: Sequence[keras.random.SeedGenerator], key: tf.Te
         [max(len(generators), 1), 2], key, minval=None, maxval=None, dtype=tf.int64, alg="philox"
     )
     for index, generator in enumerate(generators):
+        # On the instance: Keras' own `next` would count up a variable, which a checkpoint would have to keep and which
+        # would differ between one batch and two micro-batches.
         generator.next = _Seeds(seeds[index])
     try:
         yield
     finally:
         for generator in generators:
-            del generator.next
+            del generator.next  # the class's own is back
 
 
 class _Seeds:
@@ -73,6 +76,7 @@ class _Seeds:
 
 def forward_key(seed: int, step: tf.Tensor, place: tf.Tensor | int) -> tf.Tensor:
     """Returns the `(2,)` int32 key of one forward: of slice `place` of a global batch."""
+    # All 62 bits of the seed, in two halves that int32 holds.
     key = tf.constant([seed & 0x7FFFFFFF, (seed >> 31) & 0x7FFFFFFF], tf.int32)
     key = tf.random.fold_in(key, step, alg="philox")
     return tf.random.fold_in(key, tf.cast(place, tf.int32), alg="philox")
@@ -167,6 +171,8 @@ def build_run_steps(
     def one_step(
         batch: Batch, step: tf.Tensor, rate: tf.Tensor, limit: tf.Tensor, stop: tf.Tensor
     ) -> dict[str, tf.Tensor]:
+        # On TPU and on one device a branch within the replica is fine, and the update needs no second run. Where
+        # replicas of one process meet in the update, only the caller of both may branch.
         if not _merges_replicas(strategy):
             record = strategy.run(compute_and_update, args=(batch, step, rate, limit, stop))
             return {name: strategy.experimental_local_results(value)[0] for name, value in record.items()}
@@ -186,8 +192,11 @@ def build_run_steps(
     def run_steps(
         iterator: Any, first_step: tf.Tensor, num_steps: tf.Tensor, history: LossHistory, stop: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], LossHistory]:
+        # Every step's record leaves the graph at the end of the call, so that a call of 100 steps loses no curve.
         arrays = {name: tf.TensorArray(_RECORD.get(name, tf.int64), num_steps) for name in names}
         index, good = tf.constant(0), tf.constant(True)
+        # A bad step ends the call: what is done about it (examples, rollback) is decided outside, with the weights
+        # that it was computed with.
         while good and index < num_steps:
             step = first_step + tf.cast(index, tf.int64)
             batch, waited = _timed_next(iterator, strategy)
@@ -198,6 +207,7 @@ def build_run_steps(
                 record["example_ids"] = strategy.gather(batch["example_ids"], axis=0)
             arrays = {name: array.write(index, record[name]) for name, array in arrays.items()}
             good = record["good"]
+            # A bad loss would raise mean and deviation, or make them NaN, and hide the spikes behind it.
             history = tf.cond(good, lambda: extend_history(history, record["loss"]), lambda: LossHistory(*history))  # noqa: B023
             index += 1
         done = tf.range(index)
@@ -217,6 +227,7 @@ def _merges_replicas(strategy: tf.distribute.Strategy) -> bool:
 
 
 def _timed_next(iterator: Any, strategy: tf.distribute.Strategy) -> tuple[Batch, tf.Tensor]:
+    # A graph runs in the order of its data alone: the control edges make the clock read before and after the batch.
     asked = tf.timestamp()
     with tf.control_dependencies([asked]):
         batch = next(iterator)
@@ -246,6 +257,7 @@ def _build_compute(
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return [*gradients, total, tf.reduce_sum(found.weights), *_count_tokens(batch), part_sums(found)]
 
+    # XLA gets forward and backward alone: an iterator and a sum over replicas are no part of what it compiles.
     compute_slice = tf.function(forward_backward, jit_compile=True) if config.devices.jit == "on" else forward_backward
 
     def sum_of_slices(batch: Batch, step: tf.Tensor, replica: tf.Tensor) -> list[tf.Tensor]:
@@ -264,17 +276,19 @@ def _build_compute(
             lambda index, _: index < config.devices.micro_batches,
             add_slice,
             (tf.constant(0), zeros),
-            parallel_iterations=1,
+            parallel_iterations=1,  # the activations of one micro-batch at a time are what micro-batches are for
             maximum_iterations=config.devices.micro_batches,
         )[1]
 
     def compute(batch: Batch, step: tf.Tensor, stop: tf.Tensor) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         context = tf.distribute.get_replica_context()
         sums = sum_of_slices(batch, step, tf.cast(context.replica_id_in_sync_group, tf.int32))
+        # Sums, divided once by the weight of all replicas: a mean of the replicas' means would weigh their rows
+        # unequally. `stop` rides along, so that all workers hear of a signal after the same step.
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [*sums, tf.cast(stop, tf.float32)])
         gradients, (total, weight, tokens, positions, parts, stops) = sums[:-6], sums[-6:]
-        mean = tf.math.reciprocal_no_nan(weight)
-        norm = tf.linalg.global_norm(gradients) * mean
+        mean = tf.math.reciprocal_no_nan(weight)  # a batch of padding alone has the gradient 0, not NaN
+        norm = tf.linalg.global_norm(gradients) * mean  # after the sum: a replica's own norm says nothing of the whole
         scale = mean * (
             config.optimizer.clip_norm / tf.maximum(norm, config.optimizer.clip_norm)
             if config.optimizer.clip_norm
@@ -319,7 +333,7 @@ def _build_update(
     variables = model.trainable_variables
 
     def update(gradients: list[tf.Tensor], step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        optimizer.learning_rate = rate
+        optimizer.learning_rate = rate  # Keras' own schedules count the steps that were applied, not those of the run
         optimizer.apply(gradients, variables)
         if averages:
             move_averages(averages, variables, decay=config.optimizer.ema_decay, step=step)
