@@ -57,7 +57,7 @@ def main() -> None:
 
 def train(model: torch.nn.Module, split: object, options: argparse.Namespace) -> float:
     """Trains in place; returns the wall seconds."""
-    lengths = np.minimum(split.lengths + 2, MAX_LENGTH)
+    lengths = np.minimum(split.sizes + 2, MAX_LENGTH)
     order = TrainingOrder(lengths, seed=options.seed, global_batch_size=32, num_buckets=32)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -85,7 +85,7 @@ def train(model: torch.nn.Module, split: object, options: argparse.Namespace) ->
 
 def accuracy(model: torch.nn.Module, split: object) -> float:
     """Share of right answers over a split."""
-    lengths = np.minimum(split.lengths + 2, MAX_LENGTH)
+    lengths = np.minimum(split.sizes + 2, MAX_LENGTH)
     model.eval()
     right = 0
     for batch in evaluation_batches(lengths, batch_size=64, bucket_lengths=np.array([MAX_LENGTH])):
@@ -98,13 +98,13 @@ def accuracy(model: torch.nn.Module, split: object) -> float:
 
 def labels(split: object, ids: np.ndarray) -> torch.Tensor:
     """`(B,)` int64."""
-    return torch.tensor(split.labels(ids).astype(np.int64))
+    return torch.tensor(split.column("label").rows(ids).astype(np.int64))
 
 
 def pack(split: object, ids: np.ndarray, length: int) -> dict[str, torch.Tensor]:
     """`(B, T)` token ids and mask, padded to `length`."""
     token_ids = np.zeros((len(ids), length), np.int64)
-    for row, (text, _) in zip(token_ids, split.rows(ids), strict=True):
+    for row, text in zip(token_ids, split.column("text").rows(ids), strict=True):
         text = text[: MAX_LENGTH - 2]
         row[: len(text) + 2] = [CLS, *text, SEP]
     token_ids = torch.tensor(token_ids)

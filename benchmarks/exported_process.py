@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from serve import inputs_of, read_texts
 
-from aigc_tf.commands.runs import config_of_run, load_model, read_facts
+from aigc_tf.commands.runs import config_of_run, load_model
 from aigc_tf.config import GenerationConfig
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.data.prepared.facts import read_facts
 from aigc_tf.serving.local.text_generator import TextGenerator
 from aigc_tf.serving.process.other_process import StandIn, bytes_array
 from aigc_tf.serving.versions import latest_version
@@ -38,7 +38,7 @@ def compare_decoding(args: argparse.Namespace, folder: str) -> None:
     settings = GenerationConfig(max_new_tokens=args.new_tokens, temperature=0.0)
     config = config_of_run(args.workdir, None)
     model, _ = load_model(args.workdir, config, checkpoint="best", dtype="float32")
-    tokenizer = load_tokenizer(read_facts(args.workdir).tokenizer_folder)
+    tokenizer = read_facts(args.workdir).encoder("text")
     live = TextGenerator(model, tokenizer, max_length=config.data.max_length)
     prompts = [text[:80] for text in read_texts()[:8]]
     rows = [inputs_of(text, args.new_tokens, "generate") for text in prompts]

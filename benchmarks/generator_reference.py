@@ -28,7 +28,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from aigc_tf.config.files import load_config
 from aigc_tf.data.batching.windows import WindowOrder, WindowSource, num_targets, window_batches
 from aigc_tf.data.prepared.prepared import open_prepared
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.training.optimizers.optimizers import learning_rate
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "gpt_shakespeare.py"
@@ -47,7 +46,7 @@ def main() -> None:
     config.training.optimizer.learning_rate = options.learning_rate or config.training.optimizer.learning_rate
     torch.manual_seed(config.training.seed)
     data = open_prepared(options.prepared)
-    tokenizer = load_tokenizer(data.tokenizer_folder)
+    tokenizer = data.facts.encoder("text")
     sizes = config.model
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
@@ -83,11 +82,15 @@ def main() -> None:
 def train(model: torch.nn.Module, split: object, config: object, end_id: int, limit: float) -> tuple[int, float]:
     """Trains in place; returns steps and wall seconds."""
     training, length = config.training, config.data.max_length
+    documents = split.column("text")
     order = WindowOrder(
-        num_targets(split), length=length, seed=training.seed, global_batch_size=training.global_batch_size
+        num_targets(documents),
+        length=length,
+        seed=training.seed,
+        global_batch_size=training.global_batch_size,
     )
     source = WindowSource(
-        split, order.batch, end_id=end_id, length=length, global_batch_size=training.global_batch_size
+        documents, order.batch, end_id=end_id, length=length, global_batch_size=training.global_batch_size
     )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -127,9 +130,9 @@ def train(model: torch.nn.Module, split: object, config: object, end_id: int, li
 
 def bits_per_byte(model: torch.nn.Module, data: object, config: object, end_id: int) -> float:
     """Over the test works, in float32."""
-    split, length, size = data.splits["test"], config.data.max_length, config.evaluation.batch_size
-    batches = window_batches(num_targets(split), length=length, batch_size=size)
-    source = WindowSource(split, batches.__getitem__, end_id=end_id, length=length, global_batch_size=size)
+    documents, length, size = data.splits["test"].column("text"), config.data.max_length, config.evaluation.batch_size
+    batches = window_batches(num_targets(documents), length=length, batch_size=size)
+    source = WindowSource(documents, batches.__getitem__, end_id=end_id, length=length, global_batch_size=size)
     model.eval()
     total = 0.0
     for step in range(len(batches)):

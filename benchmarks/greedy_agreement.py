@@ -26,9 +26,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from aigc_tf.commands.runs import config_of_run, open_prepared_of, read_facts
+from aigc_tf.commands.runs import config_of_run, open_prepared_of
 from aigc_tf.config import GenerationConfig
-from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.prepared.facts import read_facts
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.serving.local.continuations import settings_of
 from aigc_tf.serving.process.other_process import StandIn, bytes_array
 from aigc_tf.serving.versions import latest_version, read_manifest
@@ -56,7 +57,7 @@ def choose_prompts(workdir: str, tokenizer: Tokenizer, *, count: int, num_tokens
     """Returns pieces of the test data, at even distances."""
     prepared = open_prepared_of(config_of_run(workdir, None))
     split = prepared.splits.get("test", prepared.splits["train"])
-    documents = [row[0] for row in split.rows(np.arange(split.num_examples))]
+    documents = split.column("text").rows(np.arange(split.num_examples))
     tokens = np.concatenate(documents)
     starts = np.linspace(0, len(tokens) - num_tokens, count).astype(int)
     return [tokenizer.decode(tokens[start : start + num_tokens]) for start in starts]
@@ -117,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = latest_version(options.model)
     manifest = read_manifest(folder, question="prompt")
-    tokenizer = load_tokenizer(read_facts(options.workdir).tokenizer_folder)
+    tokenizer = read_facts(options.workdir).encoder("text")
     prompts = choose_prompts(options.workdir, tokenizer, count=options.prompts, num_tokens=options.prompt_tokens)
     expected = by_script(options.workdir, prompts, new_tokens=options.new_tokens)
     report: dict[str, Any] = {"tokens": sum(map(len, expected))}

@@ -30,7 +30,6 @@ from aigc_tf.commands import runs
 from aigc_tf.commands.watching import RunWatcher
 from aigc_tf.config import ExperimentConfig, TrainingConfig
 from aigc_tf.config.files import load_config
-from aigc_tf.tasks.door import facts_of
 from aigc_tf.training import loop, run_state
 from aigc_tf.training.devices import strategy
 from aigc_tf.training.task import Task
@@ -113,7 +112,7 @@ def measure(config: ExperimentConfig, *, steps: int, checkpoint_every: int) -> N
     state = run_state.build_state(task, config.training, devices)
     with tempfile.TemporaryDirectory() as workdir:
         watcher = RunWatcher(
-            config, workdir, task=task, state=state, devices=devices, facts=facts_of(prepared), started=time.time()
+            config, workdir, task=task, state=state, devices=devices, facts=prepared.facts, started=time.time()
         )
         taker = TurnTaker(watcher, bare)
         with watcher:

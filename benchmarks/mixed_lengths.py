@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from aigc_tf.commands.runs import config_of_run, load_model
 from aigc_tf.data.prepared.prepared import open_prepared
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.models.classifiers.classifier import model_inputs
 from aigc_tf.serving.modules import classifier_signatures
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec
@@ -38,7 +37,7 @@ def main() -> None:
     config = config_of_run(args.workdir, None)
     model, _ = load_model(args.workdir, config, checkpoint="best", dtype="float32")
     data = open_prepared(args.prepared)
-    tokenizer = load_tokenizer(data.tokenizer_folder)
+    tokenizer = data.facts.encoder("text")
     spec = ServingSpec(
         label_names=tuple(str(number) for number in range(model.output.shape[-1])),
         problem_type="single_label",
@@ -56,7 +55,7 @@ def main() -> None:
     )
 
     split = data.splits["test"]
-    texts = [row[0] for row in split.rows(np.arange(split.num_examples))]
+    texts = split.column("text").rows(np.arange(split.num_examples))
     texts.sort(key=len)
     middle, shortest, longest = len(texts) // 2, texts[: args.rows - 1], np.resize(texts[-1], spec.max_length)
     drawn = np.random.default_rng(0).choice(len(texts), args.rows, replace=False)

@@ -35,7 +35,6 @@ from aigc_tf.data.batching.order import POSITIONS, StepBatch, TrainingOrder
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource
 from aigc_tf.data.batching.packed_order import PackedOrder, cut_pieces
 from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.models.generators.generator import build_generator, model_inputs
 from aigc_tf.training.step.losses import token_losses
 
@@ -48,7 +47,7 @@ Orders = dict[str, tuple[Callable[[int], StepBatch], int]]
 
 def ways_of(data: PreparedDataset, *, length: int, num_rows: int) -> Orders:
     """Returns the ways of making batches of the training split of a data set."""
-    lengths = data.splits["train"].lengths + 1  # the end of text
+    lengths = data.splits["train"].sizes + 1  # the end of text
     example_ids, starts, sizes = cut_pieces(lengths, length=length)
     packed = PackedOrder(lengths, length=length, seed=0, global_batch_size=num_rows)
     per_step = round(len(sizes) * num_rows / packed.num_examples)  # pieces of a packed batch
@@ -73,7 +72,7 @@ def read_batch(data: PreparedDataset, batch: StepBatch, *, end_id: int) -> dict[
         data.splits["train"],
         lambda step: batch,
         end_id=end_id,
-        is_pair=data.is_pair,
+        texts=data.schema.text_names,
         length=batch.shape[POSITIONS],
         num_segments=batch.example_ids.shape[1],
         global_batch_size=len(batch.example_ids),
@@ -103,7 +102,7 @@ def tokens_of(batch: StepBatch, lengths: np.ndarray, row_length: int) -> int:
 
 def build_step(data: PreparedDataset, *, length: int, dtype: str) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
     """Returns a training step of a network with random weights."""
-    vocabulary_size = int(data.info["vocabulary_size"])
+    vocabulary_size = data.facts.encoder("text").vocabulary_size
     model = build_generator(CONFIG, vocabulary_size=vocabulary_size, max_length=length, dtype=dtype)
     optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.1)
     optimizer.build(model.trainable_variables)
@@ -122,9 +121,9 @@ def build_step(data: PreparedDataset, *, length: int, dtype: str) -> Callable[[d
 
 def measure(data: PreparedDataset, ways: Orders, args: argparse.Namespace) -> dict[str, float]:
     """Returns the useful tokens a second of each way: those of all its turns over the seconds of all."""
-    end_id = load_tokenizer(data.tokenizer_folder).end_of_text_id
+    end_id = data.facts.encoder("text").end_of_text_id
     step = build_step(data, length=args.length, dtype=args.dtype)
-    lengths = data.splits["train"].lengths + 1
+    lengths = data.splits["train"].sizes + 1
     places = dict.fromkeys(ways, 0)
     tokens, seconds = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
 
@@ -169,7 +168,7 @@ def main() -> None:
     )
     for title, folder in (("pairs of turns", args.pairs), ("whole dialogues", args.dialogues)):
         data = open_prepared(folder)
-        lengths = data.splits["train"].lengths + 1
+        lengths = data.splits["train"].sizes + 1
         ways = ways_of(data, length=args.length, num_rows=args.rows)
         speeds = measure(data, ways, args)
         print(f"\n{title}: {len(lengths):,} of {lengths.mean():.1f} tokens on average, the longest {lengths.max()}")

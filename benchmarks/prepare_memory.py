@@ -60,8 +60,8 @@ def prepare_in_this_process(folder: Path) -> dict[str, float]:
     """Prepares the text in a folder and returns what it took."""
     import tensorflow as tf
 
+    from aigc_tf.commands.prepare import prepare
     from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
-    from aigc_tf.data.preparing.preparation import prepare
 
     tf.constant(0).numpy()  # makes the runtime, which is not ours to count
     config = ExperimentConfig(

@@ -20,7 +20,6 @@ from sklearn.linear_model import LogisticRegression
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from aigc_tf.data.prepared.prepared import open_prepared
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 
 
 def main() -> None:
@@ -28,12 +27,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--prepared", default="prepared/bert_reviews_zh")
     data = open_prepared(arguments.parse_args().prepared)
-    tokenizer = load_tokenizer(data.tokenizer_folder)
+    tokenizer = data.facts.encoder("text")
     texts, labels = {}, {}
     for name, split in data.splits.items():
-        rows = split.rows(np.arange(split.num_examples))
-        texts[name] = [tokenizer.decode(text) for text, _ in rows]  # SentencePiece gives the very text back
-        labels[name] = split.all_labels()
+        rows = split.column("text").rows(np.arange(split.num_examples))
+        texts[name] = [tokenizer.decode(text) for text in rows]  # SentencePiece gives the very text back
+        labels[name] = split.column("label").all()
     found = []
     for longest in (2, 3):
         vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, longest), min_df=2, sublinear_tf=True)

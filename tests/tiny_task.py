@@ -12,6 +12,7 @@ from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths
 from aigc_tf.training.step import losses
 from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.task import Evaluation, Task
+from tests.memory_split import MemorySplit, dense, ragged
 from tests.training_fields import training_with
 
 SPECIAL_TOKENS = SpecialTokens(
@@ -20,23 +21,17 @@ SPECIAL_TOKENS = SpecialTokens(
 VOCABULARY = 40
 
 
-class MemorySplit:
-    """What PreparedSplit offers, from lists: the label of an example is whether token 5 comes before token 6."""
+COLUMNS = dict(texts=("text",), label="label")
 
-    def __init__(self, count=64, seed=0):
-        rng = np.random.default_rng(seed)
-        self._rows = [rng.integers(7, VOCABULARY, rng.integers(2, 20)).astype(np.int32) for _ in range(count)]
-        self._labels = rng.integers(0, 2, count).astype(np.int32)
-        for row, label in zip(self._rows, self._labels, strict=True):
-            row[:2] = (5, 6) if label else (6, 5)
-        self.num_examples = count
-        self.lengths = np.array([len(row) for row in self._rows], np.int64)
 
-    def rows(self, example_ids):
-        return [(self._rows[i], self._rows[i][:0]) for i in example_ids]
-
-    def labels(self, example_ids):
-        return self._labels[example_ids]
+def tiny_split(count=64, seed=0):
+    """Examples in memory: the label of one is whether token 5 comes before token 6."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(7, VOCABULARY, rng.integers(2, 20)).astype(np.int32) for _ in range(count)]
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    for row, label in zip(rows, labels, strict=True):
+        row[:2] = (5, 6) if label else (6, 5)
+    return MemorySplit(text=ragged(*rows, dtype=np.int32), label=dense(labels))
 
 
 def build_model(dropout=0.0, dtype="float32", seed=0):
@@ -108,22 +103,22 @@ def training_config(**changes):
 
 
 def tiny_task(config, *, dropout=0.0, class_weights=(), special=SPECIAL_TOKENS, num_buckets=3, score=accuracy):
-    split, held_out = MemorySplit(), MemorySplit(count=13, seed=1)
-    lengths = model_lengths(split.lengths, special, is_pair=False)
+    split, held_out = tiny_split(), tiny_split(count=13, seed=1)
+    lengths = model_lengths(split.sizes, special, is_pair=False)
     order = TrainingOrder(
         lengths, seed=config.seed, global_batch_size=config.global_batch_size, num_buckets=num_buckets
     )
     batches = evaluation_batches(
-        model_lengths(held_out.lengths, special, is_pair=False), batch_size=4, bucket_lengths=order.bucket_lengths
+        model_lengths(held_out.sizes, special, is_pair=False), batch_size=4, bucket_lengths=order.bucket_lengths
     )
     return Task(
         build_model=functools.partial(build_model, dropout=dropout),
         losses=functools.partial(tiny_losses, class_weights=class_weights),
         order=order,
-        train=ExampleSource(split, order.batch, special, is_pair=False, global_batch_size=config.global_batch_size),
+        train=ExampleSource(split, order.batch, special, **COLUMNS, global_batch_size=config.global_batch_size),
         evaluations={
             "validation": Evaluation(
-                source=ExampleSource(held_out, batches.__getitem__, special, is_pair=False, global_batch_size=4),
+                source=ExampleSource(held_out, batches.__getitem__, special, **COLUMNS, global_batch_size=4),
                 num_batches=len(batches),
                 observe=tiny_observe,
                 accumulator=lambda: Rows(score),

@@ -15,6 +15,7 @@ from typing import NoReturn
 from absl import app
 
 from aigc_tf.cli.flags import Options, parse
+from aigc_tf.config.shell import shell_line
 from aigc_tf.errors import InputError, Preempted, RunError
 
 
@@ -55,7 +56,7 @@ def _one_line_errors(is_debugged: bool) -> Iterator[None]:
     except Exception as error:  # the one place that must let nothing pass
         if is_debugged:
             traceback.print_exc()
-        message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        message = filled(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))
         if isinstance(error, InputError):
             _fail(message, status=2)
         if isinstance(error, RunError):
@@ -72,6 +73,19 @@ def _one_line_errors(is_debugged: bool) -> Iterator[None]:
         hint = "" if is_debugged else " Run again with --debug to see where."
         shown = _shorten(message)
         _fail(f"{kind}: {shown}{'' if shown.endswith('.') else '.'}{hint}", status=1)
+
+
+def filled(message: str) -> str:
+    """Puts the config that was typed into the commands of a message, so that they can be pasted as they are."""
+    typed: list[str] = []
+    is_value = False
+    for word in sys.argv[1:]:
+        name, is_joined, _ = word.lstrip("-").partition("=")
+        is_config = word.startswith("-") and name.partition(".")[0] == "config"
+        if is_config or (is_value and not word.startswith("-")):
+            typed.append(word)
+        is_value = is_config and not is_joined
+    return message.replace("--config=...", shell_line(*typed)) if typed else message
 
 
 def _fail(message: str, *, status: int) -> NoReturn:

@@ -18,17 +18,16 @@ from aigc_tf.commands.search_space import check_space, parse_search
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.files import load_config
 from aigc_tf.config.shell import shell_line
-from aigc_tf.data.sources.sources import check_labelled, find_sources
+from aigc_tf.data.sources.sources import check_tables, find_sources
 from aigc_tf.errors import InputError
-from aigc_tf.tasks import check_config, shown_config
+from aigc_tf.tasks import TASKS, check_config, shown_config
 
 
 def prepare(options: Options) -> None:
     """Makes the prepared data set of an experiment."""
     config = _checked_config(options)
     sources = find_sources(config.data)
-    if config.task == "classify":
-        check_labelled(sources)
+    check_tables(sources, TASKS[config.task].schema(config).source_columns(config.data))
     if options.dry_run:
         print(shown_config(config))
         print("\nfiles")

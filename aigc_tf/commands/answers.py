@@ -125,8 +125,9 @@ def read_questions(path: str, inputs: Sequence[str], columns: Sequence[str]) -> 
             f"{path} has single texts, but the model takes pairs; give a table with the columns {text_column!r} "
             f"and {text_b_column!r}."
         )
-    for record in sources.read_records(files, data, []):
-        yield dict(zip(inputs, (record.text, record.text_b), strict=False))
+    read = [sources.SourceColumn(name, is_text=True, field="the model") for name in columns if name]
+    for record in sources.read_records(files, data, [], columns=read):
+        yield dict(zip(inputs, map(str, record.cells), strict=False))
 
 
 def piped_lines() -> list[str]:

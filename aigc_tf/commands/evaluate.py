@@ -11,9 +11,9 @@ from aigc_tf.commands.runs import (
     door_of,
     load_model,
     open_prepared_of,
-    read_facts,
 )
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.facts import read_facts
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation import report
 from aigc_tf.tasks.door import policy_of

@@ -8,11 +8,11 @@ from aigc_tf.commands.runs import (
     door_of,
     load_model,
     open_prepared_of,
-    read_facts,
 )
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.fields import sha256
 from aigc_tf.config.shell import shell_line
+from aigc_tf.data.prepared.facts import read_facts
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.errors import InputError
 from aigc_tf.serving.publishing.publishing import publish

@@ -6,12 +6,10 @@ from aigc_tf.commands.runs import (
     config_of_run,
     door_of,
     open_prepared_of,
-    read_facts,
 )
 from aigc_tf.config import ExperimentConfig
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.data.prepared.facts import DataFacts, read_facts
 from aigc_tf.errors import InputError
-from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import skipping
 from aigc_tf.training.devices import strategy
 
@@ -25,21 +23,17 @@ def inspect_examples(workdir: str, *, config: ExperimentConfig | None = None, st
     if prepared.sha256 != facts.sha256:
         raise InputError(f"The prepared data {prepared.folder} are not those of the run {workdir}; prepare them again.")
     source = door_of(config).build(config, prepared, strategy.build_devices("none")).train
-    tokenizer = load_tokenizer(facts.tokenizer_folder)
     print(f"Step {step} of {workdir}, {skipping.examples_path(workdir, step)}: {len(rows)} rows, the worst first.")
     for row in rows:
         print(f"\nloss {row['loss']}, weight {row['weight']:g}")
         for example_id in row["example_ids"]:
-            parts, label = source.example(example_id)
-            named = "" if label is None else f", label {_shown_label(label, facts)}"
-            print(f"  example {example_id}{named}")
-            for part in parts:
-                print("\n".join(f"    {line}" for line in tokenizer.decode(part).splitlines()) or "    (empty)")
+            _print_example(example_id, source.example(example_id), facts)
 
 
-def _shown_label(label: np.ndarray, facts: DataFacts) -> str:
-    if facts.problem_type == "single_label":
-        return facts.label_names[int(label)]
-    if facts.problem_type == "multi_label":
-        return "|".join(name for name, is_set in zip(facts.label_names, label, strict=True) if is_set) or "none"
-    return f"{float(label):g}"
+def _print_example(example_id: int, columns: dict[str, np.ndarray], facts: DataFacts) -> None:
+    shown = {name: facts.encoder(name).decode(value) for name, value in columns.items()}
+    texts = facts.schema.text_names
+    named = "".join(f", {name} {value}" for name, value in shown.items() if name not in texts)
+    print(f"  example {example_id}{named}")
+    for name in texts:
+        print("\n".join(f"    {line}" for line in shown.get(name, "").splitlines()) or "    (empty)")

@@ -7,6 +7,7 @@ from aigc_tf.config import ExperimentConfig
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.preparing import preparation
 from aigc_tf.data.preparing.terminal import print_line
+from aigc_tf.tasks import TASKS
 
 
 def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Console | None = None) -> PreparedDataset:
@@ -17,7 +18,7 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
         RunError: If the disk is full, or another process prepares the same data set.
     """
     console = console or Console()
-    prepared = preparation.prepare(config, overwrite=overwrite, console=console)
+    prepared = preparation.prepare(config, TASKS[config.task].schema(config), overwrite=overwrite, console=console)
     for warning in door_of(config).data_warnings(config, prepared):
         print_line(console, f"Warning: {warning}")
     return prepared

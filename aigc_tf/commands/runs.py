@@ -2,12 +2,11 @@
 
 config.json         the resolved config, with what `auto` became; written last, it says that this is a run
 architecture.json   the model's architecture, so that nothing later needs the model's source
-data.json           what the model has to know of its data (`DataFacts`)
-tokenizer/          the tokenizer of the prepared data
+facts.json          what the model has to know of its data (`DataFacts`)
+encoders/<column>/  what made each column of the prepared data
 started.json        when the run started first
 """
 
-import dataclasses
 import os
 import time
 
@@ -16,18 +15,19 @@ import keras
 from aigc_tf import storage
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
 from aigc_tf.config.fields import flatten, from_json, replace_fields, to_json
+from aigc_tf.data.prepared.facts import DataFacts, write_facts
 from aigc_tf.data.prepared.prepared import PreparedDataset, open_prepared
 from aigc_tf.errors import InputError
 from aigc_tf.models.building import ARCHITECTURE_FILE
 from aigc_tf.models.weights import load_weights_by_path
 from aigc_tf.tasks import spec_of
-from aigc_tf.tasks.door import DataFacts, TaskDoor
+from aigc_tf.tasks.door import TaskDoor
 from aigc_tf.training import checkpoints
 from aigc_tf.training.devices import strategy
 from aigc_tf.training.devices.strategy import Devices
 
 CONFIG = "config.json"
-_DATA, _TOKENIZER, _STARTED = "data.json", "tokenizer", "started.json"
+_STARTED = "started.json"
 _BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # each padded length is a compilation under XLA
 
 
@@ -40,9 +40,7 @@ def door_of(config: ExperimentConfig) -> TaskDoor:
 def describe_run(workdir: str, config: ExperimentConfig, facts: DataFacts, model: keras.Model) -> None:
     """Writes what later commands need of a run besides its weights; config.json, which says it is a run, last."""
     storage.write_json(storage.join(workdir, ARCHITECTURE_FILE), door_of(config).describe(model))
-    storage.copy_folder(facts.tokenizer_folder, storage.join(workdir, _TOKENIZER))
-    written = dataclasses.asdict(facts) | {"tokenizer_folder": _TOKENIZER}
-    storage.write_json(storage.join(workdir, _DATA), written)
+    write_facts(workdir, facts)
     storage.write_bytes(storage.join(workdir, CONFIG), to_json(config).encode())
 
 
@@ -64,20 +62,6 @@ def first_start(workdir: str, *, goes_on: bool) -> float | None:
         return float(storage.read_json(path)["seconds_since_1970"]) if storage.exists(path) else None
     except (InputError, KeyError, TypeError, ValueError):
         return None  # it is damaged, and nothing but the goodput hangs on it
-
-
-def read_facts(workdir: str) -> DataFacts:
-    """Reads what a run keeps of its data.
-
-    Raises:
-        InputError: If data.json is missing or another program's.
-    """
-    content = storage.read_json(storage.join(workdir, _DATA))
-    tokenizer = storage.as_local_folder(storage.join(workdir, _TOKENIZER))
-    try:
-        return DataFacts(**content | {"label_names": tuple(content["label_names"]), "tokenizer_folder": str(tokenizer)})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{storage.join(workdir, _DATA)} is not what scripts/train.py writes ({error}).") from error
 
 
 def stored_config(workdir: str) -> ExperimentConfig | None:

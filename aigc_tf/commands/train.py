@@ -25,13 +25,13 @@ from aigc_tf.commands.watching import RunWatcher, count_step_flops, goodput
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.fields import flatten, sha256
 from aigc_tf.config.shell import shell_line
+from aigc_tf.data.prepared.facts import DataFacts
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import preparation
 from aigc_tf.errors import RunError
 from aigc_tf.evaluation import report
 from aigc_tf.models.weights import weights_by_path, weights_sha256
 from aigc_tf.tasks import TASKS, shown_config
-from aigc_tf.tasks.door import DataFacts, facts_of
 from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices import strategy
 from aigc_tf.training.devices.hardware import DeviceKind, named_device
@@ -110,7 +110,7 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
                 print(f"It {run_state.early_stop(progress, newest.step, task.best_metric)}.")
             report.print_report(report.read_report(workdir), workdir=workdir)
             return
-        _train(config, workdir, task=task, newest=newest, facts=facts_of(prepared), devices=devices)
+        _train(config, workdir, task=task, newest=newest, facts=prepared.facts, devices=devices)
 
 
 def _train(

@@ -14,10 +14,10 @@ from aigc_tf import storage
 from aigc_tf.commands.runs import door_of
 from aigc_tf.config import OPERATIONAL_FIELDS, ExperimentConfig
 from aigc_tf.config.fields import flatten, to_json
+from aigc_tf.data.prepared.facts import DataFacts
 from aigc_tf.errors import Preempted, RunError
 from aigc_tf.evaluation import classification
 from aigc_tf.evaluation.report import peak_memory_bytes
-from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import checkpoints
 from aigc_tf.training.devices.hardware import MachinePeak, machine_peak
 from aigc_tf.training.devices.strategy import Devices

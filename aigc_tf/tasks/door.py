@@ -1,7 +1,6 @@
-"""What every task has: the functions by which it enters the commands, and what a run keeps of its data."""
+"""What every task has: the functions by which it enters the commands, and checks that all share."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,29 +8,13 @@ import keras
 import numpy as np
 
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.facts import DataFacts, has_facts, read_facts
 from aigc_tf.data.prepared.prepared import PreparedDataset
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.serving.local.answerer import Answerer
 from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.task import Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """What a trained model has to know of the data it was trained on. A run folder keeps it, so it needs no data."""
-
-    label_names: tuple[str, ...]
-    """Sorted; empty for regression and for generators."""
-    problem_type: str
-    """One of config.PROBLEM_TYPES; `none` for generators."""
-    is_pair: bool
-    """Whether an example has two texts."""
-    sha256: str
-    """Hash of the prepared data set."""
-    tokenizer_folder: str
-    """Where `load_tokenizer` finds the tokenizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,17 +40,6 @@ class TaskDoor:
     """Which speed people look at: `examples_per_second` or `tokens_per_second`."""
     data_warnings: Callable[[ExperimentConfig, PreparedDataset], list[str]] = lambda config, prepared: []
     """What training with this config will refuse of data that are in order by themselves; prepare prints it."""
-
-
-def facts_of(prepared: PreparedDataset) -> DataFacts:
-    """Reads the facts off a prepared data set."""
-    return DataFacts(
-        label_names=tuple(prepared.label_names),
-        problem_type=prepared.problem_type,
-        is_pair=prepared.is_pair,
-        sha256=prepared.sha256,
-        tokenizer_folder=str(prepared.tokenizer_folder),
-    )
 
 
 def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> None:
@@ -106,14 +78,18 @@ def check_tokenizer(config: ExperimentConfig, prepared: PreparedDataset) -> None
     Raises:
         InputError: If `model.source` is a run with another tokenizer.
     """
-    folder = os.path.join(config.model.source, "tokenizer")
-    if not config.model.source or not os.path.isdir(folder):
+    if not config.model.source or not has_facts(config.model.source):
         return
-    if load_tokenizer(folder).sha256() != load_tokenizer(prepared.tokenizer_folder).sha256():
+    theirs, ours = (_tokenizer_hashes(facts) for facts in (read_facts(config.model.source), prepared.facts))
+    if theirs and theirs != ours:
         raise InputError(
             f"model.source {config.model.source!r} was trained with another tokenizer than {prepared.folder} was "
             "prepared with; leave tokenizer.source empty, prepare the data anew, and they have the same."
         )
+
+
+def _tokenizer_hashes(facts: DataFacts) -> set[str]:
+    return {facts.encoder(column.name).sha256() for column in facts.schema.text_columns}
 
 
 def policy_of(precision: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class TaskSpec:
     name: str
     sections: tuple[str, ...]
     """The top-level sections of the config that it reads. Others are not printed, and are refused when set."""
+    schema: Callable[[ExperimentConfig], Schema]
+    """The columns of its prepared data."""
     check: Callable[[ExperimentConfig], None]
     """Refuses fields that do not fit the task; called by `tasks.check_config` after `checks.validate`."""
     metrics: Callable[[ExperimentConfig], Mapping[str, int]]

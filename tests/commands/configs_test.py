@@ -78,7 +78,7 @@ def test_the_imdb_config_prepares_trains_and_exports(tmp_path):
     check_config(config)
     commands.prepare(config)
     data = open_prepared(tmp_path / "prepared" / "bert_base_imdb")
-    assert data.label_names == ("neg", "pos")
+    assert data.facts.encoder("label").names == ("neg", "pos")
     assert data.splits["test"].num_examples == 20
     assert data.splits["train"].num_examples + data.splits["validation"].num_examples == 60
     commands.train(config, str(tmp_path / "run"))

@@ -80,17 +80,17 @@ def turns(tmp_path_factory):
 
 def test_pairs_are_prepared_as_prompt_and_response_and_accounted_for(turns):
     prepared = open_prepared(turns[0] / "prepared" / "turns")
-    assert (prepared.is_pair, prepared.problem_type) == (True, "none")
+    assert [column.name for column in prepared.schema.columns] == ["text", "response"]
     split = prepared.splits["test"]
-    assert (split.boundaries > 0).all()
-    assert (split.boundaries < split.lengths).all()
+    assert (split.column("text").lengths > 0).all()
+    assert (split.column("response").lengths > 0).all()
     stages = {stage["name"]: stage for stage in prepared.info["stages"]}
     assert stages["pairs"]["kept"] == 200
     assert stages["pairs"]["dropped"] == {"empty response": 1}
     assert sum(prepared.splits[name].num_examples for name in prepared.splits) == 200
     texts = [json.loads(line) for line in (turns[0] / "turns.jsonl").read_text(encoding="utf-8").splitlines()]
     num_bytes = sum(len(row["response"].encode()) for row in texts)
-    assert sum(prepared.scored_utf8_bytes(name) for name in prepared.splits) == num_bytes
+    assert sum(prepared.learnt_utf8_bytes(name) for name in prepared.splits) == num_bytes
     num_bytes += sum(len(row["prompt"].encode()) for row in texts if row["response"])
     assert sum(prepared.utf8_bytes(name) for name in prepared.splits) == num_bytes
 
@@ -99,8 +99,8 @@ def test_metrics_count_responses_and_their_ends_alone(turns):
     folder, _ = turns
     prepared, test = open_prepared(folder / "prepared" / "turns"), read_report(folder / "run")["metrics"]["test"]
     split = prepared.splits["test"]
-    assert test["tokens"] == (split.lengths - split.boundaries + 1).sum()
-    assert test["utf8_bytes"] == prepared.scored_utf8_bytes("test")
+    assert test["tokens"] == (split.column("response").lengths + 1).sum()
+    assert test["utf8_bytes"] == prepared.learnt_utf8_bytes("test")
     assert test["bits_per_byte"] == pytest.approx(test["loss"] * test["tokens"] / np.log(2) / test["utf8_bytes"])
     assert test["loss"] < 0.3  # three answers are soon known; the numbers of the prompts, were they counted, are not
     useful = [row["train/useful_share"] for row in read_metrics(str(folder / "run")) if "train/useful_share" in row]
@@ -133,7 +133,7 @@ def test_a_network_that_cannot_be_packed_is_refused_before_training(turns, tmp_p
     import keras_nlp
 
     folder, config = turns
-    vocabulary_size = open_prepared(folder / "prepared" / "turns").info["vocabulary_size"]
+    vocabulary_size = open_prepared(folder / "prepared" / "turns").facts.encoder("text").vocabulary_size
     backbone = keras_nlp.models.OPTBackbone(
         vocabulary_size=vocabulary_size, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8
     )

@@ -35,7 +35,7 @@ def test_documents_shorter_than_a_window_are_warned_of_with_the_sentence_that_st
     text = "good day\n" * 10
     prepared, shown = warnings("a.txt", text, format="document", max_length=22)
     with pytest.raises(InputError, match=r"data.max_length is 22, but the training documents are 21 tokens") as refused:
-        check_size(prepared.splits["train"], 22)
+        check_size(prepared.splits["train"].column("text"), 22)
     assert shown == [str(refused.value)]
     assert warnings("a.txt", text, format="document", max_length=21)[1] == []
 

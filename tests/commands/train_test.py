@@ -102,8 +102,8 @@ def test_a_run_leaves_what_its_contract_says(trained):
     assert {
         "config.json",
         "architecture.json",
-        "data.json",
-        "tokenizer",
+        "encoders",
+        "facts.json",
         "metrics.jsonl",
         "logs",
         "checkpoints",
@@ -218,8 +218,8 @@ def test_data_prepared_anew_are_not_mixed_into_an_old_report(trained, tmp_path):
 
     folder, _ = trained
     shutil.copytree(folder / "run", tmp_path / "run")
-    facts = json.loads((tmp_path / "run" / "data.json").read_text()) | {"sha256": "0" * 64}
-    (tmp_path / "run" / "data.json").write_text(json.dumps(facts))
+    facts = json.loads((tmp_path / "run" / "facts.json").read_text()) | {"sha256": "0" * 64}
+    (tmp_path / "run" / "facts.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match="are not those of the run"):
         commands.evaluate(str(tmp_path / "run"))
 

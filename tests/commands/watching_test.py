@@ -10,9 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aigc_tf.commands import runs, watching
 from aigc_tf.commands.watching import RunWatcher, count_step_flops, goodput
-from aigc_tf.config import ExperimentConfig
+from aigc_tf.config import DataConfig, ExperimentConfig
+from aigc_tf.data.encoders.labels import LabelEncoder
+from aigc_tf.data.prepared.facts import DataFacts
+from aigc_tf.data.prepared.schema import Column, Schema
 from aigc_tf.errors import RunError
-from aigc_tf.tasks.door import DataFacts
 from aigc_tf.training import run_state
 from aigc_tf.training.devices.hardware import MachinePeak
 from aigc_tf.training.devices.strategy import build_devices
@@ -21,7 +23,9 @@ from aigc_tf.training.recording.telemetry import read_metrics
 from aigc_tf.training.task import Shown
 from tests import tiny_task
 
-FACTS = DataFacts(label_names=("a", "b"), problem_type="single_label", is_pair=False, sha256="", tokenizer_folder="")
+LABEL = Schema(columns=(Column("label", "label", "label"),), split_by=())
+FACTS = DataFacts(sha256="", schema=LABEL, encoders_folder="")
+FACTS._loaded["label"] = LabelEncoder(DataConfig(label_names=("a", "b")))  # as if it had been read from a folder
 PEAK = MachinePeak(flops_per_second=1e9, origin="1 x CPU at 0.001 TFLOP/s, measured")
 
 

@@ -11,17 +11,17 @@ import sys
 import textwrap
 import time
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import token_batches
-from aigc_tf.data.preparing.preparation import check_matches, prepare
+from aigc_tf.data.preparing.preparation import check_matches
 from aigc_tf.data.sources.splits import hash_bucket
 from aigc_tf.errors import InputError
 from aigc_tf.tasks import check_config
+from tests.prepare_data import prepare, tokens_of
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
 
@@ -65,8 +65,7 @@ def split_files(tmp_path, source, **fields):
 
 
 def documents(prepared, split):
-    rows = prepared.splits[split]
-    return [row[0].tolist() for row in rows.rows(np.arange(rows.num_examples))]
+    return tokens_of(prepared.splits[split])
 
 
 # ---------------------------------------------------------------- a file is a document
@@ -79,16 +78,18 @@ def test_files_become_the_documents_one_computes_by_hand(tmp_path):
     assert documents(prepared, "train") == [[5, 7, 6], [5]]
     assert documents(prepared, "validation") == [[9, 6, 8, 11]]
     assert documents(prepared, "test") == [[12, 13]]
-    assert (info["task"], info["problem_type"], info["label_names"], info["is_pair"]) == ("generate", "none", [], False)
+    assert (info["task"], list(info["columns"]), prepared.schema.learnt) == ("generate", ["text"], ("text",))
     assert [prepared.utf8_bytes(split) for split in ("train", "validation", "test")] == [15 + 4, 12, 6]
     assert info["splits"]["train"] == {
         "examples": 2,
-        "tokens": 4,
+        "sizes": {"text": 4},
         "empty_examples": 0,
-        "shards": [{"examples": 2, "tokens": 4}],
-        "utf8_bytes": 19,
+        "counts": {},
+        "ranges": {},
+        "shards": [{"examples": 2, "sizes": {"text": 4}}],
+        "utf8_bytes": {"text": 19},
     }
-    assert not [path for path in info["files"] if "labels" in path]
+    assert not [path for path in info["files"] if "label" in path]
     assert [stage["name"] for stage in info["stages"]] == ["read", "documents", "split", "tokenise"]
     lines = [line.split() for line in printed.splitlines()]
     assert ["split", "documents", "tokens", "bytes", "bytes", "a", "token"] in lines
@@ -97,10 +98,8 @@ def test_files_become_the_documents_one_computes_by_hand(tmp_path):
 
 def test_documents_have_no_labels_to_give(tmp_path):
     prepared = run(split_files(tmp_path, write_files(tmp_path, a="good")))[0]
-    with pytest.raises(ValueError, match="are documents, which have no labels"):
-        prepared.splits["train"].labels(np.arange(1))
-    with pytest.raises(ValueError, match="have no labels"):
-        prepared.splits["train"].all_labels()
+    with pytest.raises(KeyError, match="label"):
+        prepared.splits["train"].column("label")
 
 
 def test_the_bytes_of_a_document_stay_as_they_are_but_for_a_byte_order_mark(tmp_path):
@@ -197,7 +196,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 def test_documents_cannot_be_classified(tmp_path):
     config = make_config(tmp_path, write_files(tmp_path, a="good"), task="classify", format="document")
-    with pytest.raises(InputError, match="plain text, which has no labels"):
+    with pytest.raises(InputError, match=r"plain text, which has no column for data\.label_column"):
         prepare(config)
 
 
@@ -242,12 +241,12 @@ def test_a_large_document_takes_few_times_its_size_of_memory(tmp_path):
         import io, resource
         from rich.console import Console
         from aigc_tf.config.fields import from_json
-        from aigc_tf.data.preparing import preparation
+        from tests.prepare_data import prepare
         peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         experiment = from_json({json.dumps(config_json(config))})
         before = peak()
-        prepared = preparation.prepare(experiment, console=Console(file=io.StringIO()))
-        print(prepared.splits["train"].num_tokens, peak() - before)
+        prepared = prepare(experiment, console=Console(file=io.StringIO()))
+        print(prepared.splits["train"].column("text").num_values, peak() - before)
     """
     output = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, stdout=subprocess.PIPE).stdout
     tokens, grown = map(int, output.split())
@@ -308,14 +307,14 @@ def test_data_prepared_before_a_field_existed_count_as_made_with_its_default(tmp
 def test_a_killed_preparation_leaves_nothing_half_done(tmp_path):
     source = write_files(tmp_path, **{f"f{i}": "good bad day\n" * 20_000 for i in range(40)})
     config = split_files(tmp_path, source, drop_duplicates=True)
-    code = "import sys; from aigc_tf.config.fields import from_json; "
-    code += "from aigc_tf.data.preparing.preparation import prepare; prepare(from_json(sys.argv[1]))"
+    code = "import sys; from aigc_tf.config.fields import from_json; from tests.prepare_data import prepare;"
+    code += "prepare(from_json(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, config_json(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + 60
-        while not list((tmp_path / "prepared").glob(".*/train/tokens*")) and time.monotonic() < deadline:
+        while not list((tmp_path / "prepared").glob(".*/train/text*")) and time.monotonic() < deadline:
             if process.poll() is not None:
                 break
             time.sleep(0.005)

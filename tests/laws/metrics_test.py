@@ -54,7 +54,7 @@ def test_a_metric_is_the_same_for_every_batch_size_and_order(build, rows, measur
 
 def test_a_model_is_judged_alike_in_batches_of_any_size_and_on_two_replicas(measure):
     config = tiny_task.training_config()
-    held_out, tokens = tiny_task.MemorySplit(count=13, seed=1), tiny_task.tiny_task(config)
+    held_out, tokens = tiny_task.tiny_split(count=13, seed=1), tiny_task.tiny_task(config)
 
     def judge(order, batch_size, strategy):
         batches = []
@@ -63,7 +63,7 @@ def test_a_model_is_judged_alike_in_batches_of_any_size_and_on_two_replicas(meas
             weights = (np.arange(batch_size) < len(order[start : start + batch_size])).astype(np.float32)
             batches.append(StepBatch(ids, weights, {POSITIONS: 16}))
         source = ExampleSource(
-            held_out, batches.__getitem__, tiny_task.SPECIAL_TOKENS, is_pair=False, global_batch_size=batch_size
+            held_out, batches.__getitem__, tiny_task.SPECIAL_TOKENS, **tiny_task.COLUMNS, global_batch_size=batch_size
         )
         evaluation = Evaluation(
             source=source,

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from aigc_tf.config import AdapterConfig
+from aigc_tf.data.batching.batches import text_rows
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource, PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.special_tokens import add_special_tokens, model_lengths
@@ -16,6 +17,7 @@ from aigc_tf.models.packed import packed_logits
 from aigc_tf.training.step import losses
 from aigc_tf.training.step.step import forward_key, seed_generators, stateless_seeds
 from tests import tiny_classifier, tiny_generator, tiny_task
+from tests.memory_split import MemorySplit, dense, ragged
 
 BOUND = 1e-5
 LENGTH = 16
@@ -23,23 +25,19 @@ ROWS = 6
 END = 39
 
 
-class Pairs:
-    """What PreparedSplit offers, of pairs of short texts or of single ones, with two labels."""
+def short_texts(count=40, seed=0, is_pair=True):
+    """Pairs of short texts or single ones, with two labels."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (rng.integers(1, 38, rng.integers(0, 6)), rng.integers(1, 38, rng.integers(1, 6)) if is_pair else [])
+        for _ in range(count)
+    ]
+    first, second = zip(*rows, strict=True)
+    return MemorySplit(text=ragged(*first), second=ragged(*second), label=dense(rng.integers(0, 2, count, np.int32)))
 
-    def __init__(self, count=40, seed=0, is_pair=True):
-        rng = np.random.default_rng(seed)
-        self._rows = [
-            (rng.integers(1, 38, rng.integers(0, 6)), rng.integers(1, 38, rng.integers(1, 6)) if is_pair else [])
-            for _ in range(count)
-        ]
-        self._labels = rng.integers(0, 2, count).astype(np.int32)
-        self.lengths, self.num_examples = np.array([len(a) + len(b) for a, b in self._rows]), count
 
-    def rows(self, example_ids):
-        return [tuple(np.array(part, np.uint16) for part in self._rows[i]) for i in example_ids]
-
-    def labels(self, example_ids):
-        return self._labels[example_ids]
+def rows_of(split, ids):
+    return text_rows([split.column("text"), split.column("second")], ids)
 
 
 def gradients_of(model, total):
@@ -58,18 +56,25 @@ def largest(ours, theirs):
 
 @pytest.fixture(scope="module")
 def classifier():
-    split, special = Pairs(), tiny_task.SPECIAL_TOKENS
+    split, special = short_texts(), tiny_task.SPECIAL_TOKENS
     order = PackedOrder(
-        model_lengths(split.lengths, special, is_pair=True), length=LENGTH, seed=0, global_batch_size=ROWS
+        model_lengths(split.sizes, special, is_pair=True), length=LENGTH, seed=0, global_batch_size=ROWS
     )
     source = PackedExampleSource(
-        split, order.batch, special, is_pair=True, num_segments=order.num_segments, global_batch_size=ROWS
+        split,
+        order.batch,
+        special,
+        texts=("text", "second"),
+        label="label",
+        num_segments=order.num_segments,
+        global_batch_size=ROWS,
     )
     batch = source.rows(1, shard=0, num_shards=1)
     assert (batch["document_ids"].max(axis=1) > 1).any()
     assert (batch["example_ids"] < 0).any()
     ids = batch["example_ids"][batch["example_ids"] >= 0]
-    alone = add_special_tokens(split.rows(ids), special, length=LENGTH, is_pair=True) | {"labels": split.labels(ids)}
+    alone = add_special_tokens(rows_of(split, ids), special, length=LENGTH, is_pair=True)
+    alone |= {"labels": split.column("label").rows(ids)}
     config = dataclasses.replace(tiny_classifier.CONFIG, dropout=0.0)
     return tiny_classifier.build_model(num_outputs=2, max_length=LENGTH, config=config), batch, alone
 
@@ -100,13 +105,13 @@ def test_a_classifier_learns_from_packed_examples_what_it_learns_from_each_alone
 
 
 def document_batch(is_pair):
-    split = Pairs(is_pair=is_pair)
-    order = PackedOrder(split.lengths + 1, length=LENGTH, seed=0, global_batch_size=ROWS)
+    split = short_texts(is_pair=is_pair)
+    order = PackedOrder(split.sizes + 1, length=LENGTH, seed=0, global_batch_size=ROWS)
     source = PackedDocumentSource(
         split,
         order.batch,
         end_id=END,
-        is_pair=is_pair,
+        texts=("text", "second")[: 1 + is_pair],
         length=LENGTH,
         num_segments=order.num_segments,
         global_batch_size=ROWS,
@@ -117,7 +122,7 @@ def document_batch(is_pair):
     for row, number in np.argwhere(batch["example_ids"] >= 0):
         places = batch["document_ids"][row] == number + 1
         alone.append({name: batch[name][row : row + 1, places] for name in ("token_ids", "labels", "weights")})
-        (first, second), mine = split.rows([batch["example_ids"][row, number]])[0], alone[-1]
+        (first, second), mine = rows_of(split, batch["example_ids"][row, [number]])[0], alone[-1]
         targets = [*first, *second, END]
         assert mine["labels"][0].tolist() == targets
         assert mine["token_ids"][0].tolist() == [END, *targets[:-1]]

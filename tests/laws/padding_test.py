@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from aigc_tf.data.batching.batches import text_rows
 from aigc_tf.data.batching.special_tokens import add_special_tokens
 from tests import tiny_task
 
@@ -20,7 +21,7 @@ def build_model(**options):
 
 def test_logits_are_the_same_at_any_padded_length_and_beside_any_neighbour(measure):
     model = build_model(dropout=0.3)
-    rows = tiny_task.MemorySplit().rows(range(8))
+    rows = text_rows([tiny_task.tiny_split().column("text")], np.arange(8))
 
     def logits(rows, length):
         return model(
@@ -37,12 +38,14 @@ def test_logits_are_the_same_at_any_padded_length_and_beside_any_neighbour(measu
 
 def test_gradients_are_the_same_at_any_padded_length(measure):
     model = build_model()
-    split = tiny_task.MemorySplit()
-    short = [i for i in range(split.num_examples) if split.lengths[i] <= 8][:4]
+    split = tiny_task.tiny_split()
+    short = [i for i in range(split.num_examples) if split.sizes[i] <= 8][:4]
 
     def gradients(length):
-        batch = add_special_tokens(split.rows(short), tiny_task.SPECIAL_TOKENS, length=length, is_pair=False)
-        batch |= {"labels": split.labels(short), "weights": np.ones(len(short), np.float32)}
+        batch = add_special_tokens(
+            text_rows([split.column("text")], short), tiny_task.SPECIAL_TOKENS, length=length, is_pair=False
+        )
+        batch |= {"labels": split.column("label").rows(short), "weights": np.ones(len(short), np.float32)}
         with tf.GradientTape() as tape:
             losses = tiny_task.tiny_losses(model, batch)
             total = tf.reduce_sum(losses.values * losses.weights)

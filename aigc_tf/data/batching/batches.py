@@ -13,7 +13,8 @@ with B the rows of one replica and T the padded length of the step's bucket.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,8 @@ from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
 from aigc_tf.data.prepared.prepared import PreparedSplit
 from aigc_tf.errors import InputError
+
+_NO_TOKENS = np.zeros(0, np.uint16)
 
 
 class BatchSource:
@@ -47,8 +50,8 @@ class BatchSource:
         """Returns shapes and types of what `_rows` gives; a ragged dimension that `shape` does not know varies."""
         raise NotImplementedError
 
-    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """Returns the token ids of an example's parts, without special tokens, and its label where it has one."""
+    def example(self, example_id: int) -> dict[str, np.ndarray]:
+        """Returns what an example is made of, by the name of the column, for people to look at."""
         raise NotImplementedError
 
     def rows(self, step: int, *, shard: int, num_shards: int) -> dict[str, np.ndarray]:
@@ -113,6 +116,47 @@ class BatchSource:
         )
 
 
+class ColumnSource(BatchSource):
+    """Dense columns as they are, for examples that all have the same shape.
+
+    A batch has each column, `(B, *shape)`, and `weights` and `example_ids` as the module's docstring says.
+
+    Args:
+        split: The prepared examples.
+        batch_at: Step -> the global batch of that step.
+        columns: Names of the columns.
+        global_batch_size: Rows of a global batch.
+        chance: Columns that are drawn by chance.
+    """
+
+    def __init__(
+        self,
+        split: PreparedSplit,
+        batch_at: Callable[[int], StepBatch],
+        *,
+        columns: Sequence[str],
+        global_batch_size: int,
+        chance: Chance | None = None,
+    ):
+        super().__init__(batch_at, global_batch_size=global_batch_size, chance=chance)
+        self._columns = {name: split.column(name) for name in columns}
+
+    def example(self, example_id: int) -> dict[str, np.ndarray]:
+        return {name: column.rows(np.array([example_id]))[0] for name, column in self._columns.items()}
+
+    def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
+        ids = batch.example_ids[mine]
+        rows = {name: column.rows(ids) for name, column in self._columns.items()}
+        return {**rows, "weights": batch.weights[mine], "example_ids": ids}
+
+    def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+        return {
+            **{name: tf.TensorSpec([rows, *column.shape], column.dtype) for name, column in self._columns.items()},
+            "weights": tf.TensorSpec([rows], tf.float32),
+            "example_ids": tf.TensorSpec([rows], tf.int64),
+        }
+
+
 class ExampleSource(BatchSource):
     """Rows of examples with labels, as the module's docstring says.
 
@@ -120,7 +164,8 @@ class ExampleSource(BatchSource):
         split: The prepared examples.
         batch_at: Step -> the global batch of that step.
         special: Special tokens and truncation.
-        is_pair: Whether examples have two parts.
+        texts: Names of the columns of token ids, one or two.
+        label: Name of the column of labels.
         global_batch_size: Rows of a global batch.
     """
 
@@ -130,26 +175,29 @@ class ExampleSource(BatchSource):
         batch_at: Callable[[int], StepBatch],
         special: SpecialTokens,
         *,
-        is_pair: bool,
+        texts: Sequence[str],
+        label: str,
         global_batch_size: int,
     ):
         super().__init__(batch_at, global_batch_size=global_batch_size)
-        self._split, self._special, self._is_pair = split, special, is_pair
-        labels = split.labels(np.arange(min(1, split.num_examples)))
-        self._label_dtype = np.int32 if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.float32
-        self._label_shape = labels.shape[1:]
+        self._texts, self._special, self._is_pair = tuple(texts), special, len(texts) == 2
+        self._columns = {name: split.column(name) for name in (*texts, label)}
+        self._labels = split.column(label)
+        # Several labels are compared with probabilities, so that they are numbers like a regression's.
+        self._label_dtype = np.int32 if self._labels.dtype == np.int32 else np.float32
+        self._label_shape = self._labels.shape
 
-    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
-        ids = np.array([example_id])
-        parts = self._split.rows(ids)[0]
-        return list(parts[: 1 + self._is_pair]), self._split.labels(ids)[0]
+    def example(self, example_id: int) -> dict[str, np.ndarray]:
+        return {name: column.rows(np.array([example_id]))[0] for name, column in self._columns.items()}
+
+    def _padded(self, ids: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        rows = text_rows([self._columns[name] for name in self._texts], ids)
+        return add_special_tokens(rows, self._special, length=length, is_pair=self._is_pair)
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
-        rows = add_special_tokens(
-            self._split.rows(ids), self._special, length=batch.shape[POSITIONS], is_pair=self._is_pair
-        )
-        labels = self._split.labels(ids).astype(self._label_dtype)
+        rows = self._padded(ids, batch.shape[POSITIONS])
+        labels = self._labels.rows(ids).astype(self._label_dtype)
         return {**rows, "labels": labels, "weights": batch.weights[mine], "example_ids": ids}
 
     def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
@@ -162,3 +210,10 @@ class ExampleSource(BatchSource):
             "weights": tf.TensorSpec([rows], tf.float32),
             "example_ids": tf.TensorSpec([rows], tf.int64),
         }
+
+
+def text_rows(columns: Sequence[Any], ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the token ids of both texts of examples; the second is empty where there is one column."""
+    first, *rest = (column.rows(ids) for column in columns)
+    second = rest[0] if rest else [_NO_TOKENS] * len(ids)
+    return list(zip(first, second, strict=True))

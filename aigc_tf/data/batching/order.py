@@ -79,10 +79,13 @@ def choose_bucket_lengths(lengths: np.ndarray, *, num_buckets: int, smallest: in
         quantiles = np.linspace(0, len(lengths) - 1, _MAX_CANDIDATES).round().astype(int)
         values = np.unique(np.sort(lengths)[quantiles])
         counts = np.bincount(np.searchsorted(values, lengths), minlength=len(values))
+    # The best last bucket among those that end at candidate j does not depend on how the candidates before it were cut,
+    # so that one table over (start, end) and a pass for each further bucket find the best of all.
     total = np.concatenate([[0], np.cumsum(counts)])  # examples up to candidate i
     num_candidates = len(values)
     size = total[None, :] - total[:, None]  # [i, j]: examples of the bucket of candidates i+1 .. j
     padded = size[:, 1:] * values[None, :]
+    # Also rules out empty and backward ranges, whose size is 0 or less.
     allowed = size[:, 1:] >= min(smallest, int(total[-1]))
     cost_of_bucket = np.where(allowed, padded, np.inf)  # (candidates + 1, candidates)
     best = np.full(num_candidates + 1, np.inf)
@@ -134,6 +137,7 @@ class TrainingOrder:
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self._seed, self._batch_size, self._run_length = seed, global_batch_size, run_length
         self._dimension = dimension
+        # A batch spans two epochs at most, and the threads that prefetch may be in the one after.
         self._permutation = functools.lru_cache(maxsize=3)(self._compute_permutation)
         self._schedule = functools.lru_cache(maxsize=2)(self._compute_schedule)
 
@@ -167,9 +171,11 @@ class TrainingOrder:
 
     def _first_step(self, epoch: int) -> int:
         """Batches that fill up before `epoch` begins."""
+        # Rounded down for each bucket by itself: what an epoch leaves over waits in its own bucket for the next one.
         return int((epoch * self._sizes // self._batch_size).sum())
 
     def _epoch_of(self, step: int) -> int:
+        # Epochs differ in length by what is left over, so there is no formula: doubled, then bisected.
         low, high = 0, 1
         while self._first_step(high) <= step:
             low, high = high, 2 * high
@@ -180,8 +186,9 @@ class TrainingOrder:
 
     def _compute_permutation(self, epoch: int) -> np.ndarray:
         """`(N,)` int64: the ids bucket by bucket, each bucket in the random order of this epoch."""
+        # By the example's id and not its place in the bucket, so that a key does not hang on how buckets were chosen.
         keys = random_keys(self._seed, epoch, np.arange(self.num_examples))
-        return np.lexsort((keys, self._bucket_of))
+        return np.lexsort((keys, self._bucket_of))  # the last key counts first
 
     def _compute_schedule(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Bucket and index in the bucket's stream of every batch of an epoch, in the order of the steps."""
@@ -191,8 +198,9 @@ class TrainingOrder:
         offsets = np.arange(len(buckets)) - np.repeat(np.cumsum(counts) - counts, counts)
         indices = np.repeat(first, counts) + offsets
         runs = offsets // self._run_length  # batches of one run share a key and so stay together
+        # 2**63 keeps these keys apart from those of the examples, whose epochs stay below it.
         keys = random_keys(self._seed, 2**63 + epoch, buckets, runs)
-        order = np.lexsort((offsets, keys))
+        order = np.lexsort((offsets, keys))  # batches of a run have equal keys: they follow each other in order
         return buckets[order], indices[order]
 
 
@@ -211,7 +219,7 @@ def evaluation_batches(
         bucket_lengths: `(K,)` ascending padded lengths, as in training; what is longer than the last pads to itself.
         dimension: As for `TrainingOrder`.
     """
-    ids = np.argsort(lengths, kind="stable")
+    ids = np.argsort(lengths, kind="stable")  # so that equal lengths have one order everywhere
     batches = []
     for start in range(0, len(ids), batch_size):
         chosen = ids[start : start + batch_size]
@@ -219,6 +227,7 @@ def evaluation_batches(
         place = int(np.searchsorted(bucket_lengths, longest))
         length = int(bucket_lengths[place]) if place < len(bucket_lengths) else longest
         missing = batch_size - len(chosen)
+        # Filled up with a real example, since one of no tokens is outside of what a network was made for.
         weights = np.repeat(np.array([1, 0], np.float32), [len(chosen), missing])
         batches.append(
             StepBatch(np.concatenate([chosen, np.repeat(chosen[:1], missing)]), weights, _shape(dimension, length))

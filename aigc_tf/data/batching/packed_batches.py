@@ -25,14 +25,14 @@ target is the start of text where the tokenizer has one, else the end of text; t
 the token before it. Rows that only fill up the last batch of an evaluation have the weight 0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.batching.batches import BatchSource, ExampleSource
+from aigc_tf.data.batching.batches import BatchSource, ExampleSource, text_rows
 from aigc_tf.data.batching.order import POSITIONS, StepBatch
-from aigc_tf.data.batching.special_tokens import SpecialTokens, add_special_tokens
+from aigc_tf.data.batching.special_tokens import SpecialTokens
 from aigc_tf.data.prepared.prepared import PreparedSplit
 
 
@@ -43,7 +43,7 @@ class PackedDocumentSource(BatchSource):
         split: The prepared documents, or pairs of prompt and response.
         batch_at: Step -> the global batch of that step: `PackedOrder.batch`, or an item of `PackedOrder.one_pass`.
         end_id: The end-of-text token.
-        is_pair: Whether an example is a prompt and a response.
+        texts: Names of the columns of token ids: one of documents, or those of prompts and responses.
         length: T.
         num_segments: M.
         global_batch_size: B over all replicas.
@@ -56,19 +56,19 @@ class PackedDocumentSource(BatchSource):
         batch_at: Callable[[int], StepBatch],
         *,
         end_id: int,
-        is_pair: bool,
+        texts: Sequence[str],
         length: int,
         num_segments: int,
         global_batch_size: int,
         start_id: int | None = None,
     ):
         super().__init__(batch_at, global_batch_size=global_batch_size)
-        self._split, self._is_pair = split, is_pair
+        self._columns, self._is_pair = {name: split.column(name) for name in texts}, len(texts) == 2
         self._end_id, self._start_id = end_id, end_id if start_id is None else start_id
         self._length, self._num_segments = length, num_segments
 
-    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
-        return list(self._split.rows(np.array([example_id]))[0][: 1 + self._is_pair]), None
+    def example(self, example_id: int) -> dict[str, np.ndarray]:
+        return {name: column.rows(np.array([example_id]))[0] for name, column in self._columns.items()}
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
@@ -80,7 +80,8 @@ class PackedDocumentSource(BatchSource):
         row, segment = np.nonzero(ids >= 0)
         pieces = zip(row.tolist(), segment.tolist(), starts[row, segment].tolist(), strict=True)
         place = 0
-        for (r, s, start), (first, second) in zip(pieces, self._split.rows(ids[row, segment]), strict=True):
+        texts = text_rows(list(self._columns.values()), ids[row, segment])
+        for (r, s, start), (first, second) in zip(pieces, texts, strict=True):
             inputs, targets = self._piece(np.concatenate([first, second]) if self._is_pair else first, start)
             place = place if s else 0
             stop = place + len(targets)
@@ -115,7 +116,8 @@ class PackedExampleSource(ExampleSource):
         split: The prepared examples.
         batch_at: Step -> the global batch of that step: `PackedOrder.batch`.
         special: Special tokens and truncation; its `max_length` is T.
-        is_pair: Whether examples have two parts.
+        texts: Names of the columns of token ids, one or two.
+        label: Name of the column of labels.
         num_segments: M.
         global_batch_size: B over all replicas.
     """
@@ -126,11 +128,12 @@ class PackedExampleSource(ExampleSource):
         batch_at: Callable[[int], StepBatch],
         special: SpecialTokens,
         *,
-        is_pair: bool,
+        texts: Sequence[str],
+        label: str,
         num_segments: int,
         global_batch_size: int,
     ):
-        super().__init__(split, batch_at, special, is_pair=is_pair, global_batch_size=global_batch_size)
+        super().__init__(split, batch_at, special, texts=texts, label=label, global_batch_size=global_batch_size)
         self._num_segments = num_segments
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
@@ -140,9 +143,7 @@ class PackedExampleSource(ExampleSource):
         segment_ids, starts = np.zeros_like(rows["token_ids"]), np.zeros(ids.shape, np.int32)
         row, segment = np.nonzero(ids >= 0)
         chosen = ids[row, segment]
-        alone = add_special_tokens(
-            self._split.rows(chosen), self._special, length=batch.shape[POSITIONS], is_pair=self._is_pair
-        )
+        alone = self._padded(chosen, batch.shape[POSITIONS])
         counts = alone["padding_mask"].sum(axis=1)
         place = 0
         for i, (r, s, count) in enumerate(zip(row.tolist(), segment.tolist(), counts.tolist(), strict=True)):
@@ -154,7 +155,7 @@ class PackedExampleSource(ExampleSource):
             starts[r, s] = place
             place = stop
         labels = np.zeros((*ids.shape, *self._label_shape), self._label_dtype)
-        labels[row, segment] = self._split.labels(chosen)
+        labels[row, segment] = self._labels.rows(chosen)
         weights = (ids >= 0) * batch.weights[mine, None]
         return {
             **rows,
@@ -167,14 +168,14 @@ class PackedExampleSource(ExampleSource):
 
     def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
         del shape  # known anyway
-        shape = [rows, self._num_segments]
+        segments = [rows, self._num_segments]
         matrix = tf.TensorSpec([rows, self._special.max_length], tf.int32)
         return {
             **dict.fromkeys(("token_ids", "positions", "document_ids", "padding_mask", "segment_ids"), matrix),
-            "starts": tf.TensorSpec(shape, tf.int32),
-            "labels": tf.TensorSpec([*shape, *self._label_shape], tf.as_dtype(self._label_dtype)),
-            "weights": tf.TensorSpec(shape, tf.float32),
-            "example_ids": tf.TensorSpec(shape, tf.int64),
+            "starts": tf.TensorSpec(segments, tf.int32),
+            "labels": tf.TensorSpec([*segments, *self._label_shape], tf.as_dtype(self._label_dtype)),
+            "weights": tf.TensorSpec(segments, tf.float32),
+            "example_ids": tf.TensorSpec(segments, tf.int64),
         }
 
 

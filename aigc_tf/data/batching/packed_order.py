@@ -71,13 +71,13 @@ def best_fit_rows(lengths: np.ndarray, *, length: int) -> np.ndarray:
             rows_with.setdefault(room, []).extend(rows)
 
     for value, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        while count:
+        while count:  # each turn empties a room size or places all that is left, so turns are as few as room sizes
             place = bisect.bisect_left(rooms, value)
             room = rooms[place] if place < len(rooms) else length
             fit = min(room // value, count)  # pieces that one such row takes
             if place < len(rooms):
                 there = rows_with[room]
-                taken = there[-(count // fit) :]
+                taken = there[-(count // fit) :]  # from the end, which a list gives away for nothing
                 del there[-len(taken) :]
                 if not there:
                     del rows_with[room], rooms[place]
@@ -108,6 +108,7 @@ class PackedOrder:
         self.bucket_lengths = np.array([length])
         self._length, self._seed, self._batch_size = length, seed, global_batch_size
         self._example_ids, self._starts, self._piece_lengths = cut_pieces(lengths, length=length)
+        # Of lengths alone, not of pieces: pieces of one length may change places, and each epoch deals them out anew.
         row_of = best_fit_rows(np.sort(self._piece_lengths)[::-1], length=length)
         self._places = np.argsort(row_of, kind="stable")  # (P,) places in the descending order, row by row
         self._bounds = np.concatenate([[0], np.cumsum(np.bincount(row_of))])  # (R + 1,) of the rows in it
@@ -153,12 +154,13 @@ class PackedOrder:
         return batches
 
     def _step_batch(self, pieces: np.ndarray, weights: np.ndarray) -> StepBatch:
-        is_piece = pieces >= 0
+        is_piece = pieces >= 0  # -1 reads the last piece below, which is thrown away
         ids, starts = np.where(is_piece, self._example_ids[pieces], -1), np.where(is_piece, self._starts[pieces], 0)
         return StepBatch(ids, weights, {POSITIONS: self._length}, starts)
 
     def _row_pieces(self, pieces: np.ndarray, rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         """Returns `(len(ranks), M)` int64: the pieces of the rows of these ranks, filled up with -1."""
+        # Always M places wide, so that every batch has one shape; what is beyond the row's last piece reads place 0.
         first = self._bounds[rows[ranks]][:, None]
         places = first + np.arange(self.num_segments)
         is_place = places < self._bounds[rows[ranks] + 1][:, None]
@@ -167,6 +169,7 @@ class PackedOrder:
     def _compute_deal(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns `(P,)` int64, the pieces row by row, and `(R,)` int64, the rows in the order of the epoch."""
         keys = random_keys(self._seed, epoch, np.arange(len(self._piece_lengths)))
-        descending = np.lexsort((keys, -self._piece_lengths))
+        descending = np.lexsort((keys, -self._piece_lengths))  # by length as `row_of` is, at random within a length
+        # 2**63 keeps the keys of rows apart from those of pieces, which have the same numbers.
         row_keys = random_keys(self._seed, 2**63 + epoch, np.arange(self.num_examples))
         return descending[self._places], np.argsort(row_keys, kind="stable")

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from aigc_tf.data.batching.batches import BatchSource
 from aigc_tf.data.batching.order import POSITIONS, StepBatch, random_keys
-from aigc_tf.data.prepared.prepared import PreparedSplit
+from aigc_tf.data.prepared.columns import RaggedColumn
 from aigc_tf.errors import InputError
 
 
@@ -33,7 +33,7 @@ class WindowOrder:
     Set-up of an epoch is one sort of its windows, a seek costs nothing.
 
     Args:
-        num_targets: M, of `num_targets(split)`.
+        num_targets: M, of `num_targets(documents)`.
         length: T, positions of a window.
         seed: In [0, 2**63).
         global_batch_size: B, windows of a step over all workers.
@@ -86,17 +86,16 @@ def window_batches(num_targets: int, *, length: int, batch_size: int) -> list[St
     return batches
 
 
-def num_targets(split: PreparedSplit) -> int:
+def num_targets(documents: RaggedColumn) -> int:
     """Returns M: the tokens of all documents and one end of text for each."""
-    ends = split.document_ends
-    return int(ends[-1]) + len(ends)
+    return documents.num_values + len(documents.lengths)
 
 
 class WindowSource(BatchSource):
     """Makes the rows of any replica at any step of one split, as the module's docstring says.
 
     Args:
-        split: The prepared documents.
+        documents: The column of token ids.
         batch_at: Step -> the global batch of that step: `WindowOrder.batch`, or an item of `window_batches`.
         end_id: The end-of-text token.
         length: T.
@@ -106,7 +105,7 @@ class WindowSource(BatchSource):
 
     def __init__(
         self,
-        split: PreparedSplit,
+        documents: RaggedColumn,
         batch_at: Callable[[int], StepBatch],
         *,
         end_id: int,
@@ -115,16 +114,16 @@ class WindowSource(BatchSource):
         start_id: int | None = None,
     ):
         super().__init__(batch_at, global_batch_size=global_batch_size)
-        self._split, self._end_id, self._length = split, end_id, length
+        self._documents, self._end_id, self._length = documents, end_id, length
         self._start_id = end_id if start_id is None else start_id
-        ends = np.asarray(split.document_ends)
+        ends = np.asarray(documents.ends)
         self._end_places = ends + np.arange(len(ends))  # (D,) where in the stream the ends of text are
-        self._num_targets = num_targets(split)
+        self._num_targets = num_targets(documents)
 
-    def example(self, example_id: int) -> tuple[list[np.ndarray], np.ndarray | None]:
+    def example(self, example_id: int) -> dict[str, np.ndarray]:
         window = StepBatch(np.array([example_id]), np.ones(1, np.float32), {POSITIONS: self._length})
         rows = self._rows(window, slice(0, 1))
-        return [rows["labels"][rows["padding_mask"] > 0]], None
+        return {"text": rows["labels"][rows["padding_mask"] > 0]}
 
     def _rows(self, batch: StepBatch, mine: slice) -> dict[str, np.ndarray]:
         ids = batch.example_ids[mine]
@@ -164,7 +163,7 @@ class WindowSource(BatchSource):
         targets = np.full(stop - first, self._end_id, np.int32)
         is_token = np.ones(stop - first, bool)
         is_token[ends - first] = False
-        targets[is_token] = self._split.token_range(first - before, stop - before - len(ends))
+        targets[is_token] = self._documents.range(first - before, stop - before - len(ends))
         return targets
 
     def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
@@ -179,15 +178,16 @@ class WindowSource(BatchSource):
         }
 
 
-def check_size(split: PreparedSplit, length: int) -> None:
+def check_size(documents: RaggedColumn, length: int) -> None:
     """Refuses documents that are all empty, and windows longer than all documents together.
 
     Raises:
         InputError: If they are.
     """
-    if not int(split.document_ends[-1]):
+    if not documents.num_values:
         raise InputError("The documents of the training split are all empty; prepare texts with something in them.")
-    if length > num_targets(split):
+    found = num_targets(documents)
+    if length > found:
         raise InputError(
-            f"data.max_length is {length}, but the training documents are {num_targets(split)} tokens in all; lower it."
+            f"data.max_length is {length}, but the training documents are {found} tokens in all; lower it."
         )

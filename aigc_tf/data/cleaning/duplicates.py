@@ -6,10 +6,9 @@ moment, however long the texts are.
 
 import array
 import hashlib
+from typing import Any
 
 import numpy as np
-
-from aigc_tf.data.encoders.labels import Label
 
 KEPT, DUPLICATE, TWO_LABELS = 0, 1, 2
 REASONS = {DUPLICATE: "duplicate", TWO_LABELS: "two labels"}
@@ -25,16 +24,17 @@ class DuplicateFinder:
     def __init__(self) -> None:
         self._keys, self._labels, self._ranks = bytearray(), array.array("q"), bytearray()
 
-    def add(self, texts: tuple[bytes, ...], label: Label, split: str) -> None:
+    def add(self, texts: tuple[bytes, ...], labels: tuple[Any, ...], split: str) -> None:
         """Notes an example.
 
         Args:
             texts: The text, or the two of a pair, which are equal to another pair's only both together.
-            label: As the labels' encoder gives it.
+            labels: As the encoders of its cells give them; none, one or several.
             split: One of `prepared.SPLIT_NAMES`.
         """
         self._keys += text_key(texts)
-        self._labels.append(label if isinstance(label, int) else _short_hash(repr(label)))
+        is_code = len(labels) == 1 and isinstance(labels[0], int)
+        self._labels.append(labels[0] if is_code else _short_hash(repr(labels)))
         self._ranks.append(_RANKS[split])
 
     def verdicts(self) -> np.ndarray:

@@ -5,15 +5,26 @@ Codes are provisional: labels that the config does not name get one when they ar
 """
 
 import json
-import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
 from aigc_tf.config import DataConfig
+from aigc_tf.data.encoders.cells import (
+    CODE,
+    CODES,
+    VALUE,
+    BrokenCellError,
+    load_settings,
+    parse_number,
+    save_settings,
+    settings_sha256,
+)
 from aigc_tf.errors import InputError, suggest
 
 MAX_FOUND_LABELS = 1000
@@ -21,11 +32,10 @@ MAX_FOUND_LABELS = 1000
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
 
+# Of the config, what decides how a cell is read.
+_FIELDS = ("problem_type", "label_thresholds", "label_margin", "label_separator", "label_column")
+
 Label = int | float | tuple[int, ...]
-
-
-class BrokenLabelError(ValueError):
-    """A cell that is no label. Arguments: the reason, under which it is counted, and what the cell holds."""
 
 
 class LabelEncoder:
@@ -36,9 +46,12 @@ class LabelEncoder:
     (1, ('no', 'yes'))
     """
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, *, ranges: tuple[str, ...] = ()) -> None:
         """Takes the label fields of the config.
 
+        Args:
+            data: The config's section.
+            ranges: With thresholds the name of each range, lowest first. Empty: those of `data.label_names`.
         Raises:
             InputError: If a label name begins or ends with white space, which cells are stripped of.
         """
@@ -49,8 +62,19 @@ class LabelEncoder:
                 raise InputError(
                     f"data.label_names has {name!r}; a name is not empty, nor has it white space at its ends."
                 )
+        self._ranges = ranges or data.label_names
         self._cuts = tuple(_decimal(cut) for cut in data.label_thresholds)
         self._margin = _decimal(data.label_margin)
+
+    @property
+    def problem_type(self) -> str:
+        """One of config.PROBLEM_TYPES."""
+        return self._data.problem_type
+
+    @property
+    def storage(self) -> str:
+        """How a label is stored; see `cells`."""
+        return {"single_label": CODE, "multi_label": CODES, "regression": VALUE}[self.problem_type]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,26 +108,53 @@ class LabelEncoder:
             None for a number within `data.label_margin` of a threshold: the row is left out.
 
         Raises:
-            BrokenLabelError: If the cell is no label.
+            BrokenCellError: If the cell is no label.
             InputError: If the labels found are too many to be classes.
         """
         if self._data.problem_type == "multi_label":
             return tuple(sorted({self._code(label) for label in self._several(cell)}))
         if isinstance(cell, tuple):
             if len(cell) != 1:
-                raise BrokenLabelError(f"{len(cell)} labels in one row, where 1 fits", ", ".join(cell)[:80])
+                raise BrokenCellError(f"{len(cell)} labels in one row, where 1 fits", ", ".join(cell)[:80])
             cell = cell[0]
         if self._data.problem_type == "regression":
-            return _number(cell)
+            return parse_number(cell, "label")
         return self._range_of(cell) if self._cuts else self._code(cell)
+
+    def decode(self, value: np.ndarray) -> str:
+        """Returns the label of a code, the labels of `(C,)` uint8, or a number, for people to read.
+
+        Of a loaded encoder, whose codes are the places in `names`.
+        """
+        if self.problem_type == "single_label":
+            return self.names[int(value)]
+        if self.problem_type == "multi_label":
+            return "|".join(name for name, is_set in zip(self.names, value, strict=True) if is_set) or "none"
+        return f"{float(value):g}"
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what is worth knowing of it, as JSON values."""
+        return {"problem_type": self.problem_type, "names": list(self.ordered_names)}
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the encoder into a local folder, the labels in their final order."""
+        save_settings(folder, self._settings())
+
+    def sha256(self) -> str:
+        return settings_sha256(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        fields = {name: getattr(self._data, name) for name in _FIELDS}
+        ranges = self._ranges if self._cuts else ()  # in the order of the thresholds, which the labels' is not
+        return json.loads(json.dumps({"kind": "label", **fields, "label_names": self.ordered_names, "ranges": ranges}))
 
     def _range_of(self, cell: str) -> int | None:
         """Returns the class of a number. Decimals, so that 0.2 is as far from 0.3 as 0.4 is."""
-        _number(cell)  # what it refuses is broken
+        parse_number(cell, "label")  # what it refuses is broken
         value = Decimal(cell.strip())
         if self._margin and any(abs(value - cut) < self._margin for cut in self._cuts):
             return None
-        return sum(value > cut for cut in self._cuts)
+        return self._codes[self._ranges[sum(value > cut for cut in self._cuts)]]
 
     def _code(self, label: str) -> int:
         label = label.strip()
@@ -111,9 +162,9 @@ class LabelEncoder:
         if code is not None:
             return code
         if not label:
-            raise BrokenLabelError("empty label", "")
+            raise BrokenCellError("empty label", "")
         if self._data.label_names:
-            raise BrokenLabelError("unknown label", f"{label[:80]!r}.{suggest(label, self._codes)}")
+            raise BrokenCellError("unknown label", f"{label[:80]!r}.{suggest(label, self._codes)}")
         if len(self._codes) == MAX_FOUND_LABELS:
             raise InputError(
                 f"The column {self._data.label_column!r} has more than {MAX_FOUND_LABELS} different labels, "
@@ -136,25 +187,32 @@ def _json_list(cell: str) -> list[str]:
     try:
         values = json.loads(cell)
     except (ValueError, RecursionError) as error:
-        raise BrokenLabelError("label list is not valid JSON", cell[:80]) from error
+        raise BrokenCellError("label list is not valid JSON", cell[:80]) from error
     if any(isinstance(value, dict | list) or value is None for value in values):
-        raise BrokenLabelError("label list holds more than labels", cell[:80])
+        raise BrokenCellError("label list holds more than labels", cell[:80])
     return [str(value) for value in values]
-
-
-def _number(cell: str) -> float:
-    """Returns a finite number that float32 can hold."""
-    try:
-        value = float(cell) if "_" not in cell else math.nan  # Python reads 1_000 as a number; few others do
-    except ValueError:
-        raise BrokenLabelError("label is no number", f"{cell[:80]!r}") from None
-    if not abs(value) <= float(np.finfo(np.float32).max):
-        raise BrokenLabelError("label is no finite number", f"{cell[:80]!r}")
-    return value
 
 
 def _decimal(number: float) -> Decimal:
     return Decimal(repr(float(number)))  # 0.1, not the binary fraction next to it
+
+
+def load_labels(folder: str | os.PathLike[str]) -> LabelEncoder:
+    """Loads what `LabelEncoder.save` wrote: a code is the place of its label in `names`.
+
+    Raises:
+        InputError: As `cells.load_settings`.
+    """
+    settings = load_settings(folder, "label")
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    del fields["kind"]
+    try:
+        ranges = fields.pop("ranges")
+        return LabelEncoder(DataConfig(**fields), ranges=ranges)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"The encoder in {os.fspath(folder)} is damaged ({error}); prepare the data again.") from error
 
 
 def find_look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -7,16 +7,57 @@ places, a chunk at a time. dataset.json is written last of all, so that a folder
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aigc_tf import storage
+from aigc_tf.data.encoders.cells import CODE, CODES, VALUE
+from aigc_tf.data.prepared.columns import OFFSETS, array_path
+from aigc_tf.data.prepared.prepared import INFO_NAME, SCHEMA_VERSION, SPLIT_NAMES, describe_files
+from aigc_tf.data.prepared.schema import Schema
 from aigc_tf.errors import RunError
-from aigc_tf.data.prepared.prepared import INFO_NAME, LABEL_TYPES, NO_LABELS, SCHEMA_VERSION, SPLIT_NAMES, array_path, describe_files, token_type
 
-TOKENS_PER_SHARD = 2**26
-_CHUNK_ROWS = 2**16  # labels are read and written this many at a time
+VALUES_PER_SHARD = 2**26
+RAGGED = "ragged"
+"""How the token ids of a text are stored; the others are those of `encoders.cells`."""
+
+_CHUNK_ROWS = 2**16  # codes are read and written this many at a time
+_DTYPES = {VALUE: np.float32, CODE: np.int32, CODES: np.uint8}
+
+
+class ColumnFormat(NamedTuple):
+    """How a column is written."""
+
+    storage: str
+    """`RAGGED`, or one of `encoders.cells`: `VALUE`, `CODE`, `CODES`."""
+    dtype: Any
+    limit: int = 0
+    """Ragged values are in [0, limit)."""
+
+    @classmethod
+    def of_tokens(cls, vocabulary_size: int) -> "ColumnFormat":
+        """Returns the format of token ids, in the smallest type that holds all ids of a vocabulary."""
+        return cls(RAGGED, token_type(vocabulary_size), vocabulary_size)
+
+    @classmethod
+    def of_cells(cls, storage: str) -> "ColumnFormat":
+        """Returns the format of cells that are stored as `encoders.cells` says."""
+        return cls(storage, _DTYPES[storage])
+
+
+class FinalLabels(NamedTuple):
+    """What codes mean, known when all is read."""
+
+    names: Sequence[str]
+    """The labels in their final order."""
+    positions: np.ndarray
+    """`(C,)` int: the place in `names` of each code."""
+
+
+def token_type(vocabulary_size: int) -> type[np.unsignedinteger]:
+    """Returns the smallest type that holds all ids of a vocabulary."""
+    return np.uint16 if vocabulary_size <= 2**16 else np.uint32
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -59,88 +100,114 @@ class _GrowingArray:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-class _ShardWriter:
-    """The files of one shard. Labels are written as codes, since the labels' order is known only at the end."""
+class _RaggedFiles:
+    """The values of one shard's ragged column, and where each example's end."""
 
-    def __init__(self, folder: Path, number: int, *, dtype: Any, problem_type: str) -> None:
-        self.num_tokens = 0
-        self._folder, self._number, self._is_ragged = folder, number, problem_type == "multi_label"
-        self._arrays = {
-            "tokens": _GrowingArray(self.path("tokens"), dtype),
-            "offsets": _GrowingArray(self.path("offsets"), np.int64),
-            "boundaries": _GrowingArray(self.path("boundaries"), np.int32),
-        }
-        if self._is_ragged:
-            self._arrays["codes"] = _GrowingArray(self.path("codes"), np.int32)
-            self._arrays["counts"] = _GrowingArray(self.path("counts"), np.int32)
-        elif problem_type != NO_LABELS:
-            self._arrays["labels"] = _GrowingArray(self.path("labels"), LABEL_TYPES[problem_type])
-        self._arrays["offsets"].append(np.zeros(1))
+    def __init__(self, folder: Path, name: str, number: int, dtype: Any) -> None:
+        self.num_values = 0
+        self._values = _GrowingArray(array_path(folder, name, number), dtype)
+        self._offsets = _GrowingArray(array_path(folder, name + OFFSETS, number), np.int64)
+        self._offsets.append(np.zeros(1))
 
-    def path(self, array: str) -> Path:
-        return array_path(self._folder, array, self._number)
+    def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        self._values.append(values)
+        self._offsets.append(self.num_values + np.cumsum(lengths, dtype=np.int64))
+        self.num_values += len(values)
 
     @property
-    def num_examples(self) -> int:
-        return self._arrays["boundaries"].num_rows
+    def arrays(self) -> list[_GrowingArray]:
+        return [self._values, self._offsets]
 
-    def append(self, token_ids: np.ndarray, ends: np.ndarray, boundaries: np.ndarray, labels: Sequence[Any]) -> None:
-        self._arrays["tokens"].append(token_ids)
-        self._arrays["offsets"].append(self.num_tokens + ends)
-        self._arrays["boundaries"].append(boundaries)
-        if self._is_ragged:
-            self._arrays["codes"].append(np.array([code for codes in labels for code in codes], np.int32))
-            self._arrays["counts"].append(np.array([len(codes) for codes in labels]))
-        elif "labels" in self._arrays:
-            self._arrays["labels"].append(np.asarray(labels))
-        self.num_tokens += len(token_ids)
 
-    def close(self) -> None:
-        for array in self._arrays.values():
-            array.close()
+class _DenseFiles:
+    """The rows of one shard's column of values or of codes, which get their final places at the end."""
 
-    def abandon(self) -> None:
-        for array in self._arrays.values():
-            array.abandon()
+    def __init__(self, folder: Path, name: str, number: int, form: ColumnFormat) -> None:
+        self._path = array_path(folder, name, number)
+        self._codes = [array_path(folder, f"{name}.{part}", number) for part in ("codes", "counts")]
+        self._is_set = form.storage == CODES
+        paths = self._codes if self._is_set else [self._path]
+        self.arrays = [_GrowingArray(path, np.int32 if self._is_set else form.dtype) for path in paths]
 
-    def finish_labels(self, positions: np.ndarray, num_labels: int) -> Iterator[np.ndarray]:
-        """Replaces the codes by the labels' places, and yields the labels a chunk of rows at a time."""
-        if self._is_ragged:
-            yield from self._finish_ragged(positions, num_labels)
+    def append(self, values: Sequence[Any]) -> None:
+        if self._is_set:
+            self.arrays[0].append(np.array([code for codes in values for code in codes], np.int32))
+            self.arrays[1].append(np.array([len(codes) for codes in values]))
+        else:
+            self.arrays[0].append(np.asarray(values))
+
+    def finish(self, final: FinalLabels | None) -> Iterator[np.ndarray]:
+        """Replaces codes by places, and yields the column a chunk of rows at a time."""
+        if self._is_set and final:
+            yield from self._finish_sets(final)
             return
-        if "labels" not in self._arrays:
-            return
-        with open(self.path("labels"), "r+b") as file:
+        with open(self._path, "r+b") as file:
             shape, _, dtype = _read_header(file)
             for start in range(0, shape[0], _CHUNK_ROWS):
                 place = file.tell()
-                labels = np.fromfile(file, dtype, min(_CHUNK_ROWS, shape[0] - start))
-                if dtype == np.int32:
-                    labels = positions[labels].astype(dtype)
+                values = np.fromfile(file, dtype, min(_CHUNK_ROWS, shape[0] - start))
+                if final and dtype == np.int32:
+                    values = final.positions[values].astype(dtype)
                     file.seek(place)
-                    file.write(labels.data)
-                yield labels
+                    file.write(values.data)
+                yield values
 
-    def _finish_ragged(self, positions: np.ndarray, num_labels: int) -> Iterator[np.ndarray]:
-        written = _GrowingArray(self.path("labels"), np.uint8, (num_labels,))
+    def _finish_sets(self, final: FinalLabels) -> Iterator[np.ndarray]:
+        num_labels = len(final.names)
+        written = _GrowingArray(self._path, np.uint8, (num_labels,))
         try:
-            counts = np.load(self.path("counts"), mmap_mode="r")
-            codes = np.load(self.path("codes"), mmap_mode="r")
+            codes, counts = (np.load(path, mmap_mode="r") for path in self._codes)
             start = 0
             rows_at_once = max(1, _CHUNK_ROWS * 16 // max(1, num_labels))
             for first in range(0, len(counts), rows_at_once):
                 count = np.asarray(counts[first : first + rows_at_once])
                 labels = np.zeros((len(count), num_labels), np.uint8)
                 end = start + int(count.sum())
-                labels[np.repeat(np.arange(len(count)), count), positions[codes[start:end]]] = 1
+                labels[np.repeat(np.arange(len(count)), count), final.positions[codes[start:end]]] = 1
                 written.append(labels)
                 start = end
                 yield labels
             written.close()
         finally:
             written.abandon()
-        self.path("codes").unlink()
-        self.path("counts").unlink()
+        for path in self._codes:
+            path.unlink()
+
+
+class _ShardWriter:
+    """The files of one shard."""
+
+    def __init__(self, folder: Path, number: int, formats: Mapping[str, ColumnFormat]) -> None:
+        self.num_examples, self.size = 0, 0
+        self.ragged = {
+            name: _RaggedFiles(folder, name, number, form.dtype)
+            for name, form in formats.items()
+            if form.storage == RAGGED
+        }
+        self.dense = {
+            name: _DenseFiles(folder, name, number, form)
+            for name, form in formats.items()
+            if form.storage != RAGGED
+        }
+
+    @property
+    def _arrays(self) -> Iterator[_GrowingArray]:
+        for ragged in self.ragged.values():
+            yield from ragged.arrays
+        for dense in self.dense.values():
+            yield from dense.arrays
+
+    def close(self) -> None:
+        for array in self._arrays:
+            array.close()
+
+    def abandon(self) -> None:
+        for array in self._arrays:
+            array.abandon()
+
+    def describe(self) -> dict[str, Any]:
+        sizes = {name: files.num_values for name, files in self.ragged.items()}
+        return {"examples": self.num_examples, "sizes": sizes}
 
 
 class PreparedWriter:
@@ -148,11 +215,11 @@ class PreparedWriter:
 
     Args:
         folder: An empty folder, from `storage.staged_folder`.
-        task: A key of `tasks.TASKS`.
-        problem_type: One of `config.PROBLEM_TYPES`, or `prepared.NO_LABELS`.
-        is_pair: Whether examples have two parts.
-        vocabulary_size: Token ids are below it.
-        tokens_per_shard: A shard ends before the example that would lift it above this number.
+        task: The name of the task that the data are for.
+        schema: Its columns.
+        formats: How each column is written, by its name.
+        values_per_shard: A shard ends before the example that would lift the values of its ragged columns, or its
+            examples where there is none, above this number.
     """
 
     def __init__(
@@ -160,18 +227,13 @@ class PreparedWriter:
         folder: Path,
         *,
         task: str,
-        problem_type: str,
-        is_pair: bool,
-        vocabulary_size: int,
-        tokens_per_shard: int = TOKENS_PER_SHARD,
+        schema: Schema,
+        formats: Mapping[str, ColumnFormat],
+        values_per_shard: int = VALUES_PER_SHARD,
     ) -> None:
-        self._folder, self._limit, self._vocabulary_size = folder, tokens_per_shard, vocabulary_size
-        self._facts = {
-            "task": task,
-            "problem_type": problem_type,
-            "is_pair": is_pair,
-            "vocabulary_size": vocabulary_size,
-        }
+        self._folder, self._limit = folder, values_per_shard
+        self._task, self._schema, self._formats = task, schema, formats
+        self._ragged = [column.name for column in schema.columns if formats[column.name].storage == RAGGED]
         self._shards: dict[str, list[_ShardWriter]] = {}
         self._num_empty: dict[str, int] = {}
 
@@ -183,96 +245,94 @@ class PreparedWriter:
             for shard in shards[-1:]:  # there is none where the disk was full already
                 shard.abandon()
 
-    def add(self, split: str, parts: Sequence[np.ndarray], label: Any) -> None:
-        """Appends one example.
-
-        Args:
-            split: One of `SPLIT_NAMES`.
-            parts: One array of token ids, or two for a pair.
-            label: A code, a tuple of codes (multi_label) or a number (regression); ignored where there are no labels.
-        """
-        lengths = np.array([len(part) for part in parts])
-        boundary = lengths[0] if len(parts) == 2 else 0
+    def add(self, split: str, **columns: Any) -> None:
+        """Appends one example: of a ragged column its values, of any other what its encoder gave."""
+        ragged = {name: np.asarray(columns[name]) for name in self._ragged}
         self.add_batch(
-            split, np.concatenate(parts), lengths.sum(keepdims=True), boundaries=np.array([boundary]), labels=[label]
+            split,
+            1,
+            {name: (values, np.array([len(values)])) for name, values in ragged.items()}
+            | {name: [value] for name, value in columns.items() if name not in ragged},
         )
 
-    def add_batch(
-        self, split: str, token_ids: np.ndarray, lengths: np.ndarray, *, boundaries: np.ndarray, labels: Sequence[Any]
-    ) -> None:
+    def add_batch(self, split: str, count: int, columns: Mapping[str, Any]) -> None:
         """Appends examples.
 
         Args:
             split: One of `SPLIT_NAMES`.
-            token_ids: `(sum(lengths),)` int, the examples end to end, without special tokens.
-            lengths: `(n,)` int.
-            boundaries: `(n,)` int, tokens of the first part of a pair; 0 for single texts.
-            labels: n codes, tuples of codes (multi_label) or numbers (regression); ignored where there are no labels.
+            count: n, how many they are.
+            columns: Of a ragged column `(sum(lengths),)` values, the examples end to end, and `(n,)` lengths; of any
+                other n values, codes or tuples of codes.
 
         Raises:
             ValueError: If a token id is outside the vocabulary, or the split is none.
         """
         if split not in SPLIT_NAMES:
             raise ValueError(f"{split!r} is no split; there are {', '.join(SPLIT_NAMES)}.")
-        if len(token_ids) and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self._vocabulary_size:
-            raise ValueError(
-                f"Token ids from {token_ids.min()} to {token_ids.max()} do not fit a vocabulary of "
-                f"{self._vocabulary_size}; the tokenizer and its vocabulary_size differ."
-            )
-        self._num_empty[split] = self._num_empty.get(split, 0) + int((lengths == 0).sum())
-        ends = np.cumsum(lengths, dtype=np.int64)
-        first, start = 0, 0  # the next example, and its first token
-        while first < len(lengths):
-            shard = self._shard_for(split, int(lengths[first]))
-            fitting = int(np.searchsorted(ends, start + self._limit - shard.num_tokens, side="right"))
+        for name in self._ragged:
+            _check_ids(columns[name][0], self._formats[name].limit)
+        lengths = {name: np.asarray(columns[name][1], np.int64) for name in self._ragged}
+        sizes = sum(lengths.values(), np.zeros(count, np.int64)) if lengths else np.ones(count, np.int64)
+        self._num_empty[split] = self._num_empty.get(split, 0) + int((sizes == 0).sum())
+        ends = np.cumsum(sizes)
+        value_ends = {name: np.concatenate([[0], np.cumsum(length)]) for name, length in lengths.items()}
+        first, start = 0, 0  # the next example, and the size of all before it
+        while first < count:
+            shard = self._shard_for(split, int(sizes[first]))
+            fitting = int(np.searchsorted(ends, start + self._limit - shard.size, side="right"))
             last = max(first + 1, fitting)  # an example longer than a shard has one for itself
-            stop = int(ends[last - 1])
-            shard.append(token_ids[start:stop], ends[first:last] - start, boundaries[first:last], labels[first:last])
-            first, start = last, stop
+            for name, files in shard.ragged.items():
+                begin, end = value_ends[name][[first, last]]
+                files.append(columns[name][0][begin:end], lengths[name][first:last])
+            for name, dense in shard.dense.items():
+                dense.append(columns[name][first:last])
+            shard.num_examples += last - first
+            shard.size += int(ends[last - 1]) - start
+            first, start = last, int(ends[last - 1])
 
-    def _shard_for(self, split: str, length: int) -> _ShardWriter:
-        """Returns the open shard, or a new one where an example of that length is too long for it."""
+    def _shard_for(self, split: str, size: int) -> _ShardWriter:
+        """Returns the open shard, or a new one where an example of that size is too large for it."""
         shards = self._shards.setdefault(split, [])
-        if shards and shards[-1].num_examples and shards[-1].num_tokens + length > self._limit:
+        if shards and shards[-1].num_examples and shards[-1].size + size > self._limit:
             shards[-1].close()
         elif shards:
             return shards[-1]
         (self._folder / split).mkdir(exist_ok=True)
-        dtype, problem_type = token_type(self._vocabulary_size), self._facts["problem_type"]
-        shards.append(_ShardWriter(self._folder / split, len(shards), dtype=dtype, problem_type=problem_type))  # type: ignore[arg-type]
+        shards.append(_ShardWriter(self._folder / split, len(shards), self._formats))
         return shards[-1]
 
     def finish(
         self,
         *,
-        label_names: Sequence[str],
-        positions: np.ndarray | None = None,
+        labels: Mapping[str, FinalLabels] | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Puts the labels in order, hashes every file in the folder and writes dataset.json, the last of all.
 
         Args:
-            label_names: The labels in their final order; empty for regression.
-            positions: `(C,)` int, the place in `label_names` of each code. None: a code is the place.
-            ledger: More entries of dataset.json; of "splits", entries for each split.
+            labels: Of each column of codes, what they mean.
+            ledger: More entries of dataset.json; of "splits" entries for each split, of "columns" for each column.
 
         Returns:
             What dataset.json holds.
         """
         for shards in self._shards.values():
             shards[-1].close()
-        positions = np.arange(len(label_names)) if positions is None else positions
-        ledger = dict(ledger or {})
-        more = ledger.pop("splits", {})
+        labels, ledger = labels or {}, dict(ledger or {})
+        more, facts = ledger.pop("splits", {}), ledger.pop("columns", {})
         splits = {
-            split: self._describe(split, positions, label_names) | dict(more.get(split, {}))
+            split: self._describe(split, labels) | dict(more.get(split, {}))
             for split in SPLIT_NAMES
             if split in self._shards
         }
         info = {
             "schema_version": SCHEMA_VERSION,
-            **self._facts,
-            "label_names": list(label_names),
+            "task": self._task,
+            "schema": self._schema.to_json(),
+            "columns": {
+                column.name: self._describe_column(column.name, labels) | dict(facts.get(column.name, {}))
+                for column in self._schema.columns
+            },
             "splits": splits,
             **ledger,
             "files": describe_files(self._folder),
@@ -280,30 +340,53 @@ class PreparedWriter:
         storage.write_json(self._folder / INFO_NAME, info)
         return info
 
-    def _describe(self, split: str, positions: np.ndarray, label_names: Sequence[str]) -> dict[str, Any]:
+    def _describe_column(self, name: str, labels: Mapping[str, FinalLabels]) -> dict[str, Any]:
+        form = self._formats[name]
+        shape = {RAGGED: [None], CODES: [len(labels[name].names)] if name in labels else []}.get(form.storage, [])
+        return {"dtype": np.dtype(form.dtype).name, "shape": shape}
+
+    def _describe(self, split: str, labels: Mapping[str, FinalLabels]) -> dict[str, Any]:
         shards = self._shards[split]
-        chunks = (chunk for shard in shards for chunk in shard.finish_labels(positions, len(label_names)))
+        counts, ranges = {}, {}
+        for name, form in self._formats.items():
+            if form.storage == RAGGED:
+                continue
+            chunks = (chunk for shard in shards for chunk in shard.dense[name].finish(labels.get(name)))
+            if form.storage == VALUE:
+                ranges[name] = _range_of(chunks)
+            else:
+                counts[name] = _counts_of(chunks, labels[name].names)
+        described = [shard.describe() for shard in shards]
         return {
-            "examples": sum(shard.num_examples for shard in shards),
-            "tokens": sum(shard.num_tokens for shard in shards),
+            "examples": sum(shard["examples"] for shard in described),
+            "sizes": {name: sum(shard["sizes"][name] for shard in described) for name in self._ragged},
             "empty_examples": self._num_empty[split],
-            **({} if self._facts["problem_type"] == NO_LABELS else _describe_labels(chunks, label_names)),
-            "shards": [{"examples": shard.num_examples, "tokens": shard.num_tokens} for shard in shards],
+            "counts": counts,
+            "ranges": ranges,
+            "shards": described,
         }
 
 
-def _describe_labels(chunks: Iterable[np.ndarray], label_names: Sequence[str]) -> dict[str, Any]:
-    """Counts the labels, or sums up the numbers where there are no labels."""
-    counts = np.zeros(len(label_names), np.int64)
+def _check_ids(ids: np.ndarray, limit: int) -> None:
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+        raise ValueError(
+            f"Token ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {limit}; the tokenizer and its "
+            "vocabulary_size differ."
+        )
+
+
+def _range_of(chunks: Iterable[np.ndarray]) -> dict[str, float]:
+    """Sums up the numbers of a column."""
     number, total, smallest, greatest = 0, 0.0, np.inf, -np.inf
     for chunk in chunks:
-        if chunk.dtype == np.float32:
-            number, total = number + len(chunk), total + float(chunk.sum(dtype=np.float64))
-            smallest, greatest = min(smallest, float(chunk.min())), max(greatest, float(chunk.max()))
-        else:
-            counts += (
-                chunk.sum(axis=0, dtype=np.int64) if chunk.ndim == 2 else np.bincount(chunk, minlength=len(counts))
-            )
-    if number:
-        return {"label_range": {"min": smallest, "mean": total / number, "max": greatest}}
-    return {"label_counts": {name: int(count) for name, count in zip(label_names, counts, strict=True)}}
+        number, total = number + len(chunk), total + float(chunk.sum(dtype=np.float64))
+        smallest, greatest = min(smallest, float(chunk.min())), max(greatest, float(chunk.max()))
+    return {"min": smallest, "mean": total / number, "max": greatest}
+
+
+def _counts_of(chunks: Iterable[np.ndarray], names: Sequence[str]) -> dict[str, int]:
+    """Counts the labels of a column."""
+    counts = np.zeros(len(names), np.int64)
+    for chunk in chunks:
+        counts += chunk.sum(axis=0, dtype=np.int64) if chunk.ndim == 2 else np.bincount(chunk, minlength=len(counts))
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}

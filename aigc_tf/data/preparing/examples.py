@@ -1,18 +1,20 @@
-"""From records to examples: which split, which label, and what does not get through."""
+"""From records to examples: which split, which values, and what does not get through."""
 
 import collections
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aigc_tf.config import DataConfig
 from aigc_tf.data.cleaning.duplicates import KEPT, REASONS, DuplicateFinder
-from aigc_tf.data.encoders.labels import BrokenLabelError, Label, LabelEncoder
+from aigc_tf.data.encoders import ENCODERS
+from aigc_tf.data.encoders.cells import BrokenCellError
+from aigc_tf.data.prepared.schema import Schema
 from aigc_tf.data.preparing.terminal import Counts
 from aigc_tf.data.sources import sources
-from aigc_tf.data.sources.records import CHECK_AFTER_ROWS, Record, SourceFile, SourceReport
+from aigc_tf.data.sources.records import CHECK_AFTER_ROWS, Cell, Record, SourceFile, SourceReport
 from aigc_tf.data.sources.splits import split_of
 from aigc_tf.errors import InputError
 
@@ -22,8 +24,11 @@ class Example(NamedTuple):
 
     split: str
     texts: tuple[bytes, ...]
-    """One text, or the two of a pair."""
-    label: Label
+    """Of each text column of the schema, as UTF-8."""
+    values: tuple[Any, ...] = ()
+    """Of each cell column of the schema, what its encoder made."""
+    key: tuple[bytes, ...] = ()
+    """The raw bytes of the columns that decide the split."""
 
 
 class ExampleReader:
@@ -32,8 +37,7 @@ class ExampleReader:
     Args:
         found: The source files.
         data: The config's section.
-        is_labelled: Whether labels are read. If not, each text is a document, or each pair a prompt and its response; a
-            document or a response without a character is left out.
+        schema: What is read. An example in which all that is learnt is empty is left out.
         verdicts: `(n,)` uint8, what `find_duplicates` says of the same sources; those it does not keep are left out.
     """
 
@@ -41,21 +45,30 @@ class ExampleReader:
         self,
         found: list[SourceFile],
         data: DataConfig,
+        schema: Schema,
         *,
-        is_labelled: bool = True,
         verdicts: np.ndarray | None = None,
     ) -> None:
-        self._sources, self._data, self._is_labelled, self._verdicts = found, data, is_labelled, verdicts
+        self._sources, self._data, self._schema, self._verdicts = found, data, schema, verdicts
         self._sizes = [source_size(source) for source in found]
         self._splits = [source.split for source in found]
         if len(found) == 1 and found[0].format == "document":
             self._splits = [found[0].split or "train"]  # wherever the hash would put it
         self.validation_from_train = data.split != "hash" and _lacks_validation(found)
-        self.encoder = LabelEncoder(data)
-        """Knows the labels that were read so far."""
+        self.encoders = {
+            column.name: build(data, column.source)
+            for column in schema.cell_columns
+            if (build := ENCODERS[column.encoder].build)
+        }
+        """Of each cell column; that of labels knows those that were read so far."""
+        names = [column.name for column in schema.columns]
+        self._texts = [names.index(column.name) for column in schema.text_columns]
+        self._cells = [(names.index(name), encoder) for name, encoder in self.encoders.items()]
+        self._learnt = [names.index(name) for name in schema.learnt]
+        self._key = [names.index(name) for name in schema.split_by]
         self.reports: list[SourceReport] = []
         self.broken: collections.Counter[str] = collections.Counter()
-        """Rows with a broken label, by reason. The reports count them too."""
+        """Rows with a broken cell, by reason. The reports count them too."""
         self.left_out: collections.Counter[str] = collections.Counter()
         """Rows that are in order but not wanted, by reason."""
         self.duplicates: collections.Counter[str] = collections.Counter()
@@ -67,28 +80,28 @@ class ExampleReader:
         """Yields the examples in the order of the sources.
 
         Raises:
-            InputError: As `sources.read_records`; or if too many labels are broken.
+            InputError: As `sources.read_records`; or if too many cells are broken.
         """
         source, row, broken_before = -1, 0, 0
-        for record in sources.read_records(self._sources, self._data, self.reports):
+        columns = self._schema.source_columns(self._data)
+        for record in sources.read_records(self._sources, self._data, self.reports, columns=columns):
             if record.source != source:
                 source, row, broken_before = record.source, 0, self.broken.total()
             row += 1
-            label = self._label(record)
+            values = self._values(record)
             if row == CHECK_AFTER_ROWS:
-                self._check_labels(self.reports[source], self.broken.total() - broken_before)
-            if label is None:
+                self._check_cells(self.reports[source], self.broken.total() - broken_before)
+            if values is None:
                 continue
             verdict = self._verdict()
             self.kept += 1
             if verdict != KEPT:
                 self.duplicates[REASONS[verdict]] += 1
                 continue
-            texts: tuple[bytes, ...] = (record.text.encode(),)
-            if self._data.text_b_column:
-                texts += (record.text_b.encode(),)
-            given = self._splits[source]
-            yield Example(split_of(texts, given, validation_from_train=self.validation_from_train), texts, label)
+            raw = [_raw(cell) for cell in record.cells]
+            key = tuple([raw[place] for place in self._key])
+            split = split_of(key, self._splits[source], validation_from_train=self.validation_from_train)
+            yield Example(split, tuple([raw[place] for place in self._texts]), values, key)
 
     def _verdict(self) -> int:
         if self._verdicts is None:
@@ -97,32 +110,38 @@ class ExampleReader:
             raise sources.changed(self.reports[-1].uri)
         return int(self._verdicts[self.kept])
 
-    def _label(self, record: Record) -> Label | None:
-        """Returns the label, 0 where none is read; None: the record is counted and left out."""
-        if not self._is_labelled:
-            is_pair = bool(self._data.text_b_column)
-            if record.text_b if is_pair else record.text:
-                return 0
-            self.left_out["empty response" if is_pair else "empty document"] += 1
+    def _values(self, record: Record) -> tuple[Any, ...] | None:
+        """Returns what the encoders make of a record's cells; None: the record is counted and left out."""
+        if self._learnt and not any(record.cells[place] for place in self._learnt):
+            self.left_out[f"empty {self._named_learnt()}"] += 1
             return None
-        try:
-            label = self.encoder.encode(record.label)
-        except BrokenLabelError as error:
-            reason, detail = error.args
-            report = self.reports[record.source]
-            report.records -= 1  # its reader has taken it for a good one
-            report.count_broken(record.line, reason, detail)
-            self.broken[reason] += 1
-            return None
-        if label is None:
-            self.left_out[f"within {self._data.label_margin:g} of a threshold"] += 1
-        return label
+        values = []
+        for place, encoder in self._cells:
+            try:
+                value = encoder.encode(record.cells[place])
+            except BrokenCellError as error:
+                reason, detail = error.args
+                report = self.reports[record.source]
+                report.records -= 1  # its reader has taken it for a good one
+                report.count_broken(record.line, reason, detail)
+                self.broken[reason] += 1
+                return None
+            if value is None:
+                self.left_out[f"within {self._data.label_margin:g} of a threshold"] += 1
+                return None
+            values.append(value)
+        return tuple(values)
 
-    def _check_labels(self, report: SourceReport, num_broken: int) -> None:
-        """Looks at the first labels of a file, so that a wrong column shows at once; at its end the reader looks."""
+    def _named_learnt(self) -> str:
+        """Returns what a reader calls the texts that are learnt: the whole example, or one of its texts."""
+        return self._schema.unit if len(self._learnt) == len(self._texts) else " and ".join(self._schema.learnt)
+
+    def _check_cells(self, report: SourceReport, num_broken: int) -> None:
+        """Looks at the first cells of a file, so that a wrong column shows at once; at its end the reader looks."""
         if num_broken > self._data.max_bad_share * CHECK_AFTER_ROWS:
+            what = "labels" if self._schema.encoded_by("label") else "cells"
             raise InputError(
-                f"{num_broken} of the first {CHECK_AFTER_ROWS} labels of {report.uri} are broken, more than "
+                f"{num_broken} of the first {CHECK_AFTER_ROWS} {what} of {report.uri} are broken, more than "
                 f"data.max_bad_share {self._data.max_bad_share:g} allows (the first is {report.examples[0]})."
             )
 
@@ -145,11 +164,15 @@ def _lacks_validation(found: list[SourceFile]) -> bool:
     return not only and all(source.split != "validation" for source in found)
 
 
+def _raw(cell: Cell) -> bytes:
+    return (cell if isinstance(cell, str) else "\0".join(cell)).encode()
+
+
 def find_duplicates(examples: Iterable[Example]) -> np.ndarray:
     """Reads all examples and returns `(n,)` uint8, what `cleaning.judge` says of each."""
     finder = DuplicateFinder()
     for example in examples:
-        finder.add(example.texts, example.label, example.split)
+        finder.add(example.key, example.values, example.split)
     return finder.verdicts()
 
 

@@ -1,8 +1,8 @@
-"""From sources to the prepared data set: records -> labels -> split -> token ids -> files, in one pass.
+"""From sources to the prepared data set: records -> values of cells -> split -> token ids -> files, in one pass.
 
-    find_sources -> read_records -> codes of the labels -> split_of -> token ids -> PreparedWriter
+    find_sources -> read_records -> encoders of cells -> split_of -> token ids -> PreparedWriter
 
-For a generator an example is a document, or a prompt and its response; labels are neither read nor written.
+What is read, and what an example is, says the task's `Schema`.
 
 The records are read in one thread and tokenised in others, whose results are written in the order of the records;
 so the same config and sources give the same bytes, and memory does not grow with the input. With
@@ -23,24 +23,24 @@ from rich.console import Console
 
 from aigc_tf import storage
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.facts import ENCODERS_FOLDER
 from aigc_tf.data.prepared.prepared import (
     INFO_NAME,
-    NO_LABELS,
     SPLIT_NAMES,
-    TOKENIZER_FOLDER,
     PreparedDataset,
     open_prepared,
     verify_prepared,
 )
-from aigc_tf.data.prepared.prepared_writer import PreparedWriter
+from aigc_tf.data.prepared.prepared_writer import ColumnFormat, FinalLabels, PreparedWriter
+from aigc_tf.data.prepared.schema import Schema
 from aigc_tf.data.preparing import terminal as ledger
 from aigc_tf.data.preparing.examples import Example, ExampleReader, find_duplicates, source_size
-from aigc_tf.data.preparing.provenance import check_matches, data_of, describe, prepare_sha256, relevant_fields
+from aigc_tf.data.preparing.provenance import check_matches, describe, prepare_sha256, relevant_fields
 from aigc_tf.data.preparing.terminal import Counts
 from aigc_tf.data.preparing.token_batches import TextBatch, TokenBatch, text_batches, token_batches
 from aigc_tf.data.sources import sources
 from aigc_tf.data.sources.records import SourceFile
-from aigc_tf.data.tokenizers.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, resolve_kind
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer, build_tokenizer
 from aigc_tf.errors import InputError, some_of
 
 __all__ = ["check_matches", "prepare", "prepare_sha256", "relevant_fields", "write_dataset"]
@@ -53,34 +53,38 @@ Progress = Callable[[Counts], None]
 # ---------------------------------------------------------------- examples to files
 
 
-def _write(writer: PreparedWriter, batch: TokenBatch) -> dict[str, np.ndarray]:
-    """Writes a batch split by split; returns the UTF-8 bytes of each, `(parts,)` int64."""
-    is_pair = batch.lengths.shape[1] == 2
-    lengths = batch.lengths.sum(axis=1)
-    boundaries = batch.lengths[:, 0] if is_pair else np.zeros(len(lengths), np.int64)
+def _write(writer: PreparedWriter, schema: Schema, batch: TokenBatch) -> dict[str, np.ndarray]:
+    """Writes a batch split by split; returns the UTF-8 bytes of each text column, `(columns,)` int64."""
     splits = np.array([SPLIT_NAMES.index(example.split) for example in batch.examples])
     num_bytes = {}
     for code in np.unique(splits):
         rows = np.flatnonzero(splits == code)
-        is_all = len(rows) == len(splits)  # such as a document of its own, whose tokens need not be copied
-        writer.add_batch(
-            SPLIT_NAMES[code],
-            batch.token_ids if is_all else batch.token_ids[np.repeat(splits == code, lengths)],
-            lengths[rows],
-            boundaries=boundaries[rows],
-            labels=[batch.examples[row].label for row in rows],
-        )
+        columns: dict[str, Any] = {}
+        for number, column in enumerate(schema.text_columns):
+            token_ids, lengths = batch.token_ids[number], batch.lengths[:, number]
+            if len(rows) < len(splits):  # else, such as a document of its own, its tokens need not be copied
+                token_ids = token_ids[np.repeat(splits == code, lengths)]
+            columns[column.name] = (token_ids, lengths[rows])
+        for number, column in enumerate(schema.cell_columns):
+            columns[column.name] = [batch.examples[row].values[number] for row in rows]
+        writer.add_batch(SPLIT_NAMES[code], len(rows), columns)
         num_bytes[SPLIT_NAMES[code]] = batch.num_bytes[rows].sum(axis=0)
     return num_bytes
 
 
 def write_dataset(
-    config: ExperimentConfig, found: list[SourceFile], folder: Path, *, progress: Progress = lambda counts: None
+    config: ExperimentConfig,
+    schema: Schema,
+    found: list[SourceFile],
+    folder: Path,
+    *,
+    progress: Progress = lambda counts: None,
 ) -> dict[str, Any]:
     """Reads the sources and writes the prepared data set.
 
     Args:
         config: A validated config.
+        schema: What its task reads.
         found: From `sources.find_sources`.
         folder: An empty folder.
         progress: Called every few thousand records.
@@ -91,63 +95,71 @@ def write_dataset(
     Raises:
         InputError: If the sources do not give a training split.
     """
-    passes = _Passes(config, found)
+    passes = _Passes(config, schema, found)
     if config.data.drop_duplicates:
         passes.find_duplicates(progress)
-    tokenizer = _learn_tokenizer(config, passes, progress)
+    tokenizer = _learn_tokenizer(config, schema, passes, progress) if schema.text_columns else None
     reader = passes.reader()
     num_bytes: dict[str, np.ndarray] = {}
-    writer = PreparedWriter(
-        folder,
-        task=config.task,
-        problem_type=config.data.problem_type if config.task == "classify" else NO_LABELS,
-        is_pair=bool(config.data.text_b_column),
-        vocabulary_size=tokenizer.vocabulary_size,
-    )
+    formats = {name: ColumnFormat.of_cells(encoder.storage) for name, encoder in reader.encoders.items()}
+    if tokenizer:
+        tokens = ColumnFormat.of_tokens(tokenizer.vocabulary_size)
+        formats |= {column.name: tokens for column in schema.text_columns}
+    writer = PreparedWriter(folder, task=config.task, schema=schema, formats=formats)
     with writer:
         batches = passes.batches(reader, _PREPARING)
         with contextlib.closing(token_batches(tokenizer, batches)) as tokenised:
             for batch in tokenised:
-                for split, count in _write(writer, batch).items():
+                for split, count in _write(writer, schema, batch).items():
                     num_bytes[split] = num_bytes.get(split, 0) + count
                 progress(batch.counts)
         progress(reader.counts(_PREPARING)._replace(bytes_read=reader.total_bytes))
         passes.check_same_files()
         _check_result(reader, num_bytes)
-        tokenizer.save(folder / TOKENIZER_FOLDER)
-        return writer.finish(
-            label_names=list(reader.encoder.ordered_names),
-            positions=reader.encoder.positions(),
-            ledger=describe(config, found, reader, tokenizer_sha256=tokenizer.sha256())
-            | {"splits": {split: _describe_bytes(config, count) for split, count in num_bytes.items()}},
-        )
+        encoders = reader.encoders | {column.name: tokenizer for column in schema.text_columns}
+        names = [column.name for column in schema.text_columns]
+        ledger = describe(config, schema, found, reader) | {
+            "columns": _save_encoders(encoders, schema, folder),
+            "splits": {
+                split: {"utf8_bytes": dict(zip(names, count.tolist(), strict=True))}
+                for split, count in num_bytes.items()
+            },
+        }
+        return writer.finish(labels=_final_labels(schema, reader), ledger=ledger)
 
 
-def _describe_bytes(config: ExperimentConfig, num_bytes: np.ndarray) -> dict[str, int]:
-    """Returns the entries of a split that say how long its texts are."""
-    entries = {"utf8_bytes": int(num_bytes.sum())}
-    if config.task == "generate" and config.data.text_b_column:
-        entries["response_utf8_bytes"] = int(num_bytes[1])
-    return entries
+def _save_encoders(encoders: Mapping[str, Any], schema: Schema, folder: Path) -> dict[str, dict[str, Any]]:
+    """Writes the encoder of each column; returns what dataset.json says of them."""
+    for name, encoder in encoders.items():
+        encoder.save(folder / ENCODERS_FOLDER / name)
+    return {
+        column.name: {"sha256": encoders[column.name].sha256(), **encoders[column.name].describe()}
+        for column in schema.columns
+    }
+
+
+def _final_labels(schema: Schema, reader: ExampleReader) -> dict[str, FinalLabels]:
+    labels = {column.name: reader.encoders[column.name] for column in schema.encoded_by("label")}
+    return {name: FinalLabels(encoder.ordered_names, encoder.positions()) for name, encoder in labels.items()}
 
 
 class _Passes:
     """The times that the sources are read: for duplicates, for the vocabulary, and to write what they hold."""
 
-    def __init__(self, config: ExperimentConfig, found: list[SourceFile]) -> None:
-        self._data, self._found, self._is_labelled = data_of(config), found, config.task == "classify"
+    def __init__(self, config: ExperimentConfig, schema: Schema, found: list[SourceFile]) -> None:
+        self._data, self._schema, self._found = config.data, schema, found
         self._verdicts: np.ndarray | None = None
         self._readers: list[ExampleReader] = []
 
     def reader(self) -> ExampleReader:
         """Returns the reader of one more pass."""
-        reader = ExampleReader(self._found, self._data, is_labelled=self._is_labelled, verdicts=self._verdicts)
+        reader = ExampleReader(self._found, self._data, self._schema, verdicts=self._verdicts)
         self._readers.append(reader)
         return reader
 
     def batches(self, reader: ExampleReader, phase: str) -> Iterator[TextBatch]:
-        """Yields what a reader gives in batches; documents, whose tokens hold all of their text, may be cut."""
-        is_document = not self._is_labelled and not self._data.text_b_column
+        """Yields what a reader gives in batches; of documents (one text and nothing else) long ones are cut."""
+        is_document = len(self._schema.columns) == len(self._schema.text_columns) == len(self._schema.learnt) == 1
         return text_batches(reader, phase=phase, cut_documents=is_document)
 
     def find_duplicates(self, progress: Progress) -> None:
@@ -170,7 +182,7 @@ class _Passes:
                     raise sources.changed(report.uri)
 
 
-def _learn_tokenizer(config: ExperimentConfig, passes: _Passes, progress: Progress) -> Tokenizer:
+def _learn_tokenizer(config: ExperimentConfig, schema: Schema, passes: _Passes, progress: Progress) -> Tokenizer:
     """Returns the tokenizer that the config names; with source `train` it is learnt from the training split alone."""
     numbers = itertools.count(1)
 
@@ -182,7 +194,7 @@ def _learn_tokenizer(config: ExperimentConfig, passes: _Passes, progress: Progre
                 if example.split == "train":
                     yield from (text.decode() for text in example.texts)
 
-    kind = resolve_kind(config.tokenizer.kind, config.task)
+    kind = schema.tokenizer_kind if config.tokenizer.kind == "auto" else config.tokenizer.kind
     return build_tokenizer(config.tokenizer, config.model.source, training_texts, kind=kind)
 
 
@@ -202,13 +214,16 @@ def _check_result(reader: ExampleReader, num_bytes: Mapping[str, np.ndarray]) ->
 # ---------------------------------------------------------------- the door
 
 
-def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Console | None = None) -> PreparedDataset:
+def prepare(
+    config: ExperimentConfig, schema: Schema, *, overwrite: bool = False, console: Console | None = None
+) -> PreparedDataset:
     """Makes the prepared data set of an experiment, in `<data.prepared_dir>/<name>`, and shows what went in and out.
 
     A data set that is there already, made of the same sources with the same config, is verified and left as it is.
 
     Args:
         config: A validated config.
+        schema: What its task reads.
         overwrite: Make it anew, even if there is one. The old one goes only when the new one is complete.
         console: Where the tables are printed; standard output by default. Progress goes to standard error.
 
@@ -219,16 +234,13 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
     console = console or Console()
     folder = Path(config.data.prepared_dir).expanduser() / config.name
     found = sources.find_sources(config.data)
-    if config.task == "classify":
-        sources.check_labelled(found)
-    elif config.data.text_b_column:
-        sources.check_pairs(found)
+    sources.check_tables(found, schema.source_columns(config.data))
     busy = f"Another process prepares {folder} right now; wait until it is done."
     advice = "Set data.prepared_dir to a folder that can be written."
     with storage.locked_file(folder.with_name(f".{folder.name}.lock"), busy=busy, advice=advice):
         _refuse_foreign(folder)
         if folder.exists() and not overwrite:
-            prepared = _check_same(folder, config, found)
+            prepared = _check_same(folder, config, schema, found)
             ledger.print_line(console, f"{folder} is prepared already, from the same sources with the same config.")
         else:
             total = sum(map(source_size, found))
@@ -236,24 +248,33 @@ def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Conso
                 storage.staged_folder(folder, overwrite=overwrite) as staging,
                 ledger.ProgressBar(total_bytes=total) as progress,
             ):
-                write_dataset(config, found, staging, progress=progress)
+                write_dataset(config, schema, found, staging, progress=progress)
             prepared = open_prepared(folder)
-    tokenizer = load_tokenizer(prepared.tokenizer_folder)
-    special = tokenizer.start_ids + tokenizer.end_ids + (tokenizer.between_ids if prepared.is_pair else ())
-    ledger.print_ledger(prepared, max_length=config.data.max_length, num_special=len(special), console=console)
+    num_special = _num_special(prepared)
+    ledger.print_ledger(prepared, max_length=config.data.max_length, num_special=num_special, console=console)
     return prepared
 
 
-def _check_same(folder: Path, config: ExperimentConfig, found: list[SourceFile]) -> PreparedDataset:
+def _num_special(prepared: PreparedDataset) -> int:
+    """Returns the special tokens of one example."""
+    texts = prepared.schema.text_columns
+    if not texts:
+        return 0
+    tokenizer: Tokenizer = prepared.facts.encoder(texts[0].name)
+    return len(tokenizer.start_ids + tokenizer.end_ids + tokenizer.between_ids * (len(texts) - 1))
+
+
+def _check_same(folder: Path, config: ExperimentConfig, schema: Schema, found: list[SourceFile]) -> PreparedDataset:
     """Returns the data set that is there, or says why it is not the one asked for."""
     prepared = verify_prepared(folder)
     check_matches(prepared, config)
     before = {source["uri"]: source["sha256"] for source in prepared.info.get("sources", [])}
     now = {source.uri: sources.hash_source(source) for source in found}
     changed = [uri for uri in {**before, **now} if before.get(uri) != now.get(uri)]
-    if config.tokenizer.source != "train":  # such a vocabulary follows from the sources
+    texts = schema.text_columns
+    if texts and config.tokenizer.source != "train":  # such a vocabulary follows from the sources
         tokenizer = build_tokenizer(config.tokenizer, config.model.source, lambda: ())
-        if tokenizer.sha256() != prepared.info.get("tokenizer_sha256"):
+        if tokenizer.sha256() != prepared.info["columns"][texts[0].name].get("sha256"):
             changed.append(config.tokenizer.source or config.model.source)
     if changed:
         raise InputError(

@@ -1,7 +1,6 @@
 """What a prepared data set was made of: sources, config and stages, as dataset.json keeps them."""
 
 import collections
-import dataclasses
 import hashlib
 import json
 import platform
@@ -15,6 +14,7 @@ import aigc_tf
 from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
 from aigc_tf.config.fields import flatten
 from aigc_tf.data.prepared.prepared import PreparedDataset
+from aigc_tf.data.prepared.schema import Schema
 from aigc_tf.data.preparing.examples import ExampleReader
 from aigc_tf.data.sources import samples
 from aigc_tf.data.sources.records import SourceFile, SourceReport
@@ -35,29 +35,23 @@ _IRRELEVANT_FIELDS = frozenset(
 )
 
 
-def data_of(config: ExperimentConfig) -> DataConfig:
-    """Returns how the sources are read: for a generator without the label column, whose default names one."""
-    return config.data if config.task == "classify" else dataclasses.replace(config.data, label_column="")
-
-
 def describe(
-    config: ExperimentConfig, found: list[SourceFile], reader: ExampleReader, *, tokenizer_sha256: str
+    config: ExperimentConfig, schema: Schema, found: list[SourceFile], reader: ExampleReader
 ) -> dict[str, Any]:
     """Returns where the data come from and what each stage did, as entries of dataset.json.
 
     Args:
         config: A validated config.
+        schema: What its task reads.
         found: From `sources.find_sources`.
         reader: Has read them all.
-        tokenizer_sha256: Of the tokenizer that was used.
     """
     return {
         "licence": config.data.licence,
         "sources": [
             _describe_source(source, report, config.data) for source, report in zip(found, reader.reports, strict=True)
         ],
-        "stages": _stages(config, reader),
-        "tokenizer_sha256": tokenizer_sha256,
+        "stages": _stages(config, schema, reader),
         "prepare_sha256": prepare_sha256(config),
         "config": relevant_fields(config),
         "created_by": {
@@ -70,7 +64,7 @@ def describe(
     }
 
 
-def _stages(config: ExperimentConfig, reader: ExampleReader) -> list[dict[str, Any]]:
+def _stages(config: ExperimentConfig, schema: Schema, reader: ExampleReader) -> list[dict[str, Any]]:
     unreadable: collections.Counter[str] = collections.Counter()
     for report in reader.reports:
         unreadable.update(report.bad)
@@ -79,20 +73,27 @@ def _stages(config: ExperimentConfig, reader: ExampleReader) -> list[dict[str, A
     notes = []
     if reader.validation_from_train:
         notes.append("no source states a validation split; a tenth of the training split, by hash, is it")
-    name = "labels"
-    if config.task == "generate":
-        name = "pairs" if config.data.text_b_column else "documents"
+    not_encoded = dict(reader.broken) | dict(reader.left_out)
     duplicates = []
     kept = reader.kept - reader.duplicates.total()
     if config.data.drop_duplicates:
         duplicates.append({"name": "duplicates", "kept": kept, "dropped": dict(reader.duplicates), "notes": []})
     return [
         {"name": "read", "kept": num_read, "dropped": dict(unreadable), "notes": []},
-        {"name": name, "kept": reader.kept, "dropped": dict(reader.broken) | dict(reader.left_out), "notes": []},
+        {
+            "name": _examples_stage(schema),
+            "kept": reader.kept,
+            "dropped": not_encoded,
+            "notes": [],
+        },
         {"name": "split", "kept": reader.kept, "dropped": {}, "notes": notes},
         *duplicates,
-        {"name": "tokenise", "kept": kept, "dropped": {}, "notes": []},
+        *([{"name": "tokenise", "kept": kept, "dropped": {}, "notes": []}] if schema.text_columns else []),
     ]
+
+
+def _examples_stage(schema: Schema) -> str:
+    return "labels" if schema.encoded_by("label") else f"{schema.unit}s"
 
 
 def _describe_source(source: SourceFile, report: SourceReport, data: DataConfig) -> dict[str, Any]:

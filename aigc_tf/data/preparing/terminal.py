@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aigc_tf.data.encoders.labels import find_look_alikes, show_exactly
-from aigc_tf.data.prepared.prepared import NO_LABELS, SPLIT_NAMES, PreparedDataset
+from aigc_tf.data.prepared.prepared import SPLIT_NAMES, PreparedDataset
 from aigc_tf.errors import some_of
 
 _LABELS_SHOWN = 6
@@ -123,9 +123,9 @@ def print_ledger(prepared: PreparedDataset, *, max_length: int, num_special: int
     for line in [*_notes(info), *(f"Warning: {warning}" for warning in find_warnings(info))]:
         print_line(console, line)
     files = sum(file["bytes"] for file in info["files"].values())
-    print_line(
-        console, f"\nPrepared data: {prepared.folder} ({_size(files)}, vocabulary of {info['vocabulary_size']:,})."
-    )
+    sizes = {column["vocabulary_size"] for column in info["columns"].values() if "vocabulary_size" in column}
+    vocabulary = "".join(f", vocabulary of {size:,}" for size in sizes)
+    print_line(console, f"\nPrepared data: {prepared.folder} ({_size(files)}{vocabulary}).")
 
 
 def find_warnings(info: Mapping[str, Any]) -> list[str]:
@@ -142,9 +142,28 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
             f"With data.format 'document' a table is one text, commas and quotes included: {some_of(tables, 5)}. "
             "Leave data.format at 'auto' to read its rows."
         )
-    counts = splits["train"].get("label_counts", {})
+    for name, counts in splits["train"].get("counts", {}).items():
+        warnings += _label_warnings(counts, is_one_of=info["columns"][name]["problem_type"] == "single_label")
+    for name, found in splits["train"].get("ranges", {}).items():
+        if found["min"] == found["max"]:
+            of_column = "" if "problem_type" in info["columns"][name] else f" {name} ="
+            warnings.append(f"Every example of the training split has the number{of_column} {found['min']:g}.")
+    empty = sum(split["empty_examples"] for split in splits.values())
+    if empty:
+        warnings.append(f"{empty:,} examples have no token: their text is empty or white space.")
+    return warnings
+
+
+def _label_warnings(counts: Mapping[str, int], *, is_one_of: bool) -> list[str]:
+    """Returns what is odd about a column of labels.
+
+    Args:
+        counts: Of the training split, by label.
+        is_one_of: Whether each example has one of them.
+    """
+    warnings = []
     missing = [name for name, count in counts.items() if not count]
-    if info["problem_type"] == "single_label" and len(counts) - len(missing) == 1:
+    if is_one_of and len(counts) - len(missing) == 1:
         only = next(name for name, count in counts.items() if count)
         warnings.append(
             f"Every example of the training split has the label {only!r}; a model can learn nothing from it."
@@ -158,12 +177,6 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
             f"These labels look like the same, and each is a class of its own: {groups}. If they mean the same, make "
             "them one in the sources, or name the right ones in data.label_names."
         )
-    value_range = splits["train"].get("label_range")
-    if value_range and value_range["min"] == value_range["max"]:
-        warnings.append(f"Every example of the training split has the number {value_range['min']:g}.")
-    empty = sum(split["empty_examples"] for split in splits.values())
-    if empty:
-        warnings.append(f"{empty:,} examples have no token: their text is empty or white space.")
     return warnings
 
 
@@ -198,32 +211,44 @@ def _stages_table(info: Mapping[str, Any]) -> Table:
 
 
 def _splits_table(prepared: PreparedDataset, *, max_length: int, num_special: int) -> Table:
-    if prepared.problem_type == NO_LABELS:
-        return _documents_table(prepared.info)
-    table = _table("split", ">examples", ">tokens", f">over {max_length} tokens", "labels", title="What came out")
+    schema = prepared.schema
+    if schema.learnt:
+        return _documents_table(prepared)
+    of_texts = [">tokens", f">over {max_length} tokens"] if schema.text_columns else []
+    heads = ["labels" if column.encoder == "label" else column.name for column in schema.cell_columns]
+    table = _table("split", f">{schema.unit}s", *of_texts, *heads, title="What came out")
     for name, split in prepared.info["splits"].items():
-        longer = prepared.splits[name].count_longer(max_length - num_special)
-        share = f"{longer / split['examples']:.1%}"
-        _add(table, name, f"{split['examples']:,}", f"{split['tokens']:,}", share, _labels(split))
+        cells = [name, f"{split['examples']:,}"]
+        if schema.text_columns:
+            longer = prepared.splits[name].count_longer(max_length - num_special)
+            cells += [f"{_num_tokens(split):,}", f"{longer / split['examples']:.1%}"]
+        _add(table, *cells, *(_spread(split, column.name) for column in schema.cell_columns))
     return table
 
 
-def _documents_table(info: Mapping[str, Any]) -> Table:
-    unit, of_responses = (">pairs", [">bytes of responses"]) if info["is_pair"] else (">documents", [])
-    table = _table("split", unit, ">tokens", ">bytes", ">bytes a token", *of_responses, title="What came out")
-    for name, split in info["splits"].items():
-        num_bytes, tokens = split["utf8_bytes"], split["tokens"]
+def _documents_table(prepared: PreparedDataset) -> Table:
+    schema = prepared.schema
+    is_part = len(schema.learnt) < len(schema.text_columns)
+    of_part = [f">bytes of {' and '.join(schema.learnt)}s"] if is_part else []
+    table = _table("split", f">{schema.unit}s", ">tokens", ">bytes", ">bytes a token", *of_part, title="What came out")
+    for name, split in prepared.info["splits"].items():
+        num_bytes, tokens = prepared.utf8_bytes(name), _num_tokens(split)
         share = f"{num_bytes / tokens:.2f}" if tokens else "-"
-        cells = [f"{split['response_utf8_bytes']:,}"] if info["is_pair"] else []
+        cells = [f"{prepared.learnt_utf8_bytes(name):,}"] if is_part else []
         _add(table, name, f"{split['examples']:,}", f"{tokens:,}", f"{num_bytes:,}", share, *cells)
     return table
 
 
-def _labels(split: Mapping[str, Any]) -> str:
-    if "label_range" in split:
-        value_range = split["label_range"]
-        return f"{value_range['min']:g} to {value_range['max']:g}, mean {value_range['mean']:.4g}"
-    counts = split["label_counts"]
+def _num_tokens(split: Mapping[str, Any]) -> int:
+    return sum(split["sizes"].values())
+
+
+def _spread(split: Mapping[str, Any], column: str) -> str:
+    """Returns which labels or numbers a column has."""
+    if column in split["ranges"]:
+        found = split["ranges"][column]
+        return f"{found['min']:g} to {found['max']:g}, mean {found['mean']:.4g}"
+    counts = split["counts"][column]
     shown = dict(sorted(counts.items(), key=lambda item: -item[1])[:_LABELS_SHOWN]) if len(counts) > 8 else counts
     lines = [f"{name} {count:,} ({count / split['examples']:.1%})" for name, count in shown.items()]
     return "\n".join(lines + ([f"and {len(counts) - len(shown)} more"] if len(counts) > len(shown) else []))

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from aigc_tf.data.prepared.prepared import token_type
+from aigc_tf.data.prepared.prepared_writer import token_type
 from aigc_tf.data.preparing.examples import Example, ExampleReader
 from aigc_tf.data.preparing.terminal import Counts
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer
@@ -37,15 +37,15 @@ class TextBatch(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """The examples of a batch, token ids end to end."""
+    """The examples of a batch, the token ids of each text column end to end."""
 
     examples: list[Example]
-    token_ids: np.ndarray
-    """`(sum(lengths),)` uint16 or uint32."""
+    token_ids: list[np.ndarray]
+    """Of each text column `(sum(lengths),)` uint16 or uint32."""
     lengths: np.ndarray
-    """`(n, parts)` int64: tokens of each part of each example."""
+    """`(n, columns)` int64: tokens of each text of each example."""
     num_bytes: np.ndarray
-    """`(n, parts)` int64: UTF-8 bytes of each part of each example's text."""
+    """`(n, columns)` int64: UTF-8 bytes of each text of each example."""
     counts: Counts
 
 
@@ -107,8 +107,13 @@ def piece_end(text: bytes, start: int, limit: int) -> int:
     return end
 
 
-def token_batches(tokenizer: Tokenizer, batches: Iterable[TextBatch]) -> Generator[TokenBatch, None, None]:
-    """Splits the text of batches, in threads, and yields them in their order; pieces of a document come as one."""
+def token_batches(tokenizer: Tokenizer | None, batches: Iterable[TextBatch]) -> Generator[TokenBatch, None, None]:
+    """Splits the text of batches, in threads, and yields them in their order; pieces of a document come as one.
+
+    Args:
+        tokenizer: None where examples have no text.
+        batches: Of `text_batches`.
+    """
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     tokenised = map_in_order(lambda batch: (_tokenise(tokenizer, batch), batch.is_whole), batches, num_threads=threads)
     pieces: list[TokenBatch] = []
@@ -125,21 +130,30 @@ def token_batches(tokenizer: Tokenizer, batches: Iterable[TextBatch]) -> Generat
         tokenised.close()
 
 
-def _tokenise(tokenizer: Tokenizer, batch: TextBatch) -> TokenBatch:
-    texts = [text for example in batch.examples for text in example.texts]
-    tokens = tokenizer.tokenize(tf.constant(texts, tf.string))
-    lengths = tokens.row_lengths().numpy().reshape(len(batch.examples), -1)
-    num_bytes = np.array([len(text) for text in texts], np.int64).reshape(lengths.shape)
-    token_ids, small = tokens.flat_values.numpy(), token_type(tokenizer.vocabulary_size)
-    if len(token_ids) and token_ids.min() >= 0 and token_ids.max() <= np.iinfo(small).max:  # else the writer refuses
-        token_ids = token_ids.astype(small)
+def _tokenise(tokenizer: Tokenizer | None, batch: TextBatch) -> TokenBatch:
+    columns = list(zip(*(example.texts for example in batch.examples), strict=True))
+    token_ids = []
+    lengths, num_bytes = (np.zeros((len(batch.examples), len(columns)), np.int64) for _ in range(2))
+    for number, texts in enumerate(columns):
+        if tokenizer is None:
+            raise ValueError("Examples with text need a tokenizer.")
+        tokens = tokenizer.tokenize(tf.constant(texts, tf.string))
+        lengths[:, number] = tokens.row_lengths().numpy()
+        num_bytes[:, number] = [len(text) for text in texts]
+        token_ids.append(_narrow(tokens.flat_values.numpy(), token_type(tokenizer.vocabulary_size)))
     return TokenBatch(batch.examples, token_ids, lengths, num_bytes, batch.counts)
+
+
+def _narrow(token_ids: np.ndarray, small: type[np.unsignedinteger]) -> np.ndarray:
+    """Returns the ids in the type they are written in, unless they do not fit, which the writer refuses."""
+    fits = len(token_ids) and token_ids.min() >= 0 and token_ids.max() <= np.iinfo(small).max
+    return token_ids.astype(small) if fits else token_ids
 
 
 def _join(pieces: list[TokenBatch]) -> TokenBatch:
     """Returns the pieces of one document as one; its text is not put together again."""
     return pieces[-1]._replace(
-        token_ids=np.concatenate([piece.token_ids for piece in pieces]),
+        token_ids=[np.concatenate(parts) for parts in zip(*(piece.token_ids for piece in pieces), strict=True)],
         lengths=sum((piece.lengths for piece in pieces), np.zeros((1, 1), np.int64)),
         num_bytes=sum((piece.num_bytes for piece in pieces), np.zeros((1, 1), np.int64)),
     )

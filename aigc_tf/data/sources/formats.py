@@ -34,12 +34,12 @@ def read_text(reading: Reading) -> Iterator[list[Record]]:
         if reading.tainted:
             yield [record for line, cell in enumerate(lines, first) for record in _one_text(reading, line, cell)]
         else:
-            yield [Record(cell, "", "", reading.index, line) for line, cell in enumerate(lines, first)]
+            yield [reading.plain_text(line, cell) for line, cell in enumerate(lines, first)]
 
 
 def _one_text(reading: Reading, line: int, text: str) -> Iterator[Record]:
     if is_text(text):
-        yield Record(text, "", "", reading.index, line)
+        yield reading.plain_text(line, text)
     else:
         reading.report.count_broken(line, f"not valid {reading.data.encoding}")
 
@@ -47,7 +47,7 @@ def _one_text(reading: Reading, line: int, text: str) -> Iterator[Record]:
 def read_document(reading: Reading) -> Iterator[list[Record]]:
     """A file as one text with its newlines; an empty file counts. There are no labels."""
     text = read_whole(reading)
-    yield [] if text is None else [Record(text, "", "", reading.index, 1)]
+    yield [] if text is None else [reading.plain_text(1, text)]
 
 
 def read_jsonl(reading: Reading) -> Iterator[list[Record]]:
@@ -91,19 +91,23 @@ def _parse_alone(reading: Reading, line: int, row: str) -> Any:
 
 
 def _json_record(reading: Reading, line: int, row: str, values: Any) -> Record | None:
-    data, report = reading.data, reading.report
+    report = reading.report
     if type(values) is not dict:
         if values is not _BROKEN:
             report.count_broken(line, "not a JSON object", f"a {type(values).__name__}")
         return None
-    get = values.get
-    record = reading.record(line, get(data.text_column), get(data.text_b_column), get(data.label_column))
+    record = reading.record(line, map(values.get, reading.names))
     if record is None:
         reading.note_columns(values)
-    elif (reading.tainted or "\\u" in row) and not is_text(record.text, record.text_b, *record.label):
+    elif (reading.tainted or "\\u" in row) and not is_text(*_strings(record)):
         report.count_broken(line, "not valid Unicode text", "a lone surrogate")
         return None
     return record
+
+
+def _strings(record: Record) -> Iterator[str]:
+    for cell in record.cells:
+        yield from (cell,) if isinstance(cell, str) else cell
 
 
 def read_parquet(reading: Reading) -> Iterator[list[Record]]:
@@ -113,19 +117,16 @@ def read_parquet(reading: Reading) -> Iterator[list[Record]]:
         from pyarrow import parquet
     except ImportError as error:
         raise InputError("Reading Parquet needs the package pyarrow; install it with `pip install pyarrow`.") from error
-    uri, needed = reading.source.uri, reading.needed
+    uri = reading.source.uri
     reading.report.sha256 = _sha256(reading)
     try:
         with parquet.ParquetFile(reading.path) as file:
             _check_schema(reading, file.schema_arrow)
             line = 1
-            for batch in file.iter_batches(BATCH_ROWS, columns=sorted(set(needed.values()))):
-                columns = [
-                    _values(batch.column(needed[field])) if field in needed else [None] * len(batch)
-                    for field in ("data.text_column", "data.text_b_column", "data.label_column")
-                ]
+            for batch in file.iter_batches(BATCH_ROWS, columns=sorted(set(reading.names))):
+                columns = [_values(batch.column(name)) for name in reading.names]
                 rows = enumerate(zip(*columns, strict=True), line)
-                yield [record for number, row in rows if (record := reading.record(number, *row))]
+                yield [record for number, row in rows if (record := reading.record(number, row))]
                 line += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{uri} is not a readable Parquet file ({first_line(error)}).") from error
@@ -135,18 +136,20 @@ def _check_schema(reading: Reading, schema: Any) -> None:
     from pyarrow import types
 
     uri = reading.source.uri
-    for field, name in reading.needed.items():
-        if name not in schema.names:
-            raise no_such_column(uri, field, name, schema.names)
-        if schema.names.count(name) > 1:
-            raise column_twice(uri, name)
-    for field, name in reading.needed.items():
-        kind = schema.field(name).type
+    for column in reading.columns:
+        if column.name not in schema.names:
+            raise no_such_column(uri, column, schema.names)
+        if schema.names.count(column.name) > 1:
+            raise column_twice(uri, column.name)
+    for column in reading.columns:
+        kind = schema.field(column.name).type
         inner = kind.value_type if types.is_dictionary(kind) else kind
         is_text = any(test(inner) for test in (types.is_string, types.is_large_string, types.is_string_view))
         is_bytes = any(test(inner) for test in (types.is_binary, types.is_large_binary, types.is_binary_view))
-        if field != "data.label_column" and not (is_text or is_bytes or types.is_null(inner)):
-            raise InputError(f"The column {name!r} of {uri}, which {field} names, holds {kind}, not text.")
+        if column.is_text and not (is_text or is_bytes or types.is_null(inner)):
+            raise InputError(
+                f"The column {column.name!r} of {uri}, which {column.field} names, holds {kind}, not text."
+            )
 
 
 def _values(column: Any) -> list[Any]:
@@ -199,7 +202,6 @@ def _example_records(reading: Reading, examples: Iterator[bytes]) -> Iterator[Re
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
-    data = reading.data
     for number, serialized in enumerate(examples, 1):
         try:
             features = tf.train.Example.FromString(serialized).features.feature
@@ -207,8 +209,8 @@ def _example_records(reading: Reading, examples: Iterator[bytes]) -> Iterator[Re
             reading.report.count_broken(number, "no tf.train.Example")
             yield None
             continue
-        get = {name: _feature_value(features[name]) for name in features if name in reading.needed.values()}.get
-        record = reading.record(number, get(data.text_column), get(data.text_b_column), get(data.label_column))
+        values = {name: _feature_value(features[name]) for name in features if name in reading.names}
+        record = reading.record(number, map(values.get, reading.names))
         if record is None:
             reading.note_columns(features)
         yield record

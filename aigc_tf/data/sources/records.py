@@ -39,14 +39,28 @@ class SourceFile:
     """The folder or glob that it was found by. Some of its parts may have no rows, as Spark and Beam write them."""
 
 
+class SourceColumn(NamedTuple):
+    """A column that is read of every source."""
+
+    name: str
+    """Its name in the sources."""
+    is_text: bool
+    """Whether it holds text, which is taken as it is. Any other value is a cell: a class, a number, a list of them."""
+    field: str
+    """Who names it, for errors, such as `data.text_column`."""
+    may_be_empty: bool = False
+    """Whether an empty cell says something; of text it always does."""
+
+
+Cell = str | tuple[str, ...]
+"""A text, or a raw cell: of a number the shortest decimal that is it in its own type, of a list a tuple."""
+
+
 class Record(NamedTuple):
     """One example, before anything is done to it."""
 
-    text: str
-    text_b: str
-    label: str | tuple[str, ...]
-    """The raw cell; empty without a label column. A number is the shortest decimal that equals it in its own type; a
-    list is a tuple."""
+    cells: tuple[Cell, ...]
+    """A value for each `SourceColumn`, in their order. Plain text has a first column only; the others are empty."""
     source: int
     """Index of its file in the list of sources."""
     line: int
@@ -98,6 +112,8 @@ class Reading:
     source: SourceFile
     index: int
     data: DataConfig
+    columns: tuple[SourceColumn, ...]
+    """What is read, in the order of a record's cells."""
     report: SourceReport
     tainted: bool = False
     """Whether a byte of the file could not be decoded; then each following row is checked."""
@@ -109,10 +125,9 @@ class Reading:
         return self.source.path or self.source.uri
 
     @property
-    def needed(self) -> dict[str, str]:
-        """The config's fields that name a column, and the column."""
-        fields = ("text_column", "text_b_column", "label_column")
-        return {f"data.{field}": name for field in fields if (name := getattr(self.data, field))}
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [column.name for column in self.columns]
 
     def check(self) -> None:
         """Stops when too many rows are broken.
@@ -122,9 +137,9 @@ class Reading:
         """
         report, share = self.report, self.data.max_bad_share
         if self.keys and not report.records:
-            for field, name in self.needed.items():
-                if name not in self.keys:
-                    raise no_such_column(self.source.uri, field, name, self.keys)
+            for column in self.columns:
+                if column.name not in self.keys:
+                    raise no_such_column(self.source.uri, column, self.keys)
         if report.num_bad and report.num_bad / report.num_rows > share:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in report.bad.items())
             raise InputError(
@@ -132,46 +147,47 @@ class Reading:
                 f"data.max_bad_share {share:g} allows ({reasons}; the first is {report.examples[0]})."
             )
 
-    def record(self, line: int, text: Any, text_b: Any, label: Any) -> Record | None:
-        """Makes a record from typed values. A broken row is counted and gives None."""
-        data = self.data
-        try:  # runs for each row, so the most frequent type, str, skips the calls
-            if type(text) is not str:
-                text = _as_text(text, data.text_column)
-            if not data.text_b_column:
-                text_b = ""
-            elif type(text_b) is not str:
-                text_b = _as_text(text_b, data.text_b_column)
-            if not data.label_column:
-                label = ""
-            elif type(label) is not str or not label or label.isspace():
-                label = self._as_label(label)
+    def record(self, line: int, values: Iterable[Any]) -> Record | None:
+        """Makes a record of typed values, one for each column; a broken one is counted and gives None."""
+        cells: list[Cell] = []
+        try:
+            for column, value in zip(self.columns, values, strict=True):
+                # A str, by far the most frequent, passes without a call, since this runs for each row.
+                if type(value) is str and (column.is_text or (value and not value.isspace())):
+                    cells.append(value)
+                else:
+                    cells.append(_as_text(value, column.name) if column.is_text else _as_raw(value, column))
         except _BrokenRow as error:
             self.report.count_broken(line, *error.args)
             return None
-        return Record(text, text_b, label, self.index, line)
+        return Record(tuple(cells), self.index, line)
+
+    def plain_text(self, line: int, text: str) -> Record:
+        """Makes the record of a text from a source without columns."""
+        return Record((text, *("" for _ in self.columns[1:])), self.index, line)
 
     def note_columns(self, names: Iterable[str]) -> None:
         """Notes the columns of a row that lacks one."""
         if len(self.keys) < _KEYS_KEPT:
             self.keys.update(names)
 
-    def lacks_label(self, label: str) -> bool:
-        """Whether the cell has no label. With multi_label an empty cell is a label: none applies."""
-        return not label.strip() and bool(self.data.label_column) and self.data.problem_type != "multi_label"
-
-    def _as_label(self, value: Any) -> str | tuple[str, ...]:
-        column = self.data.label_column
-        if isinstance(value, list):
-            return tuple(_as_cell(item, column) for item in value)
-        label = _as_cell(value, column)
-        if self.lacks_label(label):
-            raise _BrokenRow(f"no value in {column!r}")
-        return label
-
 
 class _BrokenRow(ValueError):
     """Arguments: the reason, and perhaps a detail."""
+
+
+def lacks_value(column: SourceColumn, cell: str) -> bool:
+    """Whether a cell says nothing."""
+    return not (column.is_text or column.may_be_empty or cell.strip())
+
+
+def _as_raw(value: Any, column: SourceColumn) -> Cell:
+    if isinstance(value, list):
+        return tuple(_as_cell(item, column.name) for item in value)
+    cell = _as_cell(value, column.name)
+    if lacks_value(column, cell):
+        raise _BrokenRow(f"no value in {column.name!r}")
+    return cell
 
 
 def _as_text(value: Any, column: str) -> str:
@@ -214,12 +230,13 @@ def _decode(value: bytes) -> str:
         raise _BrokenRow("not valid utf-8", error.reason) from error
 
 
-def no_such_column(uri: str, field: str, name: str, columns: Collection[str]) -> InputError:
-    """Returns the error for a missing column: it lists the file's columns and the nearest name."""
+def no_such_column(uri: str, column: SourceColumn, columns: Collection[str]) -> InputError:
+    """Returns the error for a column that a file does not have: the columns there are, and the nearest."""
     known = sorted(columns) if isinstance(columns, set) else list(columns)
-    shown = ", ".join(repr(column[:40]) for column in known[:20]) + (", ..." if len(known) > 20 else "")
+    shown = ", ".join(repr(name[:40]) for name in known[:20]) + (", ..." if len(known) > 20 else "")
     return InputError(
-        f"{uri} has no column {name!r}, which {field} names; its columns are {shown}.{nearest(name, known)}"
+        f"{uri} has no column {column.name!r}, which {column.field} names; its columns are {shown}."
+        f"{nearest(column.name, known)}"
     )
 
 

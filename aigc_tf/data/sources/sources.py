@@ -10,22 +10,22 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aigc_tf import storage
 from aigc_tf.config import DataConfig
 from aigc_tf.data.sources import samples, tfds_folders
 from aigc_tf.data.sources.formats import READERS
-from aigc_tf.data.sources.records import CHECK_AFTER_ROWS, Reading, Record, SourceFile, SourceReport
+from aigc_tf.data.sources.records import CHECK_AFTER_ROWS, Reading, Record, SourceColumn, SourceFile, SourceReport
 from aigc_tf.data.sources.text_files import check_encoding
 from aigc_tf.errors import InputError, some_of
 
 __all__ = [
     "Record",
+    "SourceColumn",
     "SourceFile",
     "SourceReport",
-    "check_labelled",
-    "check_pairs",
+    "check_tables",
     "find_sources",
     "hash_source",
     "read_records",
@@ -82,13 +82,20 @@ def find_sources(data: DataConfig) -> list[SourceFile]:
     return files
 
 
-def read_records(sources: list[SourceFile], data: DataConfig, reports: list[SourceReport]) -> Iterator[Record]:
+def read_records(
+    sources: list[SourceFile],
+    data: DataConfig,
+    reports: list[SourceReport],
+    *,
+    columns: Sequence[SourceColumn],
+) -> Iterator[Record]:
     """Streams the records of all sources, in order, in constant memory.
 
     Args:
         sources: From `find_sources`.
-        data: Says which columns are text, second text and label.
+        data: Says how files are read, and how many rows may be broken.
         reports: Gets one report per source, appended when its reading starts and complete when its reading ends.
+        columns: What is read of each row.
 
     Yields:
         One `Record` for each row that is not broken; `Record.source` is the index in `sources`.
@@ -103,7 +110,7 @@ def read_records(sources: list[SourceFile], data: DataConfig, reports: list[Sour
     for index, source in enumerate(sources):
         report = SourceReport(uri=source.uri)
         reports.append(report)
-        reading = Reading(source, index, data, report)
+        reading = Reading(source, index, data, tuple(columns), report)
         is_checked = False
         for records in readers[source.format](reading):
             report.records += len(records)
@@ -162,31 +169,19 @@ def hash_source(source: SourceFile) -> str:
         raise InputError(f"{source.path or source.uri} cannot be read: {error.strerror}.") from error
 
 
-def check_labelled(sources: list[SourceFile]) -> None:
-    """Refuses sources without labels, for tasks that learn from labels.
+def check_tables(sources: list[SourceFile], columns: Sequence[SourceColumn]) -> None:
+    """Refuses sources without columns, unless all that is read is one text.
 
     Raises:
         InputError: If a source is plain text, by line or as a whole.
     """
+    lacking = [column for column in columns if not column.is_text] or list(columns[1:])
     for source in sources:
-        if source.format in ("text", "document"):
+        if lacking and source.format in ("text", "document"):
             raise InputError(
-                f"{source.uri} is read as plain text, which has no labels; "
-                "use CSV, TSV or JSONL with a label column, or set data.format if it is one of them."
-            )
-
-
-def check_pairs(sources: list[SourceFile]) -> None:
-    """Refuses sources without columns if each row must be a pair of texts.
-
-    Raises:
-        InputError: If a source is plain text, by line or as a whole.
-    """
-    for source in sources:
-        if source.format in ("text", "document"):
-            raise InputError(
-                f"{source.uri} is read as plain text, which has no column for data.text_b_column; "
-                "use JSONL, CSV, TSV or Parquet with a column for each of the two texts."
+                f"{source.uri} is read as plain text, which has no column for {lacking[0].field} "
+                f"({lacking[0].name!r}); use CSV, TSV, JSONL or Parquet with the columns "
+                f"{', '.join(repr(column.name) for column in columns)}, or set data.format if it is one of them."
             )
 
 

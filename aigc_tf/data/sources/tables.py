@@ -6,7 +6,15 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from aigc_tf.data.sources.dialects import ROWS_SEEN, find_separator, is_quoted, named_separator
-from aigc_tf.data.sources.records import Reading, Record, SourceReport, column_twice, in_batches, no_such_column
+from aigc_tf.data.sources.records import (
+    Reading,
+    Record,
+    SourceReport,
+    column_twice,
+    in_batches,
+    lacks_value,
+    no_such_column,
+)
 from aigc_tf.data.sources.text_files import MAX_RECORD_BYTES, is_text, read_lines, split_lines
 from aigc_tf.errors import InputError
 
@@ -18,16 +26,16 @@ class _Table:
     """The places of the needed cells in a row of a table, and the checks of a row."""
 
     def __init__(self, reading: Reading, names: list[str], hint: str = "") -> None:
-        data, self._reading, self._width = reading.data, reading, len(names)
-        for field, name in reading.needed.items():
-            if name not in names:
-                error = no_such_column(reading.source.uri, field, name, names)
+        self._reading, self._width = reading, len(names)
+        for column in reading.columns:
+            if column.name not in names:
+                error = no_such_column(reading.source.uri, column, names)
                 raise InputError(f"{error}{hint}")
-            if names.count(name) > 1:
-                raise column_twice(reading.source.uri, name)
-        self._text = names.index(data.text_column)
-        self._text_b = names.index(data.text_b_column) if data.text_b_column else -1
-        self._label = names.index(data.label_column) if data.label_column else -1
+            if names.count(column.name) > 1:
+                raise column_twice(reading.source.uri, column.name)
+        self._places = [names.index(name) for name in reading.names]
+        # Looked at in every row: those of which an empty cell says nothing.
+        self._filled = [(number, column) for number, column in enumerate(reading.columns) if lacks_value(column, "")]
 
     def record(self, line: int, cells: list[str]) -> Record | None:
         """Returns the record of a row, or counts the row as broken. A blank line is not a row."""
@@ -36,15 +44,15 @@ class _Table:
             if cells not in ([], [""]):
                 reading.report.count_broken(line, "wrong number of columns", f"{len(cells)}, not {self._width}")
             return None
-        text, label = cells[self._text], cells[self._label] if self._label >= 0 else ""
-        text_b = cells[self._text_b] if self._text_b >= 0 else ""
-        if reading.tainted and not is_text(text, text_b, label):
+        chosen = tuple([cells[place] for place in self._places])
+        if reading.tainted and not is_text(*chosen):
             reading.report.count_broken(line, f"not valid {reading.data.encoding}")
-        elif reading.lacks_label(label):
-            reading.report.count_broken(line, f"no value in {reading.data.label_column!r}")
-        else:
-            return Record(text, text_b, label, reading.index, line)
-        return None
+            return None
+        for number, column in self._filled:
+            if lacks_value(column, chosen[number]):
+                reading.report.count_broken(line, f"no value in {column.name!r}")
+                return None
+        return Record(chosen, reading.index, line)
 
 
 def read_csv(reading: Reading) -> Iterator[list[Record]]:
@@ -68,7 +76,7 @@ def _read_table(reading: Reading, usual: str) -> Iterator[list[Record]]:
         head = (head[0] + 1, head[1].partition("\n")[2])
     else:
         lines = head[1].split("\n", ROWS_SEEN)[:ROWS_SEEN]
-        separator = find_separator(lines, usual, needed=reading.needed.values(), names=reading.data.column_names)
+        separator = find_separator(lines, usual, needed=reading.names, names=reading.data.column_names)
     if separator != usual:
         reading.report.notes.append(f"its cells are separated by {separator!r}")  # errors quote it too
     blocks = itertools.chain([head], blocks)

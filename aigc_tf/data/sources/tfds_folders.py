@@ -163,12 +163,12 @@ def read_tfds(reading: Reading) -> Iterator[list[Record]]:
 
     uri, builder = reading.source.uri, _open(reading.source)
     features = builder.info.features
-    for field, name in reading.needed.items():
-        if name not in features:
-            raise no_such_column(uri, field, name, list(features))
+    for column in reading.columns:
+        if column.name not in features:
+            raise no_such_column(uri, column, list(features))
     reading.report.sha256 = hash_split(reading.source)
     try:
-        examples = _examples(builder, uri.rpartition("#")[2], set(reading.needed.values()))
+        examples = _examples(builder, uri.rpartition("#")[2], set(reading.names))
         yield from in_batches(_example_records(reading, features, examples))
     except tf.errors.OpError as error:
         raise InputError(f"{uri} cannot be read ({first_line(error.message)}); build the data set anew.") from error
@@ -196,11 +196,13 @@ def _examples(builder: Any, split: str, columns: set[str]) -> Iterator[dict[str,
 
 
 def _example_records(reading: Reading, features: Any, examples: Iterator[dict[str, Any]]) -> Iterator[Record | None]:
-    data = reading.data
-    to_label = _label_names(features[data.label_column]) if data.label_column else str
+    columns = [(c.name, _as_it_is if c.is_text else _label_names(features[c.name])) for c in reading.columns]
     for number, values in enumerate(examples, 1):
-        label = to_label(values.get(data.label_column))
-        yield reading.record(number, values[data.text_column], values.get(data.text_b_column), label)
+        yield reading.record(number, [value_of(values[name]) for name, value_of in columns])
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _label_names(feature: Any) -> Any:

@@ -179,6 +179,10 @@ class Tokenizer(tf.Module):
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what is worth knowing of it, as JSON values."""
+        return {"kind": self.kind, "vocabulary_size": self.vocabulary_size}
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes vocabulary files and settings into a local folder; transformers can load it where it is WordPiece.
 
@@ -238,11 +242,6 @@ _LOADERS: dict[str, Callable[[str, dict[str, Any]], Splitter]] = {
 }
 
 
-def resolve_kind(kind: str, task: str) -> str:
-    """Returns what `tokenizer.kind` means for a task: `auto` is WordPiece to classify, SentencePiece to generate."""
-    return {"classify": "wordpiece", "generate": "sentencepiece"}[task] if kind == "auto" else kind
-
-
 def build_tokenizer(
     config: TokenizerConfig, model_source: str, texts: Callable[[], Iterable[str]], *, kind: str = "wordpiece"
 ) -> Tokenizer:
@@ -252,7 +251,7 @@ def build_tokenizer(
         config: Where it comes from; an empty source means that of the model.
         model_source: `model.source` of the experiment.
         texts: Gives the texts anew each time; called for source `train` only, once or twice.
-        kind: `wordpiece` or `sentencepiece`, for source `train`; see `resolve_kind`.
+        kind: `wordpiece` or `sentencepiece`, for source `train`.
     Raises:
         InputError: If the source is nothing that can be read as a tokenizer.
         RunError: If a preset or a sample is not on this machine and cannot be fetched.
@@ -292,9 +291,9 @@ def _load_file(path: str, config: TokenizerConfig) -> Tokenizer:
 
 
 def _load_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:
-    for own in (folder, folder / "tokenizer"):  # also the folder of a run, or of prepared data
+    for own in (folder, *sorted(folder.glob("encoders/*"))):  # also the folder of a run, or of prepared data
         if (own / INFO_FILE).is_file():
-            return load_tokenizer(own)
+            return load_tokenizer(own)  # columns of one data set share their tokenizer
     if vocabularies.holds_word_piece(folder):
         return _of(vocabularies.read_hugging_face_folder(folder, lowercase=config.lowercase))
     byte_pairs = find_byte_pairs(folder)

@@ -3,21 +3,21 @@
 import keras
 
 from aigc_tf.config import ExperimentConfig
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.data.prepared.facts import DataFacts
 from aigc_tf.serving.local.answerer import Answerer
 from aigc_tf.serving.local.predictor import predicting_answerer
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, text_function
 from aigc_tf.tasks.classify.serving import serving_spec
-from aigc_tf.tasks.door import DataFacts
+from aigc_tf.tasks.classify.spec import LABEL, TEXT
 
 
 def classification_answerer(model: keras.Model, config: ExperimentConfig, facts: DataFacts) -> Answerer:
     """Returns what answers texts, or pairs of texts, by the functions that an export publishes."""
-    module = ClassifierModule(model, load_tokenizer(facts.tokenizer_folder), serving_spec(config, facts))
+    module = ClassifierModule(model, facts.encoder(TEXT), serving_spec(config, facts))
     columns = (config.data.text_column, config.data.text_b_column)
     return predicting_answerer(
         text_function(module),
-        columns=columns if facts.is_pair else columns[:1],
-        label_names=facts.label_names,
+        columns=columns if len(facts.schema.text_names) == 2 else columns[:1],
+        label_names=facts.encoder(LABEL).names,
         batch_size=config.evaluation.batch_size,
     )

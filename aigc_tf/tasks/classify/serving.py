@@ -7,16 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.encoders.labels import LabelEncoder
+from aigc_tf.data.prepared.facts import DataFacts
 from aigc_tf.data.prepared.prepared import PreparedDataset
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.evaluation.confusion_matrix import plot_confusion_matrix
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.serving.modules.classifier_signatures import ServingSpec
 from aigc_tf.serving.publishing.classifier_servable import classifier_servable
 from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.serving.publishing.weights_cost import Judge
+from aigc_tf.tasks.classify.spec import LABEL, TEXT
 from aigc_tf.tasks.classify.training import classify
-from aigc_tf.tasks.door import DataFacts
 from aigc_tf.tasks.weights_cost import compare_weights
 from aigc_tf.training.devices.strategy import build_devices
 
@@ -26,10 +27,11 @@ _EXPORT_SAMPLES = 32
 
 def serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
     """Returns what a classifier's answers mean."""
+    label: LabelEncoder = facts.encoder(LABEL)
     return ServingSpec(
-        label_names=facts.label_names,
-        problem_type=facts.problem_type,
-        is_pair=facts.is_pair,
+        label_names=label.names,
+        problem_type=label.problem_type,
+        is_pair=len(facts.schema.text_names) == 2,
         max_length=config.data.max_length,
         truncation=config.data.truncation,
         label_separator=config.data.label_separator,
@@ -40,12 +42,13 @@ def classification_servable(
     model: keras.Model, config: ExperimentConfig, facts: DataFacts, *, prepared: PreparedDataset | None
 ) -> Servable:
     """Prepares a trained classifier to be published; where its data are at hand, a few examples are tried on it."""
-    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    tokenizer = facts.encoder(TEXT)
     samples: list[tuple[str, ...]] = []
     if prepared is not None:
         split = prepared.splits.get("test", prepared.splits["train"])
-        rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
-        samples = [tuple(tokenizer.decode(part) for part in row[: 1 + facts.is_pair]) for row in rows]
+        ids = np.arange(min(_EXPORT_SAMPLES, split.num_examples))
+        columns = [split.column(name).rows(ids) for name in facts.schema.text_names]
+        samples = [tuple(tokenizer.decode(part) for part in row) for row in zip(*columns, strict=True)]
     return classifier_servable(
         model,
         tokenizer,
@@ -85,4 +88,4 @@ def draw_confusions(metrics: dict[str, Any], facts: DataFacts) -> dict[str, np.n
     if "confusion_matrix" not in metrics:
         return {}
     matrix = np.array(metrics["confusion_matrix"])
-    return {"confusion_matrix": plot_confusion_matrix(matrix, facts.label_names)}
+    return {"confusion_matrix": plot_confusion_matrix(matrix, facts.encoder(LABEL).names)}

@@ -6,9 +6,24 @@ from typing import Any
 
 from aigc_tf.config import DataConfig, ExperimentConfig
 from aigc_tf.config.checks import check_columns
+from aigc_tf.data.prepared.schema import Column, Schema
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation.best_metric import CLASSIFICATION
 from aigc_tf.tasks.spec import AskSpec, TaskSpec
+
+TEXT, TEXT_B, LABEL = "text", "text_b", "label"
+"""The columns of an example; the second text is that of a pair."""
+
+
+def schema(config: ExperimentConfig) -> Schema:
+    """A text, or two, and what is said of them."""
+    data = config.data
+    texts = [Column(TEXT, data.text_column, "tokenizer")]
+    if data.text_b_column:
+        texts.append(Column(TEXT_B, data.text_b_column, "tokenizer"))
+    names = tuple(column.name for column in texts)
+    columns = (*texts, Column(LABEL, data.label_column, "label"))
+    return Schema(columns=columns, split_by=names, size_columns=names, tokenizer_kind="wordpiece")
 
 
 def check(config: ExperimentConfig) -> None:
@@ -79,6 +94,7 @@ SPEC = TaskSpec(
     name="classify",
     sections=("data", "tokenizer", "model", "training", "evaluation", "export", "adapter"),
     check=check,
+    schema=schema,
     metrics=metrics,
     ask=AskSpec(script="predict", inputs=("text", "text_b")),
     latency_seconds=1,

@@ -13,9 +13,10 @@ from aigc_tf.data.batching.order import POSITIONS, TrainingOrder, choose_bucket_
 from aigc_tf.data.batching.packed_batches import PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.special_tokens import SpecialTokens, model_lengths, special_tokens_of
+from aigc_tf.data.encoders.labels import LabelEncoder
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.sources.samples import resolve_sample
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation import classification
 from aigc_tf.evaluation.best_metric import best_metric
@@ -23,7 +24,7 @@ from aigc_tf.models.adapters.adapters import add_adapter
 from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.models.packed import check_packed, packed_logits
-from aigc_tf.tasks.classify.spec import SPEC
+from aigc_tf.tasks.classify.spec import LABEL, SPEC, TEXT
 from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
@@ -36,10 +37,11 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     """A text classifier: single texts or pairs; classes, several labels, or a number."""
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
-    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    tokenizer: Tokenizer = prepared.facts.encoder(TEXT)
+    label: LabelEncoder = prepared.facts.encoder(LABEL)
     special = special_tokens_of(tokenizer, max_length=config.data.max_length, truncation=config.data.truncation)
     order, train, bucket_lengths = _training_rows(config, prepared, special)
-    problem_type, label_names = prepared.problem_type, prepared.label_names
+    problem_type, label_names = label.problem_type, label.names
 
     def build_model() -> keras.Model:
         model = classifier.build_classifier(
@@ -54,7 +56,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
             check_packed(model)
         return add_adapter(model, config.adapter, seed=config.training.seed)
 
-    table = _class_weights(config, prepared)
+    table = _class_weights(config, prepared, label_names)
 
     def row_losses(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values = losses.classification_losses(
@@ -99,8 +101,8 @@ def _training_rows(
     config: ExperimentConfig, prepared: PreparedDataset, special: SpecialTokens
 ) -> tuple[TrainingOrder | PackedOrder, ExampleSource, np.ndarray]:
     """Returns the order of the training split, the source of its batches, and padded lengths that suit its examples."""
-    split, size, is_pair = prepared.splits["train"], config.training.global_batch_size, prepared.is_pair
-    lengths = model_lengths(split.lengths, special, is_pair=is_pair)
+    split, size, texts = prepared.splits["train"], config.training.global_batch_size, prepared.schema.text_names
+    lengths = model_lengths(split.sizes, special, is_pair=len(texts) == 2)
     seed, num_buckets = config.training.seed, config.data.num_buckets
     if config.data.packing:
         packed = PackedOrder(lengths, length=special.max_length, seed=seed, global_batch_size=size)
@@ -108,7 +110,8 @@ def _training_rows(
             split,
             packed.batch,
             special,
-            is_pair=is_pair,
+            texts=texts,
+            label=LABEL,
             num_segments=packed.num_segments,
             global_batch_size=size,
         )
@@ -120,7 +123,7 @@ def _training_rows(
         num_buckets=num_buckets,
         run_length=config.data.bucket_run_length,
     )
-    source = ExampleSource(split, order.batch, special, is_pair=is_pair, global_batch_size=size)
+    source = ExampleSource(split, order.batch, special, texts=texts, label=LABEL, global_batch_size=size)
     return order, source, order.bucket_lengths
 
 
@@ -138,30 +141,33 @@ def _evaluations(
         bucket_lengths = np.array([length])
     shape = {POSITIONS: length} if length else None
     size = config.evaluation.batch_size
-    accumulator = functools.partial(classification.Classification, prepared.problem_type, tuple(prepared.label_names))
+    label, texts = prepared.facts.encoder(LABEL), prepared.schema.text_names
+    accumulator = functools.partial(classification.Classification, label.problem_type, label.names)
     evaluations = {}
     for name in ("validation", "test"):
         split = prepared.splits.get(name)
         if split is None or not split.num_examples:
             continue
-        lengths = model_lengths(split.lengths, special, is_pair=prepared.is_pair)
+        lengths = model_lengths(split.sizes, special, is_pair=len(texts) == 2)
         batches = evaluation_batches(lengths, batch_size=size, bucket_lengths=bucket_lengths)
-        source = ExampleSource(split, batches.__getitem__, special, is_pair=prepared.is_pair, global_batch_size=size)
+        source = ExampleSource(split, batches.__getitem__, special, texts=texts, label=LABEL, global_batch_size=size)
         evaluations[name] = Evaluation(
             source=source, num_batches=len(batches), observe=observe, accumulator=accumulator, shape=shape
         )
     return evaluations
 
 
-def _class_weights(config: ExperimentConfig, prepared: PreparedDataset) -> tuple[float, ...]:
+def _class_weights(
+    config: ExperimentConfig, prepared: PreparedDataset, label_names: tuple[str, ...]
+) -> tuple[float, ...]:
     given = config.training.loss.class_weights
-    if given and len(given) != len(prepared.label_names):
+    if given and len(given) != len(label_names):
         raise InputError(
-            f"training.loss.class_weights has {len(given)} numbers, but the data have {len(prepared.label_names)} "
+            f"training.loss.class_weights has {len(given)} numbers, but the data have {len(label_names)} "
             "labels: "
-            f"{', '.join(prepared.label_names)}; give one weight for each, in this order."
+            f"{', '.join(label_names)}; give one weight for each, in this order."
         )
     if not config.training.loss.balance_classes:
         return given
-    counts = np.bincount(prepared.splits["train"].all_labels(), minlength=len(prepared.label_names))
+    counts = np.bincount(prepared.splits["train"].column(LABEL).all(), minlength=len(label_names))
     return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())

@@ -7,13 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.config import ExperimentConfig
+from aigc_tf.data.prepared.facts import DataFacts
 from aigc_tf.data.prepared.prepared import PreparedDataset
-from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.models.generators import generator
 from aigc_tf.serving.publishing.generator_servable import generator_servable
 from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.serving.publishing.weights_cost import Judge
-from aigc_tf.tasks.door import DataFacts
+from aigc_tf.tasks.generate.spec import TEXT
 from aigc_tf.tasks.generate.training import evaluations_of
 from aigc_tf.tasks.weights_cost import compare_weights
 from aigc_tf.training.step import losses
@@ -27,12 +28,12 @@ def generation_servable(
     model: keras.Model, config: ExperimentConfig, facts: DataFacts, *, prepared: PreparedDataset | None
 ) -> Servable:
     """Prepares a trained generator to be published; where its data are at hand, beginnings of documents are tried."""
-    tokenizer = load_tokenizer(facts.tokenizer_folder)
+    tokenizer: Tokenizer = facts.encoder(TEXT)
     prompts: list[str] = []
     if prepared is not None:
         split = prepared.splits.get("test", prepared.splits["train"])
-        rows = split.rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
-        prompts = [tokenizer.decode(row[0][:_EXPORT_PROMPT_TOKENS]) for row in rows]
+        rows = split.column(TEXT).rows(np.arange(min(_EXPORT_SAMPLES, split.num_examples)))
+        prompts = [tokenizer.decode(row[:_EXPORT_PROMPT_TOKENS]) for row in rows]
     return generator_servable(
         model,
         tokenizer,

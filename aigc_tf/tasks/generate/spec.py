@@ -6,6 +6,7 @@ from typing import Any
 
 from aigc_tf.config import ExperimentConfig
 from aigc_tf.config.checks import check_columns, check_unread
+from aigc_tf.data.prepared.schema import Column, Schema
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation.best_metric import LANGUAGE_MODEL
 from aigc_tf.tasks.spec import AskSpec, TaskSpec
@@ -20,6 +21,24 @@ _OF_LABELS_AND_CUTS = (
     "training.loss.class_weights",
     "training.loss.balance_classes",
 )
+
+TEXT, RESPONSE = "text", "response"
+"""The columns of an example: a document, or a prompt and its response."""
+
+
+def schema(config: ExperimentConfig) -> Schema:
+    """A document, all of which is learnt, or a prompt and the response that is learnt."""
+    data, text = config.data, Column(TEXT, config.data.text_column, "tokenizer")
+    columns = (text, Column(RESPONSE, data.text_b_column, "tokenizer")) if data.text_b_column else (text,)
+    names = tuple(column.name for column in columns)
+    return Schema(
+        columns=columns,
+        split_by=names,
+        size_columns=names,
+        learnt=names[-1:],
+        unit="pair" if data.text_b_column else "document",
+        tokenizer_kind="sentencepiece",  # WordPiece does not keep all of a text, so that it cannot write any
+    )
 
 
 def check(config: ExperimentConfig) -> None:
@@ -48,6 +67,7 @@ SPEC = TaskSpec(
     name="generate",
     sections=("data", "tokenizer", "model", "training", "evaluation", "generation", "export", "adapter"),
     check=check,
+    schema=schema,
     metrics=metrics,
     ask=AskSpec(script="generate", inputs=("prompt",), takes_settings=True),
     latency_seconds=30,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,7 @@ from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
 from aigc_tf.data.prepared.prepared import PreparedDataset
 from aigc_tf.data.sources.samples import resolve_sample
-from aigc_tf.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from aigc_tf.data.tokenizers.tokenizers import Tokenizer
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation import language_model
 from aigc_tf.evaluation.best_metric import best_metric
@@ -25,7 +26,7 @@ from aigc_tf.models.generators import generator
 from aigc_tf.models.packed import check_packed
 from aigc_tf.serving.local.text_generator import TextGenerator
 from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
-from aigc_tf.tasks.generate.spec import SPEC
+from aigc_tf.tasks.generate.spec import SPEC, TEXT
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
 from aigc_tf.training.step.batch_losses import Losses
@@ -36,7 +37,7 @@ def warn_of_windows(config: ExperimentConfig, prepared: PreparedDataset) -> list
     """Returns why no window can be cut of the data, as the sentence that training would end with."""
     try:
         if not config.data.packing:
-            check_size(prepared.splits["train"], config.data.max_length)
+            check_size(prepared.splits["train"].column(TEXT), config.data.max_length)
     except InputError as error:
         return [str(error)]
     return []
@@ -46,9 +47,9 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     """A generator, trained on contiguous windows or packed rows of `data.max_length` tokens."""
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
-    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    tokenizer: Tokenizer = prepared.facts.encoder(TEXT)
     if not config.data.packing:
-        check_size(prepared.splits["train"], config.data.max_length)
+        check_size(prepared.splits["train"].column(TEXT), config.data.max_length)
     rows = _rows(config, prepared, tokenizer, name="train", batch_size=config.training.global_batch_size)
     model_config = dataclasses.replace(config.model, source=resolve_sample(config.model.source))
 
@@ -125,24 +126,24 @@ def _rows(
     config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer, *, name: str, batch_size: int
 ) -> _Rows:
     split, length, seed = prepared.splits[name], config.data.max_length, config.training.seed
-    source = functools.partial(
-        PackedDocumentSource if config.data.packing else WindowSource,
-        split,
-        end_id=_end_of_text(tokenizer),
-        start_id=tokenizer.start_of_text_id,
-        length=length,
-        global_batch_size=batch_size,
-    )
+    shared: dict[str, Any] = {
+        "end_id": _end_of_text(tokenizer),
+        "start_id": tokenizer.start_of_text_id,
+        "length": length,
+        "global_batch_size": batch_size,
+    }
     if config.data.packing:
-        lengths = split.lengths + 1  # the end of text
+        lengths = split.sizes + 1  # the end of text
         packed = PackedOrder(lengths, length=length, seed=seed, global_batch_size=batch_size)
-        source = functools.partial(source, is_pair=prepared.is_pair, num_segments=packed.num_segments)
+        shared |= {"texts": prepared.schema.text_names, "num_segments": packed.num_segments}
+        source = functools.partial(PackedDocumentSource, split, **shared)
         return _Rows(order=packed, one_pass=packed.one_pass, source=source)
-    targets = num_targets(split)
+    documents = split.column(TEXT)
+    targets = num_targets(documents)
     return _Rows(
         order=WindowOrder(targets, length=length, seed=seed, global_batch_size=batch_size),
         one_pass=lambda: window_batches(targets, length=length, batch_size=batch_size),
-        source=source,
+        source=functools.partial(WindowSource, documents, **shared),
     )
 
 
@@ -158,7 +159,7 @@ def evaluations_of(config: ExperimentConfig, prepared: PreparedDataset, tokenize
             source=rows.source(batches.__getitem__),
             num_batches=len(batches),
             observe=_observe,
-            accumulator=functools.partial(language_model.LanguageModel, utf8_bytes=prepared.scored_utf8_bytes(name)),
+            accumulator=functools.partial(language_model.LanguageModel, utf8_bytes=prepared.learnt_utf8_bytes(name)),
             shape={POSITIONS: config.data.max_length},
         )
     return evaluations

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aigc_tf.data.batching.batches import ExampleSource
+from aigc_tf.data.batching.batches import ColumnSource, ExampleSource
 from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.special_tokens import (
     SpecialTokens,
@@ -13,6 +13,7 @@ from aigc_tf.data.batching.special_tokens import (
     truncate,
 )
 from aigc_tf.errors import InputError
+from tests.memory_split import MemorySplit, dense, ragged
 
 SPECIAL_TOKENS = SpecialTokens(
     start_ids=(101,), between_ids=(102,), end_ids=(102,), padding_id=0, max_length=8, truncation="head"
@@ -85,15 +86,7 @@ def test_too_long_texts_fill_the_row_exactly():
     assert model_lengths(np.array([0, 5, 6]), SPECIAL_TOKENS, is_pair=True).tolist() == [3, 8, 8]
 
 
-class _Split:
-    num_examples = 8
-    lengths = np.arange(8)
-
-    def rows(self, ids):
-        return [_row(range(i)) for i in ids]
-
-    def labels(self, ids):
-        return np.asarray(ids, np.int32) % 2
+SPLIT = MemorySplit(text=ragged(*(range(i) for i in range(8))), label=dense(np.arange(8, dtype=np.int32) % 2))
 
 
 def _source(batch_size=4):
@@ -101,7 +94,7 @@ def _source(batch_size=4):
         ids = (np.arange(batch_size) + step) % 8
         return StepBatch(ids, np.ones(batch_size, np.float32), {POSITIONS: 8})
 
-    return ExampleSource(_Split(), batch_at, SPECIAL_TOKENS, is_pair=False, global_batch_size=batch_size)
+    return ExampleSource(SPLIT, batch_at, SPECIAL_TOKENS, texts=("text",), label="label", global_batch_size=batch_size)
 
 
 def _ids(dataset, count):
@@ -132,3 +125,27 @@ def test_a_batch_has_the_documented_dtypes_and_shapes():
         "weights": ("float32", [4]),
         "example_ids": ("int64", [4]),
     }
+
+
+def test_an_example_is_shown_by_its_columns():
+    shown = _source().example(3)
+    assert (shown["text"].tolist(), int(shown["label"])) == ([0, 1, 2], 1)
+
+
+def test_dense_columns_are_batches_as_they_are():
+    split = MemorySplit(x=dense(np.float32([0.5, 1, 2])), picture=dense(np.arange(12, dtype=np.uint8).reshape(3, 2, 2)))
+
+    def batch_at(step):
+        return StepBatch((np.arange(2) + step) % 3, np.ones(2, np.float32), {})
+
+    source = ColumnSource(split, batch_at, columns=("x", "picture"), global_batch_size=2)
+    batch = next(iter(source.dataset(1, first_shard=0, local_shards=1, num_shards=1)))
+    assert batch["x"].numpy().tolist() == [1, 2]
+    assert batch["picture"].numpy().tolist() == [[[4, 5], [6, 7]], [[8, 9], [10, 11]]]
+    assert {name: value.dtype.name for name, value in batch.items()} == {
+        "x": "float32",
+        "picture": "uint8",
+        "weights": "float32",
+        "example_ids": "int64",
+    }
+    assert source.example(2)["picture"].tolist() == [[8, 9], [10, 11]]

@@ -6,24 +6,16 @@ from aigc_tf.data.batching.order import POSITIONS, StepBatch
 from aigc_tf.data.batching.packed_batches import PackedDocumentSource, PackedExampleSource
 from aigc_tf.data.batching.packed_order import PackedOrder
 from aigc_tf.data.batching.special_tokens import SpecialTokens
+from tests.memory_split import MemorySplit, dense, ragged
 
 END = 9
 
 
-class Rows:
-    """What PreparedSplit offers, from lists."""
-
-    def __init__(self, *rows, labels=()):
-        self._rows = [tuple(np.array(part, np.uint16) for part in row) for row in rows]
-        self._labels = np.array(labels)
-        self.num_examples = len(rows)
-        self.lengths = np.array([len(a) + len(b) for a, b in self._rows])
-
-    def rows(self, example_ids):
-        return [self._rows[i] for i in example_ids]
-
-    def labels(self, example_ids):
-        return self._labels[example_ids]
+def pairs(*rows, labels=()):
+    """Pairs of texts, with labels where there are some."""
+    first, second = zip(*rows, strict=True)
+    columns = {"text": ragged(*first), "second": ragged(*second)}
+    return MemorySplit(**columns, **({"label": dense(labels)} if len(labels) else {}))
 
 
 def batch_of(ids, starts, length, weights=None):
@@ -31,13 +23,13 @@ def batch_of(ids, starts, length, weights=None):
     return StepBatch(np.array(ids, np.int64), weights, {POSITIONS: length}, np.array(starts, np.int64))
 
 
-def documents(split, batch, *, is_pair, start_id=None):
+def documents(split, batch, *, texts=("text", "second"), start_id=None):
     source = PackedDocumentSource(
         split,
         [batch].__getitem__,
         end_id=END,
         start_id=start_id,
-        is_pair=is_pair,
+        texts=texts,
         length=batch.shape[POSITIONS],
         num_segments=batch.example_ids.shape[1],
         global_batch_size=len(batch.example_ids),
@@ -47,9 +39,9 @@ def documents(split, batch, *, is_pair, start_id=None):
 
 
 def test_documents_are_read_from_their_start_and_a_piece_after_a_cut_from_the_token_before_it():
-    split = Rows(([1, 2, 3, 4, 5, 6, 7], []), ([8], []), ([], []))
+    split = pairs(([1, 2, 3, 4, 5, 6, 7], []), ([8], []), ([], []))
     batch = batch_of([[0, -1], [0, 2], [1, -1]], [[0, 0], [5, 0], [0, 0]], 5, weights=[1, 1, 0])
-    rows = documents(split, batch, is_pair=False)
+    rows = documents(split, batch, texts=("text",))
     assert rows == {
         "token_ids": [[9, 1, 2, 3, 4], [5, 6, 7, 9, 9], [9, 8, 9, 9, 9]],
         "labels": [[1, 2, 3, 4, 5], [6, 7, 9, 9, 9], [8, 9, 9, 9, 9]],
@@ -62,17 +54,17 @@ def test_documents_are_read_from_their_start_and_a_piece_after_a_cut_from_the_to
 
 
 def test_a_cut_right_before_the_end_of_text_leaves_it_to_the_next_piece():
-    split = Rows(([1, 2, 3, 4], []))
-    rows = documents(split, batch_of([[0], [0]], [[0], [4]], 4), is_pair=False)
+    split = pairs(([1, 2, 3, 4], []))
+    rows = documents(split, batch_of([[0], [0]], [[0], [4]], 4), texts=("text",))
     assert rows["labels"] == [[1, 2, 3, 4], [9, 9, 9, 9]]
     assert rows["token_ids"] == [[9, 1, 2, 3], [4, 9, 9, 9]]
     assert rows["weights"] == [[1, 1, 1, 1], [1, 0, 0, 0]]
 
 
 def test_the_loss_counts_responses_and_their_end_alone_also_after_a_cut():
-    split = Rows(([1, 2], [3]), ([], [4]), ([5, 6, 7], [8, 8]))
+    split = pairs(([1, 2], [3]), ([], [4]), ([5, 6, 7], [8, 8]))
     batch = batch_of([[0, 1], [2, -1], [2, -1]], [[0, 0], [0, 0], [2, 0]], 6)
-    rows = documents(split, batch, is_pair=True, start_id=10)
+    rows = documents(split, batch, start_id=10)
     assert rows["token_ids"] == [[10, 1, 2, 3, 10, 4], [10, 5, 6, 7, 8, 8], [6, 7, 8, 8, 10, 10]]
     assert rows["labels"] == [[1, 2, 3, 9, 4, 9], [5, 6, 7, 8, 8, 9], [7, 8, 8, 9, 9, 9]]
     assert rows["weights"] == [[0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 0, 0]]
@@ -81,29 +73,41 @@ def test_the_loss_counts_responses_and_their_end_alone_also_after_a_cut():
 
 def test_each_target_of_an_epoch_counts_once():
     rng = np.random.default_rng(0)
-    split = Rows(
+    split = pairs(
         *((rng.integers(1, 9, rng.integers(0, 30)), rng.integers(1, 9, rng.integers(1, 9))) for _ in range(50))
     )
-    order = PackedOrder(split.lengths + 1, length=16, seed=0, global_batch_size=1)
+    order = PackedOrder(split.sizes + 1, length=16, seed=0, global_batch_size=1)
     source = PackedDocumentSource(
-        split, order.batch, end_id=END, is_pair=True, length=16, num_segments=order.num_segments, global_batch_size=1
+        split,
+        order.batch,
+        end_id=END,
+        texts=("text", "second"),
+        length=16,
+        num_segments=order.num_segments,
+        global_batch_size=1,
     )
     rows = [source.rows(step, shard=0, num_shards=1) for step in range(order.num_examples)]
     targets = np.concatenate([row["labels"][row["weights"] > 0] for row in rows])
-    wanted = np.concatenate([np.append(response, END) for _, response in split.rows(range(50))])
+    wanted = np.concatenate([np.append(response, END) for response in split.column("second").rows(range(50))])
     assert sorted(targets) == sorted(wanted)
-    assert sum(row["padding_mask"].sum() for row in rows) == (split.lengths + 1).sum()
+    assert sum(row["padding_mask"].sum() for row in rows) == (split.sizes + 1).sum()
 
 
 SPECIAL_TOKENS = SpecialTokens(
     start_ids=(1,), between_ids=(2,), end_ids=(3,), padding_id=0, max_length=9, truncation="head"
 )
-PAIRS = Rows(([5], []), ([6], [7]), ([4, 5, 6, 7, 8, 8], [6, 6]), labels=[1, 2, 3])
+PAIRS = pairs(([5], []), ([6], [7]), ([4, 5, 6, 7, 8, 8], [6, 6]), labels=np.int32([1, 2, 3]))
 
 
 def examples(split, batch_at, *, num_segments=2, batch_size=3):
     return PackedExampleSource(
-        split, batch_at, SPECIAL_TOKENS, is_pair=True, num_segments=num_segments, global_batch_size=batch_size
+        split,
+        batch_at,
+        SPECIAL_TOKENS,
+        texts=("text", "second"),
+        label="label",
+        num_segments=num_segments,
+        global_batch_size=batch_size,
     )
 
 
@@ -125,11 +129,11 @@ def test_classifier_examples_have_a_label_each_and_long_ones_are_truncated():
 
 def test_several_labels_and_numbers_keep_their_shape():
     batch = batch_of([[0, -1], [1, 0]], np.zeros((2, 2)), 9)
-    several = Rows(([5], []), ([6], [7]), labels=np.array([[1, 0, 1], [0, 1, 0]], np.uint8))
+    several = pairs(([5], []), ([6], [7]), labels=np.array([[1, 0, 1], [0, 1, 0]], np.uint8))
     rows = examples(several, [batch].__getitem__, batch_size=2).rows(0, shard=0, num_shards=1)
     assert rows["labels"].tolist() == [[[1, 0, 1], [0, 0, 0]], [[0, 1, 0], [1, 0, 1]]]
     assert rows["labels"].dtype == np.float32
-    numbers = Rows(([5], []), ([6], [7]), labels=np.array([0.5, -2], np.float32))
+    numbers = pairs(([5], []), ([6], [7]), labels=np.array([0.5, -2], np.float32))
     rows = examples(numbers, [batch].__getitem__, batch_size=2).rows(0, shard=0, num_shards=1)
     assert rows["labels"].tolist() == [[0.5, 0], [-2, 0.5]]
 
@@ -138,12 +142,12 @@ def sources():
     """A source of each kind over the same texts."""
     order = PackedOrder(np.array([4, 5, 9]), length=9, seed=0, global_batch_size=4)
     yield examples(PAIRS, order.batch, num_segments=order.num_segments, batch_size=4)
-    order = PackedOrder(PAIRS.lengths + 1, length=9, seed=0, global_batch_size=4)
+    order = PackedOrder(PAIRS.sizes + 1, length=9, seed=0, global_batch_size=4)
     yield PackedDocumentSource(
         PAIRS,
         order.batch,
         end_id=END,
-        is_pair=True,
+        texts=("text", "second"),
         length=9,
         num_segments=order.num_segments,
         global_batch_size=4,

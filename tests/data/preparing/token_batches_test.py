@@ -29,7 +29,7 @@ class ByteTokenizer:
 
 
 def example(text, split="train"):
-    return Example(split, (text.encode() if isinstance(text, str) else text,), 0)
+    return Example(split, (text.encode() if isinstance(text, str) else text,))
 
 
 def pieces_of(text, limit):
@@ -83,9 +83,10 @@ def test_tokens_of_pieces_come_as_one_document(monkeypatch):
     batches = list(token_batches.token_batches(ByteTokenizer(), text_batches(reader, phase="p", cut_documents=True)))
     found = []
     for batch in batches:
-        assert batch.token_ids.dtype == np.uint16
+        (token_ids,) = batch.token_ids
+        assert token_ids.dtype == np.uint16
         assert batch.num_bytes.tolist() == batch.lengths.tolist()
-        rows = np.split(batch.token_ids, np.cumsum(batch.lengths[:, 0])[:-1])
+        rows = np.split(token_ids, np.cumsum(batch.lengths[:, 0])[:-1])
         found += [(bytes(row.tolist()).decode(), e.split) for row, e in zip(rows, batch.examples, strict=True)]
     assert found == list(zip(texts, splits, strict=True))
 
@@ -96,4 +97,4 @@ def test_ids_outside_the_vocabulary_are_left_for_the_writer_to_refuse():
             return super().tokenize(texts) * 1000 - 97_000
 
     (batch,) = token_batches.token_batches(Broken(), text_batches(Reader([example("ab`")]), phase="p"))
-    assert batch.token_ids.tolist() == [0, 1000, -1000]
+    assert batch.token_ids[0].tolist() == [0, 1000, -1000]

@@ -20,6 +20,7 @@ from aigc_tf.data.encoders.labels import LabelEncoder
 from aigc_tf.data.sources import text_files
 from aigc_tf.data.sources.sources import Record, SourceFile, find_sources, read_records
 from aigc_tf.errors import InputError, RunError
+from tests.source_columns import columns_of
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -47,11 +48,11 @@ def write(path, content):
 def read(*sources, reports=None, **fields):
     """Returns the records of sources."""
     data = DataConfig(sources=sources, **fields)
-    return list(read_records(find_sources(data), data, [] if reports is None else reports))
+    return list(read_records(find_sources(data), data, [] if reports is None else reports, columns=columns_of(data)))
 
 
 def pairs(found):
-    return [(record.text, record.label) for record in found]
+    return [(record.cells[0], record.cells[-1] if len(record.cells) > 1 else "") for record in found]
 
 
 def refuses(match, *sources, kind=InputError, **fields):
@@ -67,10 +68,10 @@ def refuses(match, *sources, kind=InputError, **fields):
 def test_plain_text_gives_a_record_a_line(tmp_path):
     path = write(tmp_path / "a.txt", "one\n\n  two \nthree")
     assert read(path) == [
-        Record("one", "", "", 0, 1),
-        Record("", "", "", 0, 2),
-        Record("  two ", "", "", 0, 3),
-        Record("three", "", "", 0, 4),
+        Record(("one", ""), 0, 1),
+        Record(("", ""), 0, 2),
+        Record(("  two ", ""), 0, 3),
+        Record(("three", ""), 0, 4),
     ]
 
 
@@ -88,7 +89,7 @@ def test_any_text_comes_through_every_format_unchanged(tmp_path, text):
     }
     for name, content in files.items():
         assert pairs(read(write(tmp_path / name, content))) == [(text, "x")], name
-    assert read(write(tmp_path / "a.txt", text + "\n"))[0].text == text
+    assert read(write(tmp_path / "a.txt", text + "\n"))[0].cells[0] == text
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 7, 16, 64])
@@ -116,9 +117,9 @@ def test_windows_line_ends_and_a_byte_order_mark_are_removed(tmp_path):
 def test_csv_cells_hold_commas_quotes_and_newlines(tmp_path):
     path = write(tmp_path / "a.csv", 'label,text\nx,"a, ""b""\r\nc"\n\ny,"d\n"\nz,5" pipe\n')
     assert read(path) == [
-        Record('a, "b"\r\nc', "", "x", 0, 2),
-        Record("d\n", "", "y", 0, 5),
-        Record('5" pipe', "", "z", 0, 7),
+        Record(('a, "b"\r\nc', "x"), 0, 2),
+        Record(("d\n", "y"), 0, 5),
+        Record(('5" pipe', "z"), 0, 7),
     ]
 
 
@@ -142,13 +143,13 @@ def test_pairs_of_texts_are_read(tmp_path):
     rows = [dict(zip(("premise", "hypothesis", "label"), row, strict=True)) for row in expected]
     jsonl = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for path in (tsv, jsonl):
-        assert [record[:3] for record in read(path, **fields)] == expected
+        assert [record.cells for record in read(path, **fields)] == expected
 
 
 def test_json_labels_become_strings_and_lists_tuples(tmp_path):
     labels = ["x", 5, 0.25, True, -0.0, ["a", 2], [], 1e300]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps({"text": "t", "label": label}) + "\n" for label in labels))
-    assert [r.label for r in read(path)] == ["x", "5", "0.25", "True", "-0.0", ("a", "2"), (), "1e+300"]
+    assert [r.cells[-1] for r in read(path)] == ["x", "5", "0.25", "True", "-0.0", ("a", "2"), (), "1e+300"]
 
 
 def test_an_empty_cell_is_no_label_with_multi_label_and_missing_otherwise(tmp_path):
@@ -200,7 +201,7 @@ def test_broken_rows_are_counted_with_their_place(tmp_path):
     rows = ["text\tlabel", "a\tx", "b", "c\tx\ty", "", "d\t ", "e\tx", "\tx"]
     path = write(tmp_path / "a.tsv", "\n".join(rows).encode() + b"\nbad \xff\xfe\tx\nf\tx\n")
     reports = []
-    assert [r.text for r in read(path, reports=reports, max_bad_share=0.5)] == ["a", "e", "", "f"]
+    assert [r.cells[0] for r in read(path, reports=reports, max_bad_share=0.5)] == ["a", "e", "", "f"]
     assert reports[0].bad == {"wrong number of columns": 2, "no value in 'label'": 1, "not valid utf-8": 1}
     assert reports[0].examples == [
         f"{path}:3: wrong number of columns (1, not 2)",
@@ -215,10 +216,10 @@ def test_undecodable_bytes_break_only_their_own_row(tmp_path):
         content = head + b"".join(row % text for text in (b"one", b"tw\xc3", b"\xed\xa0\x80", b"thr\xc3\xa9e", b"\xff"))
         reports = []
         found = read(write(tmp_path / name, content), reports=reports, max_bad_share=0.9)
-        assert [record.text for record in found] == ["one", "thrée"]
+        assert [record.cells[0] for record in found] == ["one", "thrée"]
         assert reports[0].bad == {"not valid utf-8": 3}
     path = write(tmp_path / "gbk.tsv", "text\tlabel\n中\tx\n".encode("gbk") + b"\x81\tx\n" + "文\tx\n".encode("gbk"))
-    assert [r.text for r in read(path, encoding="gbk", max_bad_share=0.9)] == ["中", "文"]
+    assert [r.cells[0] for r in read(path, encoding="gbk", max_bad_share=0.9)] == ["中", "文"]
 
 
 def test_broken_json_is_counted_by_reason(tmp_path):
@@ -245,7 +246,7 @@ def test_broken_json_is_counted_by_reason(tmp_path):
     ]
     reports = []
     path = write(tmp_path / "a.jsonl", "\n".join(rows))
-    assert [r.text for r in read(path, reports=reports, max_bad_share=0.99)] == ["a", "\U0001f600"]
+    assert [r.cells[0] for r in read(path, reports=reports, max_bad_share=0.99)] == ["a", "\U0001f600"]
     assert reports[0].bad == {
         "not valid JSON": 3,
         "not a JSON object": 2,
@@ -263,7 +264,7 @@ def test_two_broken_json_lines_never_make_a_good_one(tmp_path):
     rows += ['{"text": "d", "label": ["x"', '"y"]}', '{"text": "e", "label": 1}']
     reports = []
     found = read(write(tmp_path / "a.jsonl", "\n".join(rows)), reports=reports, max_bad_share=0.99)
-    assert found == [Record("e", "", "1", 0, 6)]
+    assert found == [Record(("e", "1"), 0, 6)]
     assert reports[0].bad == {"not valid JSON": 5}
 
 
@@ -296,7 +297,7 @@ def test_a_huge_line_is_broken_and_does_not_fill_the_memory(tmp_path, monkeypatc
     found = read(path, reports=reports, max_bad_share=0.5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [record.text[:1] for record in found] == ["a", "b", "k", "c"]
+    assert [record.cells[0][:1] for record in found] == ["a", "b", "k", "c"]
     assert [record.line for record in found] == [1 + len(head), 3 + len(head), 4 + len(head), 5 + len(head)]
     assert reports[0].bad == {"line over 2 MB": 1}
     assert peak < 16 << 20
@@ -316,7 +317,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     path = write(tmp_path / "a.tsv", "text\tlabel\n" + f"{'some words ' * 20}\tx\n" * 100_000)  # 22 MB
     data = DataConfig(sources=(path,))
     tracemalloc.start()
-    assert sum(1 for _ in read_records(find_sources(data), data, [])) == 100_000
+    assert sum(1 for _ in read_records(find_sources(data), data, [], columns=columns_of(data))) == 100_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 << 20
@@ -360,7 +361,7 @@ def test_any_bytes_are_records_or_counted(tmp_path, name, monkeypatch):
         reports = []
         fields = dict(column_names=("text",), label_column="", max_bad_share=1.0)
         found = read(write(tmp_path / name, content), reports=reports, **fields)
-        assert all(record.text.encode() for record in found if record.text)
+        assert all(record.cells[0].encode() for record in found if record.cells[0])
         lines = content.removesuffix(b"\n").split(b"\n")
         if name == "a.txt":
             assert reports[0].num_rows == len(lines)
@@ -441,7 +442,7 @@ def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, name, content, sen
 
 def test_text_that_starts_like_another_kind_of_file_is_text(tmp_path):
     for text in ("PAR1 is a gene", "%PDF is no comment", "BZh", "SQLite format 3"):
-        assert read(write(tmp_path / "a.txt", text))[0].text == text
+        assert read(write(tmp_path / "a.txt", text))[0].cells[0] == text
 
 
 def test_a_wrong_encoding_is_one_sentence(tmp_path):
@@ -457,12 +458,12 @@ def test_what_changes_between_finding_and_reading_is_one_sentence(tmp_path):
     for format_name in ("csv", "parquet", "tfrecord"):
         for path, sentence in ((tmp_path / "gone", "There is no file"), (tmp_path, "is a folder")):
             with pytest.raises(InputError, match=sentence):
-                list(read_records([SourceFile(str(path), format_name)], data, []))
+                list(read_records([SourceFile(str(path), format_name)], data, [], columns=columns_of(data)))
 
 
 def test_a_disk_that_fails_is_a_failed_run():
     with pytest.raises(RunError, match="could not be read to its end: Input/output error"):
-        list(read_records([SourceFile("/proc/self/mem", "text")], DataConfig(), []))
+        list(read_records([SourceFile("/proc/self/mem", "text")], DataConfig(), [], columns=columns_of(DataConfig())))
 
 
 # ---------------------------------------------------------------- Parquet and TFRecord
@@ -483,9 +484,9 @@ def test_parquet_is_read_in_order_with_its_types(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", text=texts, label=[number % 3 for number in range(2500)], other=texts)
     reports = []
     found = read(path, reports=reports)
-    assert [record.text for record in found] == texts
+    assert [record.cells[0] for record in found] == texts
     assert [record.line for record in found] == list(range(1, 2501))
-    assert [record.label for record in found[:4]] == ["0", "1", "2", "0"]
+    assert [record.cells[-1] for record in found[:4]] == ["0", "1", "2", "0"]
     with open(path, "rb") as file:
         assert reports[0].sha256 == hashlib.file_digest(file, "sha256").hexdigest()
     columns = dict(
@@ -495,14 +496,14 @@ def test_parquet_is_read_in_order_with_its_types(tmp_path):
     )
     path = write_parquet(tmp_path / "b.parquet", **columns)
     found = read(path, text_b_column="text_b", problem_type="multi_label")
-    assert [r[:3] for r in found] == [("a", "c", ("x", "y")), ("b", "ü", ()), ("a", "", ("z",))]
+    assert [r.cells for r in found] == [("a", "c", ("x", "y")), ("b", "ü", ()), ("a", "", ("z",))]
 
 
 def test_the_same_scores_are_the_same_labels_in_csv_and_in_a_parquet_of_float32():
     fields = dict(label_column="score")
     found, expected = (read(f"{CASES}/{name}", **fields) for name in ("scores_float32.parquet", "scores.csv"))
     assert pairs(found) == pairs(expected)
-    assert {record.label for record in found} == {f"0.{tenth}" for tenth in range(1, 10)}
+    assert {record.cells[-1] for record in found} == {f"0.{tenth}" for tenth in range(1, 10)}
 
 
 @pytest.mark.parametrize(("threshold", "margin", "kept"), [(0.5, 0.2, [60, 60]), (0.3, 0.0, [60, 120])])
@@ -510,7 +511,7 @@ def test_the_same_scores_are_the_same_labels_in_csv_and_in_a_parquet_of_float32(
 def test_thresholds_cut_the_scores_of_every_format_alike(name, threshold, margin, kept):
     fields = dict(label_column="score", label_thresholds=(threshold,), label_margin=margin)
     encoder = LabelEncoder(DataConfig(label_names=("low", "high"), **fields))
-    codes = [encoder.encode(record.label) for record in read(f"{CASES}/{name}", **fields)]
+    codes = [encoder.encode(record.cells[-1]) for record in read(f"{CASES}/{name}", **fields)]
     assert [codes.count(0), codes.count(1)] == kept
 
 
@@ -525,11 +526,11 @@ def test_a_number_of_a_narrow_type_is_its_shortest_decimal(tmp_path):
             path = write_parquet(tmp_path / "a.parquet", text=list("abcde"), label=label)
             reports = []
             found = read(path, reports=reports, max_bad_share=0.5)
-            assert [record.label for record in found] == ["0.1", third, "2.0", "10000.0"], name
+            assert [record.cells[-1] for record in found] == ["0.1", third, "2.0", "10000.0"], name
             assert reports[0].bad == {"no value in 'label'": 1}
     lists = pyarrow.array([[0.1, 0.2], []], pyarrow.list_(pyarrow.float32()))
     path = write_parquet(tmp_path / "b.parquet", text=["a", "b"], label=lists)
-    assert [record.label for record in read(path, problem_type="multi_label")] == [("0.1", "0.2"), ()]
+    assert [record.cells[-1] for record in read(path, problem_type="multi_label")] == [("0.1", "0.2"), ()]
 
 
 def test_a_decimal_loses_the_zeros_that_only_its_column_has(tmp_path):
@@ -539,7 +540,7 @@ def test_a_decimal_loses_the_zeros_that_only_its_column_has(tmp_path):
     column = pyarrow.array([decimal.Decimal(value) for value in values], pyarrow.decimal128(38, 2))
     path = write_parquet(tmp_path / "a.parquet", text=values, label=column)
     expected = ["0.1", "5", "-12.34", "0", "100", "12345678901234567890123456789.01"]
-    assert [record.label for record in read(path)] == expected
+    assert [record.cells[-1] for record in read(path)] == expected
 
 
 def test_broken_parquet_values_are_counted(tmp_path):
@@ -623,7 +624,7 @@ def test_a_document_is_all_of_its_file(tmp_path, text, zipped):
     content = gzip.compress(text.encode()) if zipped else text.encode()
     path = write(tmp_path / ("a.md.gz" if zipped else "a.md"), content)
     reports = []
-    assert read(path, format="document", reports=reports) == [Record(text, "", "", 0, 1)]
+    assert read(path, format="document", reports=reports) == [Record((text, ""), 0, 1)]
     assert reports[0].sha256 == hashlib.sha256(content).hexdigest()
     assert (reports[0].records, reports[0].bytes_read) == (1, len(content))
 
@@ -631,10 +632,10 @@ def test_a_document_is_all_of_its_file(tmp_path, text, zipped):
 def test_a_document_loses_only_a_byte_order_mark_at_its_start(tmp_path):
     text = "\ufeffa\ufeff\n"
     (record,) = read(write(tmp_path / "a.txt", codecs.BOM_UTF8 + text.encode()), format="document")
-    assert record.text == text  # one of the two
+    assert record.cells[0] == text  # one of the two
     for encoding in ("utf-16", "utf-32", "gb18030", "iso2022_jp"):
         (record,) = read(write(tmp_path / encoding, "日本\n".encode(encoding)), format="document", encoding=encoding)
-        assert record.text == "日本\n"
+        assert record.cells[0] == "日本\n"
 
 
 def test_a_broken_document_is_counted_with_the_byte_that_breaks_it(tmp_path):
@@ -667,5 +668,5 @@ def test_a_document_takes_twice_its_size_of_memory(tmp_path):
     (record,) = read(path, format="document")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(record.text) == 20_000_000
+    assert len(record.cells[0]) == 20_000_000
     assert peak < 2.5 * 20_000_000

@@ -10,8 +10,9 @@ import pytest
 
 from aigc_tf.config import DataConfig
 from aigc_tf.data.sources import samples
-from aigc_tf.data.sources.sources import check_labelled, find_sources, hash_source, read_records
+from aigc_tf.data.sources.sources import check_tables, find_sources, hash_source, read_records
 from aigc_tf.errors import InputError
+from tests.source_columns import columns_of
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -25,11 +26,11 @@ def write(path, content):
 def read(*sources, reports=None, **fields):
     """Returns the records of sources."""
     data = DataConfig(sources=sources, **fields)
-    return list(read_records(find_sources(data), data, [] if reports is None else reports))
+    return list(read_records(find_sources(data), data, [] if reports is None else reports, columns=columns_of(data)))
 
 
 def pairs(found):
-    return [(record.text, record.label) for record in found]
+    return [(record.cells[0], record.cells[-1] if len(record.cells) > 1 else "") for record in found]
 
 
 def refuses(match, *sources, kind=InputError, **fields):
@@ -180,13 +181,19 @@ def test_given_splits_come_from_their_own_sources(tmp_path):
     )
 
 
-def test_plain_text_has_no_labels_to_learn_from(tmp_path):
+def test_plain_text_has_no_columns_but_one(tmp_path):
     path = write(tmp_path / "a.txt", "a\n")
-    with pytest.raises(InputError, match="is read as plain text, which has no labels"):
-        check_labelled(find_sources(DataConfig(sources=(path,))))
-    with pytest.raises(InputError, match="is read as plain text, which has no labels"):
-        check_labelled(find_sources(DataConfig(sources=(path,), format="document")))
-    check_labelled(find_sources(DataConfig(sources=(path,), format="tsv")))
+    for fields in ({}, {"format": "document"}):
+        data = DataConfig(sources=(path,), **fields)
+        with pytest.raises(InputError, match=r"plain text, which has no column for data\.label_column \('label'\)"):
+            check_tables(find_sources(data), columns_of(data))
+    pairs = DataConfig(sources=(path,), text_b_column="text_b", label_column="")
+    with pytest.raises(InputError, match=r"plain text, which has no column for data\.text_b_column .*'text', 'text_b'"):
+        check_tables(find_sources(pairs), columns_of(pairs))
+    table = DataConfig(sources=(path,), format="tsv")
+    check_tables(find_sources(table), columns_of(table))
+    texts = DataConfig(sources=(path,), label_column="")
+    check_tables(find_sources(texts), columns_of(texts))
 
 
 def test_any_file_may_be_a_document_even_an_empty_one(tmp_path):
@@ -219,7 +226,8 @@ def test_sources_are_found_without_importing_tensorflow(tmp_path):
         "from aigc_tf.config import DataConfig\n"
         "from aigc_tf.data.sources.sources import find_sources, read_records\n"
         f"data = DataConfig(sources=({path!r},))\n"
-        "assert len(list(read_records(find_sources(data), data, []))) == 1\n"
+        "from tests.source_columns import columns_of\n"
+        "assert len(list(read_records(find_sources(data), data, [], columns=columns_of(data)))) == 1\n"
         "start = time.monotonic()\n"
         f"data = DataConfig(sources=('tfds:imdb_reviews',), tfds_data_dir={str(tmp_path)!r})\n"
         "try: find_sources(data)\n"
@@ -276,5 +284,5 @@ def test_the_vader_sample_has_23703_records_and_none_is_broken(tmp_path, monkeyp
         "sample:vader/nytEditorialSnippets": 5_190,
         "sample:vader/tweets": 4_200,
     }
-    assert all(-4 <= float(record.label) <= 4 for record in found)
+    assert all(-4 <= float(record.cells[-1]) <= 4 for record in found)
     assert samples.fetch_sample("vader").is_relative_to(tmp_path)

@@ -10,6 +10,7 @@ from aigc_tf.config import DataConfig
 from aigc_tf.data.sources import text_files
 from aigc_tf.data.sources.sources import Record, find_sources, read_records
 from aigc_tf.errors import InputError
+from tests.source_columns import columns_of
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -24,11 +25,11 @@ def write(path, content):
 def read(*sources, reports=None, **fields):
     """Returns the records of sources."""
     data = DataConfig(sources=sources, **fields)
-    return list(read_records(find_sources(data), data, [] if reports is None else reports))
+    return list(read_records(find_sources(data), data, [] if reports is None else reports, columns=columns_of(data)))
 
 
 def pairs(found):
-    return [(record.text, record.label) for record in found]
+    return [(record.cells[0], record.cells[-1] if len(record.cells) > 1 else "") for record in found]
 
 
 def table(rows, **dialect):
@@ -105,7 +106,7 @@ def test_a_broken_row_does_not_make_a_quoted_tsv_a_plain_one(tmp_path):
 def test_rows_before_the_first_quote_keep_their_line(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "_BLOCK_BYTES", 8)
     path = write(tmp_path / "a.tsv", 'text\tlabel\na\tx\nb\ty\n"c ""d"""\tx\n"e\nf"\ty\ng\tx\n')
-    assert [(record.text, record.line) for record in read(path)] == [
+    assert [(record.cells[0], record.line) for record in read(path)] == [
         ("a", 2),
         ("b", 3),
         ('c "d"', 4),
@@ -147,11 +148,11 @@ def test_any_separator_is_found_by_the_header_or_the_names(tmp_path, name, separ
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "SEP=;\n"])
 def test_a_first_line_that_names_the_separator_is_no_row(tmp_path, line):
     path = write(tmp_path / "a.csv", line + "text;label\na, b;x\n")
-    assert read(path) == [Record("a, b", "", "x", 0, 3)]
+    assert read(path) == [Record(("a, b", "x"), 0, 3)]
     path = write(tmp_path / "b.csv", line.replace(";", ",") + "text,label\na;x\n".replace(";", ","))
-    assert read(path) == [Record("a", "", "x", 0, 3)]
+    assert read(path) == [Record(("a", "x"), 0, 3)]
     path = write(tmp_path / "c.tsv", line.replace(";", "\t") + 'text\tlabel\n"a ""b"""\tx\n')
-    assert read(path) == [Record('a "b"', "", "x", 0, 3)]
+    assert read(path) == [Record(('a "b"', "x"), 0, 3)]
 
 
 def test_a_missing_column_is_named_with_the_separator_that_was_seen(tmp_path):
@@ -168,4 +169,4 @@ def test_the_usual_separator_is_kept_where_it_fits(tmp_path):
     path = write(tmp_path / "b.csv", "d;e,x\nf;g\n")
     assert pairs(read(path, column_names=("text", "label"), max_bad_share=0.5)) == [("d;e", "x")]
     path = write(tmp_path / "c.csv", "a;b\nc;d\n")
-    assert [record.text for record in read(path, column_names=("text",), label_column="")] == ["a;b", "c;d"]
+    assert [record.cells[0] for record in read(path, column_names=("text",), label_column="")] == ["a;b", "c;d"]

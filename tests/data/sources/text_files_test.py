@@ -10,6 +10,7 @@ from aigc_tf.config import DataConfig
 from aigc_tf.data.sources.sources import find_sources, read_records
 from aigc_tf.data.sources.text_files import find_wide_encoding
 from aigc_tf.errors import InputError
+from tests.source_columns import columns_of
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -31,7 +32,7 @@ TEXTS = {
 
 def read(path, **fields):
     data = DataConfig(sources=(str(path),), **fields)
-    return list(read_records(find_sources(data), data, []))
+    return list(read_records(find_sources(data), data, [], columns=columns_of(data)))
 
 
 def test_utf_16_without_a_mark_is_named_and_read_when_named():
@@ -42,7 +43,7 @@ def test_utf_16_without_a_mark_is_named_and_read_when_named():
         read(path)
     found = read(path, encoding="utf-16-le")
     assert len(found) == 120
-    assert found[0].text == "this lamp looks great at the office 43."
+    assert found[0].cells[0] == "this lamp looks great at the office 43."
 
 
 @pytest.mark.parametrize("encoding", WIDE)
@@ -66,7 +67,7 @@ def test_a_marked_text_is_read_by_the_name_with_and_without_an_order(tmp_path):
     for name in WIDE:
         (tmp_path / "a.txt").write_bytes("\ufeffab\n".encode(name))
         for encoding in (name, name[: len("utf-16")]):
-            assert [record.text for record in read(tmp_path / "a.txt", encoding=encoding)] == ["ab"]
+            assert [record.cells[0] for record in read(tmp_path / "a.txt", encoding=encoding)] == ["ab"]
 
 
 def test_utf_16_without_a_mark_or_a_zero_is_one_sentence(tmp_path):

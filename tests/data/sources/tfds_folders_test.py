@@ -11,6 +11,7 @@ from aigc_tf.config import DataConfig
 from aigc_tf.data.sources import tfds_folders
 from aigc_tf.data.sources.sources import Record, find_sources, read_records
 from aigc_tf.errors import InputError, RunError
+from tests.source_columns import columns_of
 
 LABELS = ["neg", "pos"]
 
@@ -64,7 +65,7 @@ def stored(tmp_path_factory):
 
 def read(folder, source="tfds:reviews", reports=None, **fields):
     data = DataConfig(sources=(source,), tfds_data_dir=str(folder), **fields)
-    return list(read_records(find_sources(data), data, [] if reports is None else reports))
+    return list(read_records(find_sources(data), data, [] if reports is None else reports, columns=columns_of(data)))
 
 
 def refuses(match, folder, source="tfds:reviews", kind=InputError, **fields):
@@ -96,9 +97,9 @@ def test_given_splits_are_those_of_the_data_set(stored, capsys):
     assert "tfds:reviews: left out the splits unsupervised." in capsys.readouterr().err
     data.max_bad_share = 0.2
     reports = []
-    records = list(read_records(files, data, reports))
-    assert records[:2] == [Record("0 grüße\n汉字", "", "neg", 0, 1), Record("1 grüße\n汉字", "", "pos", 0, 2)]
-    assert [record.text.split()[0] for record in records] == ["0", "1", "2", "3", "100", "101", "102", "103"]
+    records = list(read_records(files, data, reports, columns=columns_of(data)))
+    assert records[:2] == [Record(("0 grüße\n汉字", "neg"), 0, 1), Record(("1 grüße\n汉字", "pos"), 0, 2)]
+    assert [record.cells[0].split()[0] for record in records] == ["0", "1", "2", "3", "100", "101", "102", "103"]
     assert [report.records for report in reports] == [4, 4]
     assert reports[1].bad == {"no value in 'label'": 1}
     shard = "reviews-train.tfrecord-00000-of-00001"
@@ -123,13 +124,13 @@ def test_other_splits_go_by_the_config(stored):
 def test_numbers_lists_and_pairs_are_read(stored):
     fields = dict(split="files", test_files=("test",), text_b_column="second")
     scores = read(stored, label_column="score", problem_type="regression", **fields)
-    assert [record.label for record in scores[:4]] == ["0.0", "0.1", "0.2", "0.3"]
+    assert [record.cells[-1] for record in scores[:4]] == ["0.0", "0.1", "0.2", "0.3"]
     halves = read(stored, label_column="half", **fields)
-    assert [record.label for record in halves[:4]] == ["0.0", "0.1", "0.2", "0.3"]
-    assert [record.label for record in read(stored, label_column="sure", **fields)[:2]] == ["False", "True"]
-    assert [record.text_b for record in scores[:4]] == ["s0", "s1", "s2", "s3"]
+    assert [record.cells[-1] for record in halves[:4]] == ["0.0", "0.1", "0.2", "0.3"]
+    assert [record.cells[-1] for record in read(stored, label_column="sure", **fields)[:2]] == ["False", "True"]
+    assert [record.cells[1] for record in scores[:4]] == ["s0", "s1", "s2", "s3"]
     tags = read(stored, label_column="tags", problem_type="multi_label", **fields)
-    assert [record.label for record in tags[:4]] == [(), ("a",), ("a", "b"), ("a", "b", "c")]
+    assert [record.cells[-1] for record in tags[:4]] == [(), ("a",), ("a", "b"), ("a", "b", "c")]
 
 
 def test_a_column_that_does_not_fit_is_refused(stored):
@@ -234,11 +235,11 @@ def test_a_data_set_is_fetched_when_the_config_allows_it(tmp_path):
             yield from ((i, {"text": f"t{i}", "label": i % 2}) for i in range(3))
 
     refuses("is not on disk", tmp_path, "tfds:tiny_reviews")
-    labels = {r.text: r.label for r in read(tmp_path, "tfds:tiny_reviews", tfds_download=True)}
+    labels = {r.cells[0]: r.cells[-1] for r in read(tmp_path, "tfds:tiny_reviews", tfds_download=True)}
     assert labels == {"t0": "neg", "t1": "pos", "t2": "neg"}
     builder = TinyReviews(data_dir=str(tmp_path / "array"), file_format="array_record")
     builder.download_and_prepare()
-    assert {r.text: r.label for r in read(tmp_path / "array", "tfds:tiny_reviews")} == labels
+    assert {r.cells[0]: r.cells[-1] for r in read(tmp_path / "array", "tfds:tiny_reviews")} == labels
     near = "TFDS knows no data set 'imdb_revews'. Did you mean 'imdb_reviews'"
     refuses(near, tmp_path, "tfds:imdb_revews", tfds_download=True)
 

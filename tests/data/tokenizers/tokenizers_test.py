@@ -12,7 +12,7 @@ import tensorflow as tf
 from aigc_tf.config import TokenizerConfig
 from aigc_tf.data.tokenizers import tokenizers
 from aigc_tf.data.tokenizers.sentence_piece import SentencePiece, train_model
-from aigc_tf.data.tokenizers.tokenizers import INFO_FILE, Tokenizer, build_tokenizer, load_tokenizer, resolve_kind
+from aigc_tf.data.tokenizers.tokenizers import INFO_FILE, Tokenizer, build_tokenizer, load_tokenizer
 from aigc_tf.data.tokenizers.vocabularies import Vocabulary
 from aigc_tf.data.tokenizers.wordpiece import WordPiece
 from aigc_tf.errors import InputError
@@ -131,9 +131,9 @@ def test_a_sample_is_resolved_to_its_folder(tmp_path, monkeypatch):
 
 
 def test_a_run_folder_and_a_saved_tokenizer_are_taken_as_they_are(tmp_path):
-    word_piece(lowercase=False).save(tmp_path / "run" / "tokenizer")
+    word_piece(lowercase=False).save(tmp_path / "run" / "encoders" / "text")
     (tmp_path / "run" / "config.json").write_text("{}")
-    for source in (tmp_path / "run", tmp_path / "run" / "tokenizer"):
+    for source in (tmp_path / "run", tmp_path / "run" / "encoders" / "text"):
         assert rows(build(str(source)), ["The"]) == [[6]]
 
 
@@ -154,12 +154,6 @@ def test_a_vocabulary_is_trained_on_the_texts():
     (row,) = tokenizer.encode(["the fox"])
     assert [tokenizer.vocabulary[index] for index in row] == ["the", "fox"]
     assert tokenizer.sha256() == build_tokenizer(config, "", lambda: iter(texts)).sha256()
-
-
-def test_the_kind_that_is_trained_goes_by_the_task():
-    kinds = [resolve_kind(kind, task) for kind in ("auto", "wordpiece") for task in ("classify", "generate")]
-    assert kinds == ["wordpiece", "sentencepiece", "wordpiece", "wordpiece"]
-    assert resolve_kind("sentencepiece", "classify") == "sentencepiece"
 
 
 def test_sentencepiece_is_trained_on_the_texts_and_read_from_its_file(tmp_path):

@@ -1,0 +1,69 @@
+"""What encoders of cells share: cells that are broken, numbers, and the file that keeps an encoder."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aigc_tf import storage
+from aigc_tf.errors import InputError
+
+ENCODER_FILE = "encoder.json"
+
+VALUE, CODE, CODES = "value", "code", "codes"
+"""How an encoded cell is stored: a float32; an int32 whose meaning is known at the end; a set of such codes."""
+
+
+class BrokenCellError(ValueError):
+    """A cell that cannot be encoded. Arguments: the reason, under which it is counted, and what the cell holds."""
+
+
+def parse_number(cell: str, what: str) -> float:
+    """Returns a finite number that float32 can hold.
+
+    Args:
+        cell: Its text.
+        what: What the cell should be, for the reason.
+    Raises:
+        BrokenCellError: If the cell is no such number.
+    """
+    try:
+        value = float(cell) if "_" not in cell else math.nan  # Python reads 1_000 as a number; few others do
+    except ValueError:
+        raise BrokenCellError(f"{what} is no number", f"{cell[:80]!r}") from None
+    if not abs(value) <= float(np.finfo(np.float32).max):
+        raise BrokenCellError(f"{what} is no finite number", f"{cell[:80]!r}")
+    return value
+
+
+def settings_sha256(settings: dict[str, Any]) -> str:
+    """Returns the sha256 of an encoder's settings as canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def save_settings(folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+    """Writes an encoder that is all settings."""
+    storage.make_folder(folder)
+    storage.write_json(Path(folder) / ENCODER_FILE, settings | {"sha256": settings_sha256(settings)})
+
+
+def load_settings(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Reads what `save_settings` wrote.
+
+    Raises:
+        InputError: If it is missing, of another kind, or was changed.
+    """
+    path = Path(folder) / ENCODER_FILE
+    if not path.is_file():
+        raise InputError(f"{os.fspath(folder)} holds no encoder: {ENCODER_FILE} is missing; prepare the data again.")
+    settings = storage.read_json(path)
+    if not isinstance(settings, dict) or settings.get("kind") != kind:
+        raise InputError(f"{path} does not describe an encoder of kind {kind!r}; prepare the data again.")
+    stored = settings.pop("sha256", "")
+    if settings_sha256(settings) != stored:
+        raise InputError(f"{path} was changed since it was saved; prepare the data again.")
+    return settings
