@@ -2,16 +2,17 @@
 
     checkpoints/
       step-00000500/weights.safetensors     the model's trained variables by path
-                    averages.safetensors    their moving averages, where the run keeps them
+                    averages.safetensors    their moving averages, if the run keeps them
                     optimizer.safetensors   optimizer.variables by path
                     state.json              step, progress of the run, sha256 of every file, the name of the frozen one
       frozen-<sha256>.safetensors           the variables that no step changes, once for all steps
       best.json                             {"folder", "step", "metric", "value"} of the best evaluation
       last.json                             {"folder", "step"}
 
-A folder gets its name when it is complete, on disk, read back and found to be what was written; only then are older
-ones removed (the newest two and the best stay). Reading checks the hashes; a broken newest checkpoint is named and the
-one before is taken. `Writer` does all that in a thread, on copies in the host's memory, while training goes on.
+A folder gets its name when it is complete, on disk, and equal to what was written when it is read back; only then are
+older ones removed (the newest two and the best stay). Reading checks the hashes. If the newest checkpoint is broken, it
+is reported and the one before is used. `Writer` does all this in a thread, on copies in the host's memory, during
+training.
 """
 
 import concurrent.futures
@@ -41,27 +42,27 @@ _STATE = "state.json"
 
 @dataclasses.dataclass(kw_only=True)
 class Checkpoint:
-    """What a checkpoint folder holds, on the host."""
+    """The content of a checkpoint folder, on the host."""
 
     step: int
     """Steps done."""
     weights: dict[str, np.ndarray]
-    """By path: what is trained, and when it was read from disk what is frozen too."""
+    """By path: the trained weights and, if it was read from disk, the frozen ones."""
     slots: dict[str, np.ndarray]
     progress: dict[str, Any]
-    """What else a run needs to go on: seconds trained, evaluations since the best, ..."""
+    """What else a run needs to resume: seconds trained, evaluations since the best, ..."""
     averages: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Moving averages of what is trained, by the path of the weight."""
+    """Moving averages of the trained weights, by the path of the weight."""
     frozen: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """What no step changes, by path; only where it is to be written."""
+    """The frozen weights, by path; only if they are still to be written."""
     frozen_file: str = ""
-    """The file of it, where that is written already."""
+    """The file of the frozen weights, if it is written already."""
 
     def weights_of(self, kind: str) -> dict[str, np.ndarray]:
         """Returns the weights to judge and to export.
 
         Args:
-            kind: `raw`, `averaged`, or `auto`: averaged where there are averages.
+            kind: `raw`, `averaged`, or `auto`: averaged if there are averages.
         Raises:
             InputError: If there are no averages.
         """
@@ -84,16 +85,16 @@ class Written(NamedTuple):
 
     step: int
     seconds: float
-    """It took, in the thread."""
+    """Time that writing took, in the thread."""
     frozen_file: str
-    """Where what no step changes is; empty where everything is trained."""
+    """The file of the frozen weights; empty if all weights are trained."""
 
 
 def named_variables(variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
     """Returns variables by path, without the states of seed generators, which the step does not use.
 
     Raises:
-        RunError: If two variables share a path, which no checkpoint could tell apart.
+        RunError: If two variables share a path, since a checkpoint could not distinguish them.
     """
     named: dict[str, keras.Variable] = {}
     for variable in variables:
@@ -108,15 +109,15 @@ def named_variables(variables: Iterable[keras.Variable]) -> dict[str, keras.Vari
 
 
 def to_host(variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
-    """Returns what variables hold now, by path, as host arrays that no later step changes."""
+    """Returns the current values of variables, by path, as host arrays that no later step changes."""
     return {path: host_array(variable) for path, variable in named_variables(variables).items()}
 
 
 def host_array(variable: keras.Variable) -> np.ndarray:
-    """Returns what a variable holds now.
+    """Returns the current value of a variable.
 
-    On CPU it is the variable's own memory, and no copy: TensorFlow gives a variable that is updated new memory where
-    somebody else still reads the old one, so that the copy is made by the next step, in its threads.
+    On CPU it shares the variable's memory. When TensorFlow updates a variable whose memory is still in use elsewhere,
+    it allocates new memory; so the next step makes the copy, in its threads.
     """
     return np.asarray(tf.convert_to_tensor(variable.value))
 
@@ -125,12 +126,12 @@ def assign(variables: list[keras.Variable], values: Mapping[str, np.ndarray], *,
     """Assigns host arrays to variables by path.
 
     Raises:
-        InputError: If names or shapes differ: it is the checkpoint of another model.
+        InputError: If names or shapes differ, so that it is the checkpoint of another model.
     """
     named = named_variables(variables)
     missing, unknown = sorted(set(named) - set(values)), sorted(set(values) - set(named))
     if missing or unknown:
-        odd = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which this model has not"
+        odd = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which this model does not have"
         raise InputError(f"The checkpoint's {what} belong to another model: it {odd}.")
     for path, variable in named.items():
         if tuple(variable.shape) != values[path].shape:
@@ -148,11 +149,11 @@ def folder_of(workdir: str | os.PathLike[str], *names: str) -> str:
 class Writer:
     """Writes checkpoints one after another in a thread. A context manager; leaving it waits for the last one.
 
-    What fails in the thread is raised by the next call.
+    If the thread fails, the next call raises its error.
 
     Args:
         workdir: The run folder.
-        reach: Steps before the newest checkpoint that some checkpoint is kept of besides, for a run that may go back.
+        reach: A checkpoint is also kept from at least this many steps before the newest, for a run that may roll back.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, reach: int = 0):
@@ -160,7 +161,7 @@ class Writer:
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[Written] | None = None
         self.frozen_file = ""
-        """Of the checkpoints that were waited for: the next ones need not have what it holds written again."""
+        """The file that the awaited checkpoints use; the next ones need not write it again."""
 
     def __enter__(self) -> "Writer":
         return self
@@ -168,7 +169,7 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The error that ended the run is the one to report.
+        # Errors of the writer must not hide the error that ended the run.
         with contextlib.suppress(Exception) if error is not None else contextlib.nullcontext():
             try:
                 self.wait()
@@ -176,20 +177,20 @@ class Writer:
                 self._pool.shutdown()
 
     def submit(self, checkpoint: Checkpoint, *, best: Best | None = None) -> list[Written]:
-        """Has a checkpoint written, once the one before is; returns that one, if it was not reported yet.
+        """Starts to write a checkpoint once the previous one is written; returns that one, if not yet reported.
 
         Args:
             checkpoint: Copies in the host's memory, which nobody else changes.
-            best: Given where it is the best so far.
+            best: Its evaluation, if it is the best so far.
         Raises:
-            RunError: If the one before could not be written.
+            RunError: If the previous one could not be written.
         """
         written = self.wait()
         self._pending = self._pool.submit(_write, self._workdir, checkpoint, best, self._reach)
         return written
 
     def poll(self) -> list[Written]:
-        """Returns the checkpoint that is done by now and was not reported yet.
+        """Returns the checkpoint that is written by now and not yet reported.
 
         Raises:
             RunError: If it could not be written.
@@ -215,16 +216,16 @@ def _write(workdir: str | os.PathLike[str], checkpoint: Checkpoint, best: Best |
     frozen_file = save(workdir, checkpoint)
     if best is not None:
         mark_best(workdir, step=checkpoint.step, metric=best.metric, value=best.value)
-    with contextlib.suppress(RunError, OSError):  # what cannot be removed now is tried again next time
+    with contextlib.suppress(RunError, OSError):  # a failed removal is tried again next time
         prune(workdir, reach=reach)
     return Written(checkpoint.step, time.perf_counter() - started, frozen_file)
 
 
 def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> str:
-    """Writes a checkpoint, reads it back and makes it the last; returns the name of the file of what is frozen.
+    """Writes a checkpoint, reads it back and makes it the last; returns the name of the frozen weights' file.
 
     Raises:
-        RunError: If the disk is full, or gives back something else; the older checkpoints are untouched.
+        RunError: If the disk is full, or reading back gives something else. Older checkpoints stay untouched.
     """
     name = f"step-{checkpoint.step:08d}"
     parts = {_WEIGHTS: checkpoint.weights, _AVERAGES: checkpoint.averages, _OPTIMIZER: checkpoint.slots}
@@ -236,7 +237,7 @@ def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> str:
     if frozen_file:
         state["frozen"] = frozen_file
         if not storage.exists(folder_of(workdir, frozen_file)):
-            raise RunError(f"{folder_of(workdir, frozen_file)} is gone, without which no checkpoint is whole.")
+            raise RunError(f"{folder_of(workdir, frozen_file)} is gone; no checkpoint is complete without it.")
     with contextlib.ExitStack() as stack:
         folder: str | Path = folder_of(workdir, name)
         if not storage.is_remote(workdir):
@@ -244,13 +245,13 @@ def save(workdir: str | os.PathLike[str], checkpoint: Checkpoint) -> str:
         for part, arrays in parts.items():
             if arrays or part != _AVERAGES:
                 hashes[part] = _write_checked(storage.join(folder, part), safetensors.numpy.save(arrays))
-        storage.write_json(storage.join(folder, _STATE), state)  # last: a remote folder without it is no checkpoint
+        storage.write_json(storage.join(folder, _STATE), state)  # last: a remote folder without it is not complete
     storage.write_json(folder_of(workdir, "last.json"), {"folder": name, "step": checkpoint.step})
     return frozen_file
 
 
 def _save_frozen(workdir: str | os.PathLike[str], frozen: dict[str, np.ndarray]) -> str:
-    """Writes what no step changes, where it is not there yet; returns the name of its file."""
+    """Writes the frozen weights if they are not there yet; returns the name of their file."""
     content = safetensors.numpy.save(frozen)
     name = f"frozen-{hashlib.sha256(content).hexdigest()}.safetensors"
     path = folder_of(workdir, name)
@@ -263,12 +264,12 @@ def _write_checked(path: str, content: bytes) -> str:
     """Writes a file, reads it back and returns its sha256.
 
     Raises:
-        RunError: If it cannot be written, or something else comes back.
+        RunError: If it cannot be written, or reading back gives something else.
     """
     written = hashlib.sha256(content).hexdigest()
     storage.write_bytes(path, content)
     if storage.sha256_read_back(path) != written:
-        raise RunError(f"What was written to {path} is not what the disk gives back; look after the disk.")
+        raise RunError(f"Reading {path} back gives something else than was written; check the disk.")
     return written
 
 
@@ -279,7 +280,7 @@ def mark_best(workdir: str | os.PathLike[str], *, step: int, metric: str, value:
 
 
 def prune(workdir: str | os.PathLike[str], *, reach: int = 0) -> None:
-    """Removes all checkpoints but the newest two, the best, and those from `reach` steps before the newest on."""
+    """Removes all checkpoints except the newest two, the best, and those needed to go back `reach` steps."""
     folders = _folders(workdir)
     best = folder_of(workdir, "best.json")
     keep = set(folders[-2:]) | ({storage.read_json(best)["folder"]} if storage.exists(best) else set())
@@ -291,16 +292,16 @@ def prune(workdir: str | os.PathLike[str], *, reach: int = 0) -> None:
 
 
 def repair(workdir: str | os.PathLike[str], newest: Checkpoint, *, best_step: int, best: Best | None) -> None:
-    """Makes the folder say what a run that goes on from `newest` knows; a kill may have come between two writes.
+    """Makes the folder consistent for a run that resumes from `newest`, since a kill may have come between two writes.
 
-    Newer folders, which are broken or unfinished, and what is left of writes that were killed are removed, and
-    `last.json` and `best.json` are written anew.
+    It removes newer folders, which are broken or unfinished, and the remains of killed writes, and writes `last.json`
+    and `best.json` anew.
 
     Args:
         workdir: The run folder.
-        newest: What the run goes on from.
-        best_step: Step of the best evaluation up to then, whose checkpoint is there.
-        best: That evaluation; None: there was none.
+        newest: The checkpoint that the run resumes from.
+        best_step: Step of the best evaluation up to then; its checkpoint exists.
+        best: That evaluation; None if there was none.
     """
     _remove_leftovers(workdir)
     for name in _folders(workdir):
@@ -334,19 +335,19 @@ def any_there(workdir: str | os.PathLike[str]) -> bool:
 
 
 class _BrokenCheckpoint(RunError):
-    """A file is missing or not what was written."""
+    """A file is missing or differs from what was written."""
 
 
 def load_newest(
     workdir: str | os.PathLike[str], *, last_step: int | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """Returns the newest checkpoint that is whole, or None, and a sentence for each newer one that is not.
+    """Returns the newest checkpoint that is intact, or None, and a sentence for each newer one that is broken.
 
     Args:
         workdir: The run folder.
-        last_step: Checkpoints of later steps are passed over. None: none is.
+        last_step: Checkpoints of later steps are skipped. None: none is skipped.
     Raises:
-        RunError: If there are checkpoints but every one is broken, or one cannot be read now.
+        RunError: If every checkpoint is broken, or one cannot be read now.
     """
     complaints: list[str] = []
     folders = [name for name in _folders(workdir) if last_step is None or _step_of(name) <= last_step]
@@ -358,14 +359,14 @@ def load_newest(
     if folders:
         reasons = " ".join(complaint.removesuffix(" Taking the one before.") for complaint in complaints)
         raise RunError(
-            f"Every checkpoint in {folder_of(workdir)} is broken: {reasons} Put whole ones back, or move the folder "
+            f"Every checkpoint in {folder_of(workdir)} is broken: {reasons} Restore intact ones, or move the folder "
             "away to start anew."
         )
     return None, complaints
 
 
 def load_named(workdir: str | os.PathLike[str], which: str) -> Checkpoint:
-    """Loads the `best` or the `last` checkpoint; a run that never evaluated has no best, then it is the last.
+    """Loads the `best` or the `last` checkpoint; for a run without evaluations the best is the last.
 
     Raises:
         InputError: If the run has no checkpoint, or `which` is neither.
@@ -377,14 +378,14 @@ def load_named(workdir: str | os.PathLike[str], which: str) -> Checkpoint:
         path = folder_of(workdir, pointer)
         if storage.exists(path):
             return load(folder_of(workdir, storage.read_json(path)["folder"]))
-    raise InputError(f"{os.fspath(workdir)} has no checkpoint yet; the command that trains it goes on with it.")
+    raise InputError(f"{os.fspath(workdir)} has no checkpoint yet; run the command that trains it again.")
 
 
 def load(folder: str) -> Checkpoint:
     """Reads a checkpoint folder and checks its hashes.
 
     Raises:
-        RunError: If a file is missing or not what was written.
+        RunError: If a file is missing or differs from what was written.
     """
     parts: dict[str, dict[str, np.ndarray]] = {}
     try:
@@ -398,7 +399,7 @@ def load(folder: str) -> Checkpoint:
             content = storage.read_bytes(path)
             if hashlib.sha256(content).hexdigest() != expected:
                 raise _BrokenCheckpoint(
-                    f"Checkpoint {folder} is broken: {os.path.basename(path)} is not what was written."
+                    f"Checkpoint {folder} is broken: {os.path.basename(path)} differs from what was written."
                 )
             parts[part] = safetensors.numpy.load(content)
         return Checkpoint(
@@ -410,9 +411,9 @@ def load(folder: str) -> Checkpoint:
         )
     except (FileNotFoundError, KeyError, TypeError, InputError, safetensors.SafetensorError) as error:
         raise _BrokenCheckpoint(f"Checkpoint {folder} is broken: {error}.") from error
-    except OSError as error:  # it may be whole
+    except OSError as error:  # it may be intact
         raise RunError(
-            f"Checkpoint {folder} cannot be read now: {error}. Mend that and run the command again."
+            f"Checkpoint {folder} cannot be read now: {error}. Fix that and run the command again."
         ) from error
 
 

@@ -50,7 +50,7 @@ class Evaluator:
         return accumulator.result()
 
     def _step(self, observe: Observe) -> Callable[..., Any]:
-        # Splits that are observed alike share one graph.
+        # Splits with the same `observe` share one graph.
         if observe not in self._steps:
             self._steps[observe] = build_evaluate_step(
                 self._model, observe, strategy=self._devices.strategy, jit=self._jit

@@ -35,7 +35,7 @@ def distribute(
 
 
 class Feed:
-    """Hands out the iterator for the next call and how many steps it may take."""
+    """Gives the iterator for the next call, and the number of steps that the call may take."""
 
     def __init__(self, task: Task, devices: Devices, first_step: int):
         self._task, self._devices = task, devices
@@ -52,6 +52,6 @@ class Feed:
         return iter(batches), num_steps
 
     def drop(self, step: int) -> None:
-        """Passes over the batch of a step."""
+        """Skips the batch of a step."""
         if self._iterator is not None:
             next(self._iterator)

@@ -1,7 +1,6 @@
 """The outer loop: calls into the graph, records, evaluation, checkpoints, resume, bad steps, the end on request.
 
-One loop for every task and every strategy. A task brings values and functions (task.py); what it computes per step lies
-in step.py.
+One loop for every task and every strategy. A task brings values and functions (task.py); step.py computes a step.
 """
 
 import functools
@@ -27,48 +26,48 @@ from aigc_tf.training.step.step import LossHistory, build_inspect_step, build_ru
 from aigc_tf.training.task import Shown, Task
 
 _BAD_STEPS_IN_A_ROW = 10
-"""So many bad steps one after another are no fault of their batches: the run stops whatever the policy."""
+"""Bad steps in a row after which the run stops under any policy: so many are not the fault of their batches."""
 
 
 class Watcher(Protocol):
-    """Sees what happens in a run; every method is called on the chief only."""
+    """Observes a run. Every method is called on the chief only."""
 
     def on_start(self, step: int) -> None:
         """Before the first step of this process; `step` are done."""
 
     def on_steps(self, records: list[dict[str, float]]) -> None:
-        """After a call into the graph, one record a step."""
+        """After a call into the graph, with one record per step."""
 
     def on_evaluation(self, step: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
         """After an evaluation."""
 
     def on_samples(self, step: int, samples: list[Shown]) -> None:
-        """After an evaluation, where the task has something to show."""
+        """After an evaluation, if the task has samples to show."""
 
     def on_early_stop(self, step: int, message: str) -> None:
         """After the evaluation that ends the run before its last step."""
 
     def before_checkpoint(self, step: int) -> None:
-        """What was recorded up to `step` must be on disk now: a resumed run starts from there."""
+        """Records up to `step` must be on disk now, since a resumed run starts there."""
 
     def on_checkpoint(self, step: int, blocked_seconds: float) -> None:
-        """After the weights were copied for a checkpoint, which is written while training goes on."""
+        """After the weights were copied for a checkpoint, which is then written during training."""
 
     def on_written(self, step: int, seconds: float) -> None:
-        """After a checkpoint is on disk, which took so long."""
+        """After a checkpoint is on disk, with the time it took."""
 
     def on_example_ids(self, first_step: int, example_ids: np.ndarray) -> None:
-        """After a call into the graph, where ids are asked for: `(steps, B, ...)` int64, the step counted from 1."""
+        """After a call into the graph, if ids are logged: `(steps, B, ...)` int64, the step counted from 1."""
 
     def on_skipped(self, step: int, message: str) -> None:
         """After the batch of a step was left out."""
 
     def on_rollback(self, step: int) -> None:
-        """After the run went back to what it was after `step`: what was recorded since is void."""
+        """After the run went back to `step`: later records are void."""
 
 
 def agree(devices: Devices, number: int = 0) -> int:
-    """Returns the chief's number when every worker is here: what the chief wrote before can then be read by all."""
+    """Returns the chief's number once every worker is here; then all can read what the chief wrote before."""
     if devices.num_workers == 1:
         return number
 
@@ -93,13 +92,13 @@ def train(
     """Runs `state` up to `config.num_steps` or an early stop, with checkpoints and evaluations on the way.
 
     Args:
-        task: What is trained.
-        config: How.
+        task: The task.
+        config: How to train.
         workdir: The run folder.
         state: New, or restored from a checkpoint; it is changed.
-        devices: Where.
-        watcher: Sees what happens.
-        stop_requested: Whether this process was asked to end, looked at between calls into the graph and between the
+        devices: Where to train.
+        watcher: Observes the run.
+        stop_requested: Whether this process was asked to end; checked between calls into the graph and between the
             batches of an evaluation.
     Raises:
         Preempted: If this process or another worker was asked to end; a last checkpoint is on disk.
@@ -162,10 +161,10 @@ class _Loop:
             self._watcher.on_start(state.step)
             skipping.cut_back(self._workdir, resume_step=state.step)
             if config.bad_steps.policy == "rollback" and not state.step:
-                self._save(improved=False)  # or there would be nothing to go back to before the first one
+                self._save(improved=False)  # so that a rollback before the first checkpoint has somewhere to go
         try:
             if self._is_due_for_evaluation():
-                self._at_boundary()  # the process before was asked to end during this evaluation
+                self._at_boundary()  # the previous process was asked to end during this evaluation
             while state.step < config.num_steps and not state.progress.stopped_early:
                 is_stopping = self._call()
                 if is_stopping:
@@ -179,7 +178,7 @@ class _Loop:
             self._watcher.on_early_stop(state.step, early_stop(state.progress, state.step, self._task.best_metric))
 
     def _call(self) -> bool:
-        """Does the next steps, up to an event or a bad one; returns whether any worker was asked to end."""
+        """Runs the next steps, up to an event or a bad step; returns whether any worker was asked to end."""
         state = self._state
         if state.step in self._omitted:
             return self._leave_out()
@@ -214,13 +213,13 @@ class _Loop:
         state.step += len(records)
         good_steps = [record["step"] for record in records if not record.get("train/skipped")]
         if good_steps and good_steps[-1] > self._last_bad_step:
-            self._bad_in_a_row = 0  # further than before, not what a rollback does again
+            self._bad_in_a_row = 0  # only beyond the farthest step so far: a rollback repeats good steps
         if not arrays["good"][-1]:
             self._on_bad_step(records[-1])
         return bool(arrays["stop"][-1])
 
     def _leave_out(self) -> bool:
-        """Passes over a batch that a rollback left out: step and schedule go on, weights and slots stay."""
+        """Skips a batch that a rollback left out: step and schedule advance, weights and slots stay."""
         self._feed.drop(self._state.step)
         self._state.step += 1
         if self._devices.is_chief:
@@ -228,7 +227,7 @@ class _Loop:
         return False
 
     def _on_bad_step(self, record: dict[str, Any]) -> None:
-        """Writes down which examples made a step bad, and stops, skips the batch, or rolls back, as the policy says.
+        """Saves the examples of a bad step; then stops, skips the batch or rolls back, by the policy.
 
         The weights are those that the step was computed with.
         """
@@ -247,7 +246,7 @@ class _Loop:
             )
         if self._bad_in_a_row == _BAD_STEPS_IN_A_ROW:
             raise RunError(
-                f"{what}, the {self._bad_in_a_row}th bad step in a row, which is no fault of its batch; training "
+                f"{what}, the {self._bad_in_a_row}th bad step in a row, so its batch is not at fault; training "
                 f"stopped, and the checkpoints in {self._workdir} are from before. {look} Lower "
                 "training.optimizer.learning_rate "
                 "in another --workdir."
@@ -259,7 +258,7 @@ class _Loop:
             self._watcher.on_skipped(step, f"{what}; its batch is left out. {look}")
 
     def _write_examples(self, step: int) -> str:
-        """Writes down the examples of a step with their losses; returns a sentence on where to look."""
+        """Saves the examples of a step with their losses; returns a sentence on where to look."""
         rows = self._inspect(step - 1)
         if not self._devices.is_chief:
             return ""
@@ -271,7 +270,7 @@ class _Loop:
         return f"Look at its examples: {command}"
 
     def _roll_back(self, record: dict[str, Any], message: str) -> None:
-        """Goes back to the newest checkpoint from before the batches that are left out, the same on every worker."""
+        """Returns to the newest checkpoint before the batches that are left out, the same on every worker."""
         step = int(record["step"])
         first = max(step - self._config.bad_steps.rollback_batches + 1, 1)
         self._report_written(self._writer.wait())  # the newest checkpoint may be the one to go back to
@@ -286,7 +285,7 @@ class _Loop:
             omitted = range(max(first, target + 1), step + 1)
             skipping.append(self._workdir, record, policy="rollback", omitted=omitted)
             self._watcher.on_skipped(step, message)
-        agree(self._devices)  # all have read the checkpoint, and skipped.jsonl is there for all
+        agree(self._devices)  # now all have read the checkpoint, and all can see skipped.jsonl
         self._omitted = skipping.omitted_steps(self._workdir, resume_step=target)
         if self._devices.is_chief:
             repair_folder(self._workdir, self._state, newest, self._task)
@@ -295,7 +294,7 @@ class _Loop:
         self._feed = Feed(self._task, self._devices, target)  # its iterator is ahead; an order starts at any step
 
     def _step_to_go_back_to(self, first: int) -> int:
-        """Returns the step of the newest whole checkpoint before a step, or of the newest of all where none is."""
+        """Returns the step of the newest intact checkpoint before a step; if there is none, of the newest of all."""
         newest, complaints = checkpoints.load_newest(self._workdir, last_step=first - 1)
         for complaint in complaints:
             self._watcher.on_skipped(first, complaint)
@@ -306,7 +305,7 @@ class _Loop:
         return newest.step
 
     def _inspect(self, step: int) -> list[dict[str, Any]]:
-        """Returns the examples of a step, counted from 0, with their losses, the greatest first."""
+        """Returns the examples of a step, counted from 0, with their losses, the largest first."""
         shape = self._task.order.batch(step).shape
         batches = distribute(self._task.train, self._devices, first_step=step, num_steps=1, shape=shape)
         seen = {
@@ -327,7 +326,7 @@ class _Loop:
         return is_due and self._state.progress.evaluated_step < step
 
     def _at_boundary(self) -> None:
-        """Evaluates and writes a checkpoint where this step is due one."""
+        """Evaluates and writes a checkpoint if they are due at this step."""
         state, config, task = self._state, self._config, self._task
         improved = False
         if self._is_due_for_evaluation():
@@ -357,13 +356,13 @@ class _Loop:
         return improved
 
     def _save(self, *, improved: bool) -> None:
-        """Takes what the run is now and has it written while training goes on."""
+        """Copies the run's state and has it written during training."""
         self._saved_step = self._state.step
         if not self._devices.is_chief:
             return
         self._watcher.before_checkpoint(self._state.step)
         started = time.perf_counter()
-        self._report_written(self._writer.wait())  # one copy at a time is in memory
+        self._report_written(self._writer.wait())  # so that only one copy is in memory
         checkpoint = self._state.checkpoint(frozen_file=self._writer.frozen_file)
         name, sign = self._task.best_metric
         value = self._state.progress.best_value
@@ -372,7 +371,7 @@ class _Loop:
         self._watcher.on_checkpoint(self._state.step, time.perf_counter() - started)
 
     def _save_last(self) -> None:
-        """Has what is done on disk before the process ends."""
+        """Puts the finished steps on disk before the process ends."""
         if self._saved_step != self._state.step:
             self._save(improved=False)
         self._report_written(self._writer.wait())
@@ -383,7 +382,7 @@ class _Loop:
 
 
 def _steps_to_event(step: int, config: TrainingConfig) -> int:
-    """Steps until something happens between two calls, at most `steps_per_call`."""
+    """Returns the steps until the next event between two calls, at most `steps_per_call`."""
     intervals = [
         config.devices.steps_per_call,
         config.checkpoint_every,
@@ -399,7 +398,7 @@ def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tu
     name, sign = best_metric
     value, progress = metrics[name], state.progress
     if value is None:
-        return False  # what is undefined for the data is no worse than the best, and no reason to stop
+        return False  # an undefined metric is not worse than the best, so it is no reason to stop
     signed = sign * value
     if progress.best_value is None or signed > progress.best_value:
         progress.best_value, progress.best_step, progress.evaluations_since_best = signed, state.step, 0
@@ -410,7 +409,7 @@ def _note_evaluation(state: TrainState, metrics: dict[str, Any], best_metric: tu
 
 
 def _records(arrays: dict[str, np.ndarray], parts: dict[str, np.ndarray], first_step: int) -> list[dict[str, Any]]:
-    """Turns the columns of a call into one record a step, the step counted from 1."""
+    """Turns the columns of a call into one record per step; steps count from 1."""
     records = []
     for i in range(len(arrays["loss"])):
         record = {

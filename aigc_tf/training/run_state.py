@@ -1,4 +1,4 @@
-"""A run in memory: built at step 0, taken into checkpoints, restored from them."""
+"""A run in memory: built at step 0, saved into checkpoints, restored from them."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ from aigc_tf.training.task import Task
 
 @dataclasses.dataclass(kw_only=True)
 class Progress:
-    """What a run has to remember besides weights and slots; kept in every checkpoint."""
+    """The state of a run besides weights and slots; kept in every checkpoint."""
 
     train_seconds: float = 0.0
-    """Wall seconds inside training calls, waiting for input included, over all restarts."""
+    """Wall seconds inside training calls, including input waits, over all restarts."""
     train_tokens: float = 0.0
     """Tokens trained on, padding not counted, over all restarts."""
     best_value: float | None = None
@@ -30,7 +30,7 @@ class Progress:
     evaluated_step: int = 0
     """The last step after which there was an evaluation."""
     loss_history: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """`step.LossHistory`, from which a spike is told."""
+    """`step.LossHistory`, by which a spike is recognised."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -43,13 +43,13 @@ class TrainState:
     progress: Progress
     data_sha256: str
     averages: list[keras.Variable] = dataclasses.field(default_factory=list)
-    """Of the model's trainable variables, in their order; empty where none are kept."""
+    """Averages of the trainable variables, in their order; empty if the run keeps none."""
 
     def checkpoint(self, *, frozen_file: str = "") -> checkpoints.Checkpoint:
-        """Returns all that a run goes on from, as it is now.
+        """Returns the current state from which a run can resume.
 
         Args:
-            frozen_file: Where what no step changes is written already; empty: it is taken too.
+            frozen_file: The file of the frozen weights, if written already; if empty, they are included.
         """
         trained = self.model.trainable_variables
         return checkpoints.Checkpoint(
@@ -88,23 +88,23 @@ def build_state(task: Task, config: TrainingConfig, devices: Devices) -> TrainSt
 
 
 def restore(state: TrainState, checkpoint: checkpoints.Checkpoint) -> None:
-    """Puts a checkpoint into a state.
+    """Restores a state from a checkpoint.
 
     Raises:
-        InputError: If it is of another model or was trained on other data.
+        InputError: If it belongs to another model or other data.
     """
     if checkpoint.progress.get("data_sha256") != state.data_sha256:
         raise InputError(
             "The prepared data set has changed since this run began, so it cannot go on; "
-            "take another --workdir, or prepare the data as they were."
+            "use another --workdir, or prepare the data as they were."
         )
     checkpoints.assign(state.model.variables, checkpoint.weights, what="weights")
     checkpoints.assign(state.optimizer.variables, checkpoint.slots, what="optimizer slots")
     for variable, average in zip(state.model.trainable_variables, state.averages, strict=bool(state.averages)):
         if variable.path not in checkpoint.averages:
             raise InputError(
-                f"The checkpoint has no average of {variable.path!r}: the run kept none when it was written; "
-                "take another --workdir, or training.optimizer.ema_decay 0."
+                f"The checkpoint has no average of {variable.path!r}: the run kept none then; "
+                "use another --workdir, or training.optimizer.ema_decay 0."
             )
         average.assign(checkpoint.averages[variable.path])
     state.step, state.progress = checkpoint.step, progress_of(checkpoint)
@@ -132,13 +132,13 @@ def progress_of(checkpoint: checkpoints.Checkpoint) -> Progress:
 
 
 def forget_lost_best(workdir: str, state: TrainState) -> None:
-    """Makes the next evaluation the best where the weights of the best so far are gone; called on every worker."""
+    """If the weights of the best evaluation are gone, makes the next one the best; called on every worker."""
     if state.progress.best_step and not checkpoints.is_there(workdir, state.progress.best_step):
         state.progress.best_value, state.progress.best_step = None, 0
 
 
 def repair_folder(workdir: str, state: TrainState, checkpoint: checkpoints.Checkpoint, task: Task) -> None:
-    """Makes the run folder fit the checkpoint that `state` was restored from; called on the chief."""
+    """Makes the run folder consistent with the checkpoint that `state` was restored from; called on the chief."""
     name, sign = task.best_metric
     progress = state.progress
     best = checkpoints.Best(name, sign * progress.best_value) if progress.best_value is not None else None

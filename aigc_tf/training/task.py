@@ -16,10 +16,10 @@ from aigc_tf.training.step.step import Observe
 
 
 class Accumulator(Protocol):
-    """Adds up what was observed of a split, so that no more of it is kept than its metrics need."""
+    """Sums what was observed of a split, and keeps no more than the metrics need."""
 
     def add(self, rows: dict[str, np.ndarray]) -> None:
-        """Takes what was observed of the rows of one batch, `(N, ...)` each; of another one `...` may differ."""
+        """Adds the observations of one batch, `(N, ...)` each; `...` may differ between batches."""
 
     def result(self) -> dict[str, Any]:
         """Returns the metrics of all rows so far, nested. They depend neither on batches nor on their order."""
@@ -33,21 +33,21 @@ class Evaluation:
     num_batches: int
     observe: Observe
     accumulator: Callable[[], Accumulator]
-    """Makes an empty one, for each pass."""
+    """Returns an empty accumulator, for each pass."""
     shape: Mapping[str, int] | None = None
-    """`StepBatch.shape` of all batches, where shapes must be known."""
+    """`StepBatch.shape` of all batches, if shapes must be known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Something that a model made, to be looked at after an evaluation."""
+    """A sample of a model's output, shown after an evaluation."""
 
     kind: str
     """`text` or `picture`."""
     value: Any
     """A string; `(H, W, 3)` uint8."""
     caption: str = ""
-    """What it was made of, such as the prompt."""
+    """Its origin, such as the prompt."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,12 @@ class Task:
     train: BatchSource
     evaluations: dict[str, Evaluation]
     best_metric: tuple[str, int]
-    """Metric that names the best checkpoint, and 1 where more is better, -1 where less is."""
+    """Metric that chooses the best checkpoint, and 1 if more is better, -1 if less is."""
     data_sha256: str
-    """Hash of the prepared data set; a run refuses to go on with another."""
+    """Hash of the prepared data set; a run refuses to resume on another."""
     judged_weights: str = "auto"
     """One of config.WEIGHT_KINDS."""
     blocks: Callable[[keras.Model], Sequence[keras.layers.Layer]] = lambda model: ()
     """The layers that `training.devices.recompute` computes again in the backward pass."""
     samples: Callable[[keras.Model], list[Shown]] = lambda model: []
-    """What the model makes, to be looked at after an evaluation."""
+    """Samples of the model's output, shown after an evaluation."""

@@ -45,7 +45,7 @@ def test_what_fails_in_the_thread_is_raised_by_the_next_call(tmp_path, monkeypat
         writer.wait()
         monkeypatch.setattr(storage, "sha256_read_back", broken)
         writer.submit(checkpoint(6))
-        with pytest.raises(RunError, match="is not what the disk gives back"):
+        with pytest.raises(RunError, match="back gives something else than was written"):
             writer.wait()
     assert checkpoints.load_named(tmp_path, "last").step == 5
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000005"]
@@ -64,7 +64,7 @@ def test_frozen_variables_are_written_once_and_found_by_every_checkpoint(tmp_pat
     assert newest.weights["f"].tolist() == [0, 1, 2, 3]
     file = next((tmp_path / "checkpoints").glob("frozen-*"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(RunError, match=r"frozen-.* is not what was written"):
+    with pytest.raises(RunError, match=r"frozen-.* differs from what was written"):
         checkpoints.load(str(tmp_path / "checkpoints" / "step-00000003"))
 
 

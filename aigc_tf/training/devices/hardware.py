@@ -1,7 +1,7 @@
-"""What devices can do: their memory and their peak rates, from the makers' tables; for others a short measurement.
+"""Memory and peak rates of devices, from the makers' tables; other devices are measured briefly.
 
-Rates are of matrix products without sparsity, in floating-point operations a second, two for a multiplication with its
-addition. `float32` is the rate of what TensorFlow computes for float32: from NVIDIA's Ampere on it multiplies in
+Rates are of matrix products without sparsity, in floating-point operations per second; a multiplication with its
+addition counts as two. `float32` is the rate at which TensorFlow computes float32: from NVIDIA's Ampere on in
 TensorFloat-32, and on TPU in one pass of bfloat16.
 """
 
@@ -15,7 +15,7 @@ from aigc_tf.errors import InputError, suggest
 from aigc_tf.training.devices.strategy import Devices
 
 _GIB, _TERA = 2**30, 1e12
-_CPU_WIDTH, _GPU_WIDTH = 2048, 8192  # of the matrices that are multiplied to measure a rate
+_CPU_WIDTH, _GPU_WIDTH = 2048, 8192  # width of the matrices that are multiplied to measure a rate
 _MEASURED_CALLS = 3
 
 
@@ -25,14 +25,14 @@ class DeviceKind:
 
     name: str
     words: tuple[str, ...]
-    """What TensorFlow's name of the device has in it, in small letters."""
+    """Words of TensorFlow's name for the device, in lower case."""
     memory_bytes: int
     bfloat16: float
-    """0: it multiplies no bfloat16."""
+    """0: it does not multiply bfloat16."""
     float32: float
     source: str
     replicas: int = 1
-    """Of TensorFlow on one chip: a TPU v2 or v3 has two cores with half of the memory and half of the rate each."""
+    """TensorFlow's replicas on one chip: a TPU v2 or v3 has two cores, each with half of the memory and rate."""
 
     def rate(self, precision: str) -> float:
         """Returns the peak of one replica at `float32` or `bfloat16`."""
@@ -67,7 +67,7 @@ _NVIDIA = "https://www.nvidia.com/en-us/data-center"
 _A100 = f"{_NVIDIA}/a100"
 _H100 = "NVIDIA H100 Tensor Core GPU datasheet; half of what it gives with sparsity"
 _V100 = "NVIDIA V100 Tensor Core GPU datasheet (SXM2)"
-# The first row all of whose words are in a device's name is its row.
+# A device's row is the first whose words are all in its name.
 DEVICE_KINDS = (
     _gpu("B200", "b200", gib=180, bfloat16=2250, float32=1125, source="NVIDIA DGX B200 datasheet, an eighth, dense"),
     _gpu("H200", "h200", gib=141, bfloat16=989.5, float32=494.5, source="NVIDIA H200 datasheet (SXM), dense"),
@@ -92,18 +92,18 @@ DEVICE_KINDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MachinePeak:
-    """What all devices of a run reach together."""
+    """The peak rate of all devices of a run together."""
 
     flops_per_second: float
     origin: str
-    """One sentence: looked up where, or measured how."""
+    """One sentence: where it was looked up, or how it was measured."""
 
 
 def named_device(name: str) -> DeviceKind:
     """Returns the row of a device that a user names, such as `H100` or `tpu-v5e`.
 
     Raises:
-        InputError: If the table has none of that name.
+        InputError: If the table has no device of that name.
     """
     plain = _plain(name)
     for kind in DEVICE_KINDS:
@@ -118,22 +118,22 @@ def _plain(name: str) -> str:
 
 
 def find_kind(device_name: str) -> DeviceKind | None:
-    """Returns the row of what TensorFlow, or a TPU's environment, calls a device; None where the table has none."""
+    """Returns the row for a device's name in TensorFlow or in a TPU's environment; None if the table lacks it."""
     words = device_name.lower()
     return next((kind for kind in DEVICE_KINDS if all(word in words for word in kind.words)), None)
 
 
 def machine_kind() -> DeviceKind | None:
-    """Returns the row of this machine's first device; None for a CPU and for what the table lacks."""
+    """Returns the row of this machine's first device; None for a CPU and for devices that the table lacks."""
     return find_kind(_device_name())
 
 
 def machine_peak(devices: Devices, precision: str) -> MachinePeak:
-    """Looks up what the devices of a run reach together, or measures it.
+    """Looks up the peak rate of all devices of a run together, or measures it.
 
     Args:
-        devices: Where the run trains. Its hosts are taken to be alike.
-        precision: `float32` or `bfloat16`: what products are computed in.
+        devices: Where the run trains. Its hosts are assumed to be alike.
+        precision: The dtype of products, `float32` or `bfloat16`.
     """
     name = _device_name()
     kind = find_kind(name)
@@ -143,7 +143,7 @@ def machine_peak(devices: Devices, precision: str) -> MachinePeak:
         origin = f"{replicas} x {kind.name} at {kind.rate(precision) / _TERA:,.1f} TFLOP/s in {precision}"
         return MachinePeak(flops_per_second=total, origin=f"{origin}, looked up for {name!r} ({kind.source})")
     is_cpu = not tf.config.list_physical_devices("GPU") and not tf.config.list_physical_devices("TPU")
-    times = devices.num_workers if is_cpu else replicas  # replicas on one CPU share it
+    times = devices.num_workers if is_cpu else replicas  # the replicas on one CPU share its rate
     measured = measure_rate(precision, width=_CPU_WIDTH if is_cpu else _GPU_WIDTH)
     return MachinePeak(
         flops_per_second=measured * times,
@@ -160,11 +160,11 @@ def _device_name() -> str:
 
 
 def measure_rate(precision: str, *, width: int = _CPU_WIDTH) -> float:
-    """Returns the operations a second of a product of two square matrices: the best of a few, after a first one."""
+    """Returns the operations per second of a product of two square matrices: the best of a few, after a first one."""
     matrix = tf.cast(tf.random.stateless_uniform([width, width], [0, 0]), precision)
     seconds = []
     for _ in range(1 + _MEASURED_CALLS):
         started = time.perf_counter()
-        tf.reduce_sum(tf.matmul(matrix, matrix)[:1]).numpy()  # a number on the host: it waits for the product
+        tf.reduce_sum(tf.matmul(matrix, matrix)[:1]).numpy()  # a number on the host, which waits for the product
         seconds.append(time.perf_counter() - started)
     return 2.0 * width**3 / min(seconds[1:])

@@ -1,4 +1,4 @@
-"""The request to end that schedulers send before they take a machine away."""
+"""SIGTERM, the request to end that schedulers send before they take a machine away."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether this process has received SIGTERM since; inside, the signal ends nothing."""
+    """Yields a function that tells whether this process has received SIGTERM since; within it, SIGTERM ends nothing."""
     received: list[int] = []
 
     def note(signal_number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Devices and workers: which tf.distribute strategy a run uses, and what the hardware honours."""
+"""Devices and workers: which tf.distribute strategy a run uses, and what the hardware supports."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ class Devices:
 
     strategy: tf.distribute.Strategy
     name: str
-    """One of config.STRATEGIES but `auto`."""
+    """One of config.STRATEGIES except `auto`."""
     num_replicas: int
     first_replica: int
     """Number of this worker's first replica among those of all workers."""
@@ -35,9 +35,9 @@ class Devices:
 
 @functools.cache
 def build_devices(strategy: str) -> Devices:
-    """Builds the strategy, once a process; under multi_worker the process must not have used TensorFlow before.
+    """Builds the strategy, once per process; under multi_worker the process must not have used TensorFlow before.
 
-    Two strategies of one process would take each other's collective operations for their own and fail.
+    Two strategies in one process would confuse each other's collective operations and fail.
 
     Args:
         strategy: One of config.STRATEGIES.
@@ -54,7 +54,7 @@ def build_devices(strategy: str) -> Devices:
         cluster(name)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         devices = _devices(name, tf.distribute.MultiWorkerMirroredStrategy())
-        # TensorFlow has taken SIGTERM for itself, and a worker that is asked to end would go on for ever.
+        # TensorFlow takes over SIGTERM, and a worker that is asked to end would continue forever.
         signal.signal(signal.SIGTERM, on_sigterm)
         return devices
     return _devices(name, _tpu_strategy())
@@ -128,7 +128,7 @@ def _tpu_strategy() -> tf.distribute.Strategy:
 
 
 def resolve_precision(precision: str) -> str:
-    """Returns `float32` or `bfloat16`; `auto` is bfloat16 where the hardware multiplies it."""
+    """Returns `float32` or `bfloat16`; `auto` is bfloat16 if the hardware multiplies it."""
     if precision != "auto":
         return precision
     gpus = tf.config.list_physical_devices("GPU")

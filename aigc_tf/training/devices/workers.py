@@ -1,12 +1,11 @@
 """The workers of a run: they wait for each other, compare what they are about to do, and stop together.
 
-TensorFlow carries the sums between workers. What it does not do, as measured with TensorFlow 2.21: say in one sentence
-which worker is gone, end the wait for a worker that never comes up, or notice that two workers run different things.
-So each worker keeps a TCP line of its own to worker 0, from before TensorFlow joins them to the end of their common
-work. The line uses the address that TF_CONFIG gives worker 0, before TensorFlow listens there, so no further port has
-to be open.
+TensorFlow carries the sums between workers. As measured with TensorFlow 2.21, it does not name the worker that is lost,
+does not end the wait for a worker that never comes up, and does not notice that two workers run different things. So
+each worker keeps its own TCP connection to worker 0, from before TensorFlow joins them to the end of their common work.
+It uses the address that TF_CONFIG gives worker 0, before TensorFlow listens there, so no other port must be open.
 
-Over a line go JSON objects, one a line:
+Messages are JSON objects, one per line:
     {"index", "facts"}         a worker comes; worker 0 answers when all are there
     {"round", "facts"}         what a worker is about to do; worker 0 answers with {"round"} when all are the same
     {"lost": sentence}         from worker 0: which worker is gone, and why
@@ -34,22 +33,22 @@ from aigc_tf.errors import InputError, Preempted, RunError
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 20.0
-"""Silence after which a worker counts as gone; its host may have lost power or network, or the process is stopped."""
+"""Silence after which a worker counts as lost: its host may have lost power or network, or its process is stopped."""
 GRACE_SECONDS = 20.0
-"""What TensorFlow gets to give up a sum over workers once one of them is gone; then the process is ended from here."""
+"""Time for TensorFlow to give up a sum over workers once one of them is lost; then this module ends the process."""
 CONNECT_SECONDS = 50.0
-"""What TensorFlow gets to connect the workers, who are all there by then."""
-_NOTE_SECONDS = 15.0  # of waiting before the first word about it
+"""Time for TensorFlow to connect the workers, which are all up by then."""
+_NOTE_SECONDS = 15.0  # of waiting before the first notice
 _MAX_MESSAGE = 1 << 22
 
-# A program that says its second argument after the seconds of its first, unless its standard input ends before.
+# A program that prints its second argument after the seconds of its first, unless its standard input ends before.
 _LAST_WORD = """
 import select, sys
 if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
     print("error:", sys.argv[2], file=sys.stderr)
 """
 
-# What a sum over workers raises on the others when one of them goes away; each was seen, or is named in its sources.
+# Errors that a sum over workers raises on the others when one is lost; each was seen, or is in TensorFlow's sources.
 _NETWORK_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -62,7 +61,7 @@ _NETWORK_ERRORS = (
 
 
 class Workers:
-    """The lines of this worker to the others; a worker alone has none, and everything here returns at once."""
+    """The connections of this worker to the others. A worker alone has none; every method then returns at once."""
 
     def __init__(
         self, addresses: Sequence[str], index: int, lines: Mapping[int, "_Line"], last_step: Callable[[], int]
@@ -80,10 +79,10 @@ class Workers:
             self._thread.start()
 
     def compare(self, facts: Mapping[str, Any]) -> None:
-        """Returns when every worker has come here with the same facts.
+        """Returns when every worker has called it with the same facts.
 
         Args:
-            facts: What must be equal everywhere, by the name a user knows it by; as JSON takes it.
+            facts: Values that must be equal everywhere, by the name that a user knows; JSON values.
         Raises:
             InputError: At every worker, if the facts of one differ from those of worker 0.
             RunError: If a worker is gone.
@@ -108,10 +107,10 @@ class Workers:
 
     @contextlib.contextmanager
     def connecting(self) -> Iterator[None]:
-        """Bounds the time that TensorFlow waits for the others inside: one of them may have ended just now.
+        """Within it, bounds the time that TensorFlow waits for the others, since one of them may have just ended.
 
-        TensorFlow waits without end, holding the lock of the interpreter, so that no thread of Python can watch or be
-        heard. The watchdog of `faulthandler` needs no lock to end this process (status 1); another process says why.
+        TensorFlow waits without end and holds the interpreter's lock, so no Python thread can watch it. The watchdog of
+        `faulthandler` needs no lock to end this process (status 1); another process prints the reason.
         """
         if not self._lines:
             yield
@@ -132,8 +131,8 @@ class Workers:
                 self._is_connecting = False
 
     def leave(self, error: BaseException | None) -> None:
-        """Ends the lines; the others are told why, if it is for an error of this worker alone."""
-        # Who is asked to end has agreed on it with the others; worker 0 may have a last checkpoint to write.
+        """Closes the connections; if an error of this worker alone is the reason, the others are told."""
+        # Workers that are asked to end have agreed on it, and worker 0 may still write a last checkpoint.
         message: dict[str, Any] = {"done": True}
         if error is not None and not isinstance(error, Preempted) and not self._lost:
             message = {"stopped": _reason(error)}
@@ -146,10 +145,10 @@ class Workers:
             line.close()
 
     def cause(self, error: BaseException) -> str:
-        """Returns the sentence on the worker whose end led to an error of this one; empty if it is its own."""
+        """Returns the sentence on the worker whose end caused this one's error; empty if the error is its own."""
         if not isinstance(error, _NETWORK_ERRORS) or not self._lines:
             return ""
-        with self._changed:  # TensorFlow may know before worker 0 has told who it is
+        with self._changed:  # TensorFlow may notice before worker 0 has named the worker
             self._changed.wait_for(lambda: self._lost, timeout=SILENT_SECONDS + 2 * BEAT_SECONDS)
         return self._sentence()
 
@@ -170,7 +169,7 @@ class Workers:
         return f"{self._lost} Start the same command on every worker {again}."
 
     def _watch(self) -> None:
-        """Hears the others and is heard by them until `leave`; a thread of its own."""
+        """Exchanges signs of life with the others until `leave`, in its own thread."""
         next_beat = 0.0
         with selectors.DefaultSelector() as selector:
             for line in self._lines.values():
@@ -231,7 +230,7 @@ class Workers:
 
 
 def end_process(sentence: str) -> None:
-    """Ends this process with status 1: the main thread is somewhere in TensorFlow and does not come back."""
+    """Ends this process with status 1: the main thread is inside TensorFlow and does not return."""
     sys.stdout.flush()
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     os._exit(1)
@@ -245,13 +244,13 @@ def joined(
     timeout: float,
     last_step: Callable[[], int],
 ) -> Iterator[Workers]:
-    """Runs its block once all workers are there; when one of them fails or goes away, the block ends with a RunError.
+    """Runs its block once all workers are up; if one fails or is lost, the block ends with a RunError.
 
     Args:
-        cluster: The workers' addresses, `host:port` each, and which of them this process is; None for a worker alone.
-        facts: What must be equal at all workers, as `Workers.compare` takes it.
+        cluster: The workers' addresses, `host:port` each, and the index of this process; None for a worker alone.
+        facts: Values that must be equal at all workers, as for `Workers.compare`.
         timeout: Seconds to wait for the others.
-        last_step: Returns the step after which a run that is started again goes on; 0 without a checkpoint.
+        last_step: Returns the step from which a restarted run resumes; 0 without a checkpoint.
     Raises:
         InputError: If the facts differ, or this worker's port is taken.
         RunError: If a worker does not come up in time, or is gone.
@@ -276,7 +275,7 @@ def joined(
 
 
 class _Line:
-    """A connection that carries JSON objects, one a line."""
+    """A connection that carries JSON objects, one per line."""
 
     def __init__(self, connection: socket.socket, index: int = -1):
         connection.settimeout(5)
@@ -292,12 +291,12 @@ class _Line:
         selector.register(self.socket, selectors.EVENT_READ, self)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Sends a message; that the other end is gone shows where it is listened to."""
+        """Sends a message. It does not fail if the other end is lost; receiving notices that."""
         with self._sending, contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """Returns what has come, at most after the socket's timeout; None where the other end is gone or no worker."""
+        """Returns the messages so far, after the socket's timeout at most; None if the other end is lost or foreign."""
         try:
             content = self.socket.recv(1 << 16)
             if not content or len(self._rest) > _MAX_MESSAGE:
@@ -320,7 +319,7 @@ class _Line:
 
 
 def _gather(addresses: Sequence[str], index: int, deadline: float, timeout: float) -> dict[int, _Line]:
-    """Waits, at worker 0, for all others; a worker that goes away meanwhile may come again."""
+    """Waits, at worker 0, for all others; a worker that ends meanwhile may come back."""
     del index
     lines: dict[int, _Line] = {}
     note = _Note(addresses)
@@ -350,7 +349,7 @@ def _admit(line: _Line, lines: dict[int, _Line], selector: selectors.BaseSelecto
     messages = line.receive()
     known = lines.get(line.index) is line
     if messages is None or (messages and not known and not isinstance(messages[0].get("index"), int)):
-        selector.unregister(line.socket)  # it has ended, or is none of ours
+        selector.unregister(line.socket)  # it has ended, or is not a worker of this run
         line.close()
         if known:
             del lines[line.index]
@@ -368,16 +367,16 @@ def _admit(line: _Line, lines: dict[int, _Line], selector: selectors.BaseSelecto
 
 
 def _report(addresses: Sequence[str], index: int, deadline: float, timeout: float) -> dict[int, _Line]:
-    """Tells worker 0 that this one is there, and waits for its word that all are."""
+    """Tells worker 0 that this worker is up, and waits until worker 0 says that all are."""
     note = _Note(addresses)
     while time.monotonic() < deadline:
         note([0])
         line = _call(addresses[0], index)
-        while line and time.monotonic() < deadline + 10:  # worker 0 gives up first, and says who is missing
+        while line and time.monotonic() < deadline + 10:  # worker 0 gives up first and names the missing worker
             messages = line.receive()
             if messages is None:
                 line.close()
-                line = None  # it ended, or another program has its port: try again
+                line = None  # it ended, or another program uses its port: try again
             for message in messages or []:
                 if "absent" in message:
                     raise RunError(message["absent"])
@@ -394,13 +393,13 @@ def _call(address: str, index: int) -> _Line | None:
     try:
         line = _Line(socket.create_connection(_host_and_port(address), timeout=5))
     except OSError:
-        return None  # it is not there yet, nor perhaps its name
+        return None  # it is not up yet, and perhaps its name is not known either
     line.send({"index": index})
     return line
 
 
 class _Note:
-    """Says on standard error who is waited for, after a while and then each minute."""
+    """Prints on standard error whom it waits for, after a while and then each minute."""
 
     def __init__(self, addresses: Sequence[str]):
         self._addresses, self._next = addresses, time.monotonic() + _NOTE_SECONDS
@@ -420,7 +419,7 @@ def _listen(address: str) -> socket.socket:
     except OSError as error:
         raise InputError(
             f"Port {port}, which TF_CONFIG gives this worker ({address}), cannot be listened on: {error.strerror}. "
-            "End the process that has it, or take another port."
+            "End the process that uses it, or choose another port."
         ) from error
 
 

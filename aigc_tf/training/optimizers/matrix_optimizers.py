@@ -1,4 +1,4 @@
-"""Keras' Adafactor and Muon, changed where they see matrices otherwise than their papers do.
+"""Keras' Adafactor and Muon, changed where they treat matrices differently from their papers.
 
 Slots are named by the path of their variable, since checkpoints keep them by path.
 """
@@ -17,16 +17,16 @@ _FUSED = "attention_inputs_kernel"
 class Adafactor(keras.optimizers.Adafactor):
     """Adafactor with an outside learning rate and without a first moment.
 
-    Keras 3.15 stores the full second moment of each matrix beside its factors, so that nothing is saved; gives factors
-    names that repeat; and lets no rate be above 1 / sqrt(step), whatever the schedule says. Here a matrix keeps its
-    factors alone and the rate is the schedule's.
+    Keras 3.15 stores the full second moment of each matrix beside its factors, which saves nothing; gives factors
+    repeated names; and caps the rate at 1 / sqrt(step), against the schedule. Here a matrix keeps only its factors, and
+    the rate is the schedule's.
 
     Source: Shazeer and Stern 2018, algorithm 4 (factors of the last two axes), section 7 for the decay of the second
     moment, and section 8 for the scale of the rate, `max(epsilon_2, RMS(variable))`.
     """
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Makes the slots: means of the squared gradients over each of the last two axes, or one of each element."""
+        """Makes the slots: means of the squared gradients over each of the last two axes, or one per element."""
         if self.built:
             return
         super(keras.optimizers.Adafactor, self).build(variables)
@@ -71,16 +71,16 @@ def _rms(x: tf.Tensor) -> tf.Tensor:
 class Muon(keras.optimizers.Muon):
     """Muon for the matrices of the numbered layers, AdamW for all other variables.
 
-    Keras 3.15 leaves each variable that has not two axes to AdamW: in a network of KerasNLP's the four kernels of
-    attention, which have three. And it takes our (D, 3 D) kernel for one matrix, where Muon's author found that
-    queries, keys and values are better apart.
+    Keras 3.15 leaves every variable without exactly two axes to AdamW, including the four kernels of attention in
+    KerasNLP, which have three. And it treats our (D, 3 D) kernel as one matrix, although Muon's author found that
+    queries, keys and values are better separate.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, section 2.2, equation 4
-    (an update has the size of AdamW's, so that the same rates fit).
+    (an update has the size of AdamW's, so the same rates fit).
     """
 
     def __init__(self, *, matrices: Sequence[tuple[keras.Variable, tuple[int, int]]], **arguments: Any):
-        """Takes Keras' arguments, and the variables that Muon moves, each with what `matrix_sizes` says of it."""
+        """Takes Keras' arguments, and the variables that Muon moves, each with its result of `matrix_sizes`."""
         super().__init__(**arguments)
         self._matrices = {self._var_key(variable): size for variable, size in matrices}
 
@@ -100,15 +100,14 @@ class Muon(keras.optimizers.Muon):
 
 
 def matrix_sizes(variables: Sequence[keras.Variable]) -> list[tuple[int, int] | None]:
-    """Says of each variable of numbered layers whether it is a matrix, and of how many rows.
+    """Returns, for each variable of numbered layers, whether it is a matrix, and its number of rows.
 
-    A variable of two axes is one matrix, but for embeddings and biases (KerasNLP's of a query are (H, E)). A kernel of
-    attention with three axes is one where its first or its last axis is the model's width (the commonest length of a
-    vector among the variables: norms and biases): KerasNLP's (D, H, E) and (H, E, D) are D x H E and H E x D. All
-    else is none.
+    A variable of two axes is one matrix, except for embeddings and biases (KerasNLP's query biases are (H, E)). A
+    kernel of attention with three axes is one if its first or its last axis is the model's width (the most frequent
+    length of norms and biases): KerasNLP's (D, H, E) and (H, E, D) are D x H E and H E x D. Nothing else is a matrix.
 
     Returns:
-        Of each variable `(parts, rows)`: it is `parts` matrices of `rows` rows side by side; or None.
+        For each variable `(parts, rows)`, that is `parts` matrices of `rows` rows side by side; or None.
     """
     lengths = collections.Counter(variable.shape[0] for variable in variables if len(variable.shape) == 1)
     width = lengths.most_common(1)[0][0] if lengths else 0

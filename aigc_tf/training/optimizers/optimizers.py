@@ -1,4 +1,4 @@
-"""The optimizer, the learning rate of every step, and the share of it that each layer gets."""
+"""The optimizer, the learning rate of every step, and each layer's share of it."""
 
 import collections
 import math
@@ -15,7 +15,7 @@ from aigc_tf.training.optimizers.matrix_optimizers import Adafactor, Muon, matri
 
 _RMSPROP_DECAY = 0.9  # Tieleman and Hinton 2012, slide 29
 _NUMBERED = re.compile(r"(.*?)_?(\d+)")
-_OUTPUT_MATRIX = "reverse_embeddings"  # KerasNLP's name of one that is not the embeddings, though it stands with them
+_OUTPUT_MATRIX = "reverse_embeddings"  # KerasNLP's output matrix, which is listed with the embeddings but is not one
 
 
 def learning_rate(step: tf.Tensor, config: TrainingConfig) -> tf.Tensor:
@@ -55,15 +55,15 @@ def learning_rate(step: tf.Tensor, config: TrainingConfig) -> tf.Tensor:
 
 
 def wsd_decay_steps(config: TrainingConfig) -> int:
-    """Returns the steps over which `wsd` comes down: `decay_steps`, or a tenth of the run, as Hu et al. 2024 found."""
+    """Returns the steps over which `wsd` falls: `decay_steps`, or by Hu et al. 2024 a tenth of the run."""
     rest = config.num_steps - config.schedule.warmup_steps
     return config.schedule.decay_steps or min(max(config.num_steps // 10, 1), max(rest, 1))
 
 
 def build_optimizer(config: TrainingConfig, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
-    """Returns the built optimizer; weight decay leaves biases and normalisation weights (rank below 2) out.
+    """Returns the built optimizer; weight decay skips biases and normalisation weights (rank below 2).
 
-    Decay is decoupled for every optimizer that has it: a weight loses `rate * weight_decay` of itself before the step.
+    Decay is always decoupled: before the step, a weight loses `rate * weight_decay` of itself.
     The optimizer's name is part of the paths of its variables, which name them in checkpoints.
 
     The step sums gradients over replicas before it clips them, so the optimizer must not sum again: Keras'
@@ -124,14 +124,15 @@ def _hidden_matrices(variables: list[keras.Variable]) -> list[tuple[keras.Variab
 def layer_depths(variables: Sequence[keras.Variable]) -> tuple[list[int], int]:
     """Returns the depth of each variable, and the number of layers L.
 
-    The depth is 0 of the embeddings, 1 to L of the layers, L + 1 of the head.
+    The depth is 0 for embeddings, 1 to L for layers, L + 1 for the head.
 
-    The layers are those whose names differ in a number at their end alone, such as `transformer_layer_3` or `block_3`;
-    of several such series that with the most variables. What comes before the first of them in the model belongs to the
-    embeddings, what comes behind to the head, and so does an output matrix that stands with the embeddings.
+    The layers are those whose names differ only in a number at their end, such as `transformer_layer_3` or `block_3`;
+    if there are several such series, the one with the most variables. What comes before the first of them in the model
+    counts as embeddings, what comes after them as the head; so does an output matrix that is listed with the
+    embeddings.
 
     Args:
-        variables: Of a model, in its order.
+        variables: The variables of a model, in its order.
     Raises:
         InputError: If no names are numbered.
     """
@@ -140,7 +141,7 @@ def layer_depths(variables: Sequence[keras.Variable]) -> tuple[list[int], int]:
     if not series:
         raise InputError(
             "The model has no numbered layers such as 'transformer_layer_0', which training.optimizer.name 'muon' and "
-            "training.optimizer.layer_decay go by; leave them out."
+            "training.optimizer.layer_decay need; leave them out."
         )
     layers = series.most_common(1)[0][0]
     places = [found[1] if found and found[0] == layers else None for found in numbered]
@@ -168,10 +169,10 @@ def layer_scales(variables: Sequence[keras.Variable], decay: float) -> list[floa
     """Returns the share of the rate that each variable gets: `decay` to the power of its distance from the head.
 
     Args:
-        variables: Of a model, in its order.
+        variables: The variables of a model, in its order.
         decay: In (0, 1].
-    Source: Clark et al. 2020, appendix A (layer-wise decay); Bao et al. 2022, appendix G, whose head has the whole
-    rate and whose last layer `decay` of it; Howard and Ruder 2018, section 3.2 (discriminative fine-tuning).
+    Source: Clark et al. 2020, appendix A (layer-wise decay); Bao et al. 2022, appendix G, whose head has the full
+    rate and whose last layer has `decay` of it; Howard and Ruder 2018, section 3.2 (discriminative fine-tuning).
     """
     depths, num_layers = layer_depths(variables)
     return [decay ** (num_layers + 1 - depth) for depth in depths]
@@ -180,8 +181,8 @@ def layer_scales(variables: Sequence[keras.Variable], decay: float) -> list[floa
 def _scale_rates(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], scales: list[float]) -> None:
     """Gives each variable its share of the rate, in its step and in its weight decay.
 
-    Keras knows one rate. It applies decay to all variables and then steps each of them; here each one is decayed right
-    before its step, which is the same.
+    Keras has only one rate. It first decays all variables and then steps each; here each is decayed right before its
+    step, which is equivalent.
     """
     shares = {optimizer._var_key(variable): scale for variable, scale in zip(variables, scales, strict=True)}
     step, decay = optimizer.update_step, optimizer.weight_decay

@@ -1,7 +1,7 @@
-"""How many floating-point operations a training step takes: those of its matrix products and convolutions.
+"""The floating-point operations of a training step: those of its matrix products and convolutions.
 
-A multiplication and an addition count as two. What is not a product (norms, softmax, dropout, the optimizer) is left
-out, as in the definition of FLOPs utilisation that the numbers are for.
+A multiplication and an addition count as two. Everything else (norms, softmax, dropout, the optimizer) is left out, as
+in the definition of FLOPs utilisation that uses the numbers.
 
 Source: Chowdhery et al. 2022, "PaLM", section 4.1 and appendix B, https://arxiv.org/abs/2204.02311
 """
@@ -23,15 +23,15 @@ _LOOPS = ("While", "StatelessWhile")
 
 
 class StepFlops:
-    """Floating-point operations of a step, by padded length; counted when first asked for.
+    """Floating-point operations of a step, by padded length; counted on first use.
 
-    Of up to three lengths each is counted. Of more, the shortest, the longest and the one in the middle are, and the
-    polynomial through them gives the others: products of tokens with weights grow with the length, and attention with
-    its square.
+    Up to three lengths are all counted. If there are more, the shortest, the longest and the middle one are, and the
+    polynomial through them gives the others: products of tokens with weights grow with the length, attention with its
+    square.
 
     Args:
-        step: Of one replica, up to its gradients; it is not kept.
-        lengths: The padded lengths there are.
+        step: The step of one replica, up to its gradients; it is not kept.
+        lengths: All padded lengths.
     Raises:
         ValueError: If the size of a product is not known before the step runs.
     """
@@ -54,7 +54,7 @@ def count_flops(step: StepGraph) -> int:
     """Counts the operations of a step.
 
     Raises:
-        ValueError: If the size of a product, or the turns of a loop with products in it, are not known.
+        ValueError: If the size of a product, or the iterations of a loop with products in it, are not known.
     """
     return _count(step.operations)
 
@@ -85,10 +85,10 @@ def _count_function(operation: tf.Operation, attribute: str, inputs: Sequence[tf
 
 
 def _turns(operation: tf.Operation) -> int:
-    # The first inputs of a tf.while_loop are its counter and the greatest number of its turns.
+    # The first inputs of a tf.while_loop are its counter and the largest number of its iterations.
     turns = tf.get_static_value(operation.inputs[1]) if len(operation.inputs) > 1 else None
     if turns is None or np.ndim(turns) or turns < 0:
-        raise ValueError(f"The loop {operation.name} has products in it, and how often it turns is not known.")
+        raise ValueError(f"The loop {operation.name} has products in it, and its number of iterations is not known.")
     return int(turns)
 
 
@@ -99,7 +99,7 @@ def _sizes(tensor: tf.Tensor) -> list[int]:
 
 
 def _count_matmul(operation: tf.Operation) -> int:
-    """Of `(..., M, K) @ (..., K, N)`: each element of the output is a sum of K products."""
+    """Products of `(..., M, K) @ (..., K, N)`: each element of the output is a sum of K products."""
     is_batch = operation.type != "MatMul"
     transposed = operation.get_attr("adj_x" if is_batch else "transpose_a")
     inner = _sizes(operation.inputs[0])[-2 if transposed else -1]
@@ -107,7 +107,7 @@ def _count_matmul(operation: tf.Operation) -> int:
 
 
 def _count_einsum(operation: tf.Operation) -> int:
-    """Of two inputs: one product for each combination of all the axes that occur."""
+    """Products of two inputs: one for each combination of all axes that occur."""
     if len(operation.inputs) != 2:
         return 0
     equation = operation.get_attr("equation").decode().replace(" ", "")
@@ -115,7 +115,7 @@ def _count_einsum(operation: tf.Operation) -> int:
     for term, tensor in zip(equation.split("->")[0].split(","), operation.inputs, strict=True):
         shape = _sizes(tensor)
         named = len(re.sub(r"\.\.\.", "", term))
-        # An ellipsis stands for the axes that have no name; counted from the end, as they broadcast.
+        # An ellipsis stands for the axes without a name; they are counted from the end, as they broadcast.
         unnamed = [f"-{place}" for place in range(len(shape) - named, 0, -1)]
         before, _, after = term.partition("...")
         for axis, size in zip([*before, *unnamed, *after], shape, strict=True):
@@ -126,7 +126,7 @@ def _count_einsum(operation: tf.Operation) -> int:
 def _count_convolution(operation: tf.Operation) -> int:
     """Each element of the output is a sum over the filter's window and the input channels of its group.
 
-    The gradients towards input and filter take as many products as the forward.
+    The gradients of input and filter take as many products as the forward.
     """
     kind = operation.type
     kernel = operation.outputs[0] if kind.endswith("BackpropFilter") else operation.inputs[1]

@@ -1,11 +1,11 @@
-"""How much memory the tensors of a step take at its fullest moment, without running it.
+"""The memory of a step's tensors at its fullest moment, without running it.
 
-Every tensor takes memory from when its operation starts to when the last operation that reads it is done. TensorFlow
-saves some of it, and so does this: reshapes and the like share their input's memory, and element-wise operations write
-over an input that nobody else will read. Operations start in the order in which they become ready, one at a time;
-what TensorFlow runs side by side moves the peak by a few per cent (docs/LOG.md).
+A tensor takes memory from the start of its operation to the end of the last operation that reads it. As in TensorFlow,
+reshapes and the like share their input's memory, and element-wise operations overwrite an input that nobody else will
+read. Operations start in the order in which they become ready, one at a time; TensorFlow's parallel execution moves the
+peak by a few per cent (docs/LOG.md).
 
-Not counted: what variables take, scratch memory inside of operations, and memory that is free but in pieces too small.
+Not counted: variables, scratch memory inside operations, and free memory in pieces that are too small.
 """
 
 import collections
@@ -23,13 +23,13 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Their output is their input's memory.
+# Their output shares their input's memory.
 _SHARING = _names(
     """
     Identity Reshape ExpandDims Squeeze StopGradient PreventGradient Bitcast Snapshot EnsureShape CheckNumerics
     """
 )
-# They share where they change no value: sums over axes of size 1, copies of which there is one.
+# They share it if they change no value: sums over axes of size 1, a single copy.
 _SHARING_SAME_SIZE = _names(
     """
     Sum Mean Max Min Prod Tile BroadcastTo
@@ -56,22 +56,22 @@ class Peak:
     """The fullest moment of a step."""
 
     num_bytes: int
-    """Of all tensors alive then."""
+    """Bytes of all tensors alive then."""
     by_operation: dict[str, int]
-    """The same, by the type of the operation that made them, largest first."""
+    """The same by the type of the operation that made them, largest first."""
 
 
 def peak_memory(step: StepGraph) -> Peak:
-    """Returns what the tensors of a step take together at the fullest moment."""
+    """Returns the memory of all tensors of a step together at its fullest moment."""
     return _Run(step).peak()
 
 
 def tensor_bytes(tensor: tf.Tensor) -> int:
-    """Returns the memory of a tensor; 0 for handles and text, a few bytes for the indices whose number is open."""
+    """Returns the memory of a tensor; 0 for handles and text, a few bytes for indices of unknown number."""
     if not tensor.dtype.size or tensor.dtype in (tf.resource, tf.variant, tf.string):
         return 0
     size = tensor.shape.num_elements()
-    if size is None:  # the gradient of a broadcast sum: its axes are computed, and a reshape behind it knows its size
+    if size is None:  # the gradient of a broadcast sum: its axes are computed, but the reshape after it knows its size
         shapes = [reader.outputs[0].shape for reader in tensor.consumers() if reader.type == "Reshape"]
         size = next((shape.num_elements() for shape in shapes if shape.is_fully_defined()), 1)
     return math.ceil(size * tensor.dtype.size / _ALIGNMENT) * _ALIGNMENT
@@ -82,7 +82,7 @@ class _Buffer:
     num_bytes: int
     maker: str
     readers: int = 0
-    """Operations, and fetches, that have still to read a tensor in it."""
+    """Operations and fetches that have yet to read a tensor in it."""
 
 
 class _Run:

@@ -1,6 +1,6 @@
-"""What a run would take, told before its first step: parameters, floating-point operations, memory, compilations.
+"""The plan of a run before its first step: parameters, floating-point operations, memory, compilations.
 
-Nothing is run. Model and optimizer are built, the step of one replica is traced, and its graph is looked at.
+Nothing is run. Model and optimizer are built, the step of one replica is traced, and its graph is examined.
 """
 
 import collections
@@ -28,26 +28,26 @@ from aigc_tf.training.step.unchanged import check_unchanged
 from aigc_tf.training.task import Task
 
 ASSUMED_UTILISATION = 0.4
-"""Share of a device's peak at which the time of a run is told. No measurement: well-fed large models reach about it."""
+"""Share of a device's peak that the estimated time assumes. Not measured; large, well-fed models reach it."""
 ACTIVATION_ERROR = 0.15
-"""What `activations` was held to beside measured peaks (docs/LOG.md)."""
+"""The error of `activations`, from measured peaks (docs/LOG.md)."""
 _GRAPH_BYTES_PER_OPERATION = 25_000
-"""What the process takes for the graph in Python and TensorFlow: 15 to 40 kB were measured (docs/LOG.md)."""
+"""Memory of the graph in Python and TensorFlow, per operation: 15 to 40 kB were measured (docs/LOG.md)."""
 _SCHEDULED_STEPS = 2000
-"""Steps whose lengths are looked up; of a longer run the rest is taken to be like them."""
+"""Steps whose lengths are looked up; the rest of a longer run is assumed to be like them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes that one replica takes, by part."""
+    """Memory of one replica in bytes, by part."""
 
     parameters: int
     slots: int
-    """The optimizer's: moments, and its few counters."""
+    """The optimizer's moments and its few counters."""
     averages: int
-    """The moving average of the weights, where one is kept."""
+    """The moving average of the weights, if one is kept."""
     gradients: int
-    """All of them, as they are together before the update. Part of `activations` where they are alive at its moment."""
+    """All gradients before the update. Part of `activations` if they are alive at its fullest moment."""
     activations: int
     """All tensors alive at the fullest moment of a step at the longest padded length, sums of micro-batches too."""
     graph: int
@@ -55,29 +55,29 @@ class Memory:
 
     @property
     def device(self) -> int:
-        """What has to fit into the memory of the replica's device."""
+        """The sum that must fit into the memory of the replica's device."""
         return self.parameters + self.slots + self.averages + self.activations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run would take."""
+    """The plan of a run."""
 
     trained_parameters: int
     frozen_parameters: int
     step_flops: dict[int, int]
-    """Of one step over all replicas, by padded length."""
+    """FLOPs of one step over all replicas, by padded length."""
     run_flops: float
     compilations: int
-    """Shapes that XLA compiles the step for; 0: it compiles none."""
+    """Number of shapes that XLA compiles the step for; 0 without XLA."""
     memory: Memory
     peak: Peak
     host_bytes: int
-    """What this process held before the model was built: TensorFlow itself."""
+    """Memory of this process before the model was built, that is, of TensorFlow itself."""
 
 
 def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
-    """Builds what a run would train, and returns what it would take.
+    """Builds what a run would train, and returns its plan.
 
     Raises:
         InputError: If a forward of the network changes a variable.
@@ -108,7 +108,7 @@ def plan_run(task: Task, config: TrainingConfig, devices: Devices) -> Plan:
     gradients = variable_bytes(model.trainable_weights)
     # The sums of micro-batches are alive beside the gradients of each.
     sums = gradients if config.devices.micro_batches > 1 else 0
-    flops = StepFlops(trace_step(task, model, devices), lengths)  # the model's: some optimizers multiply too
+    flops = StepFlops(trace_step(task, model, devices), lengths)  # without the update: some optimizers multiply too
     step_flops = {length: flops(length) * devices.num_replicas for length in lengths}
     is_compiled = config.devices.jit == "on" or devices.static_shapes
     return Plan(
@@ -168,7 +168,7 @@ def variable_bytes(variables: list[keras.Variable]) -> int:
 
 
 def resident_bytes() -> int:
-    """Returns the memory that this process holds, 0 where the system does not tell."""
+    """Returns the memory of this process, 0 if the system does not tell."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
@@ -185,13 +185,13 @@ def length_of(shape: Mapping[str, int]) -> int:
 
 
 def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: DeviceKind | None) -> dict[str, str]:
-    """Returns the plan in words, a line each.
+    """Returns the plan in words, one line per item.
 
     Args:
         plan: What `plan_run` returned.
         config: The same as there.
         devices: The same as there.
-        device: What it is asked to fit. None: this machine.
+        device: The device that it should fit. None: this machine.
     """
     memory, flops = plan.memory, plan.step_flops
     shortest, longest = min(flops), max(flops)
@@ -202,11 +202,11 @@ def plan_rows(plan: Plan, config: TrainingConfig, devices: Devices, device: Devi
     rows = {
         "parameters": f"{plan.trained_parameters + plan.frozen_parameters:,} ({plan.trained_parameters:,} trained)",
         "compilations of the step": compiled,
-        "FLOPs of a step": f"{shapes}; {count_shown(mean)} in the mean, {count_shown(plan.run_flops)} in all",
+        "FLOPs of a step": f"{shapes}; {count_shown(mean)} on average, {count_shown(plan.run_flops)} in all",
         "memory: parameters": bytes_shown(memory.parameters),
         "memory: optimizer": bytes_shown(memory.slots),
         "memory: averages": bytes_shown(memory.averages) if memory.averages else "none are kept",
-        "memory: gradients": f"{bytes_shown(memory.gradients)}, part of the next line where they are alive then",
+        "memory: gradients": f"{bytes_shown(memory.gradients)}, part of the next line if they are alive then",
         "memory: activations": f"about {bytes_shown(memory.activations)} at the fullest moment of a step of "
         f"{longest} positions (made by {largest}){_saving(config)}",
         "memory: a replica": f"about {bytes_shown(memory.device)}",
@@ -234,24 +234,24 @@ def _fit_rows(
     return {
         f"fits {device.name}": verdict(memory.device, memory, device.memory_bytes // device.replicas),
         f"time on {device.name}": f"{1000 * mean_flops / rate:,.3g} ms a step, {hours:,.2f} h in all, on "
-        f"{devices.num_replicas} of them at {ASSUMED_UTILISATION:.0%} of the peak: an assumption, no measurement",
+        f"{devices.num_replicas} of them at {ASSUMED_UTILISATION:.0%} of the peak: an assumption, not a measurement",
     }
 
 
 def verdict(needed: int, memory: Memory, there: int) -> str:
-    """Says whether a memory of `there` bytes holds what is needed, with the error of the estimate in mind."""
+    """Returns whether `there` bytes hold what is needed, allowing for the error of the estimate."""
     shown = f"{bytes_shown(needed)} of {bytes_shown(there)}"
     error = math.ceil(ACTIVATION_ERROR * memory.activations)
     if needed > there:
         advice = "raise training.devices.micro_batches, set training.devices.recompute, or lower data.max_length"
         return f"no: {shown}; {advice}"
     if needed + error > there:
-        return f"perhaps: {shown}, nearer than the estimate is exact"
+        return f"perhaps: {shown}, within the error of the estimate"
     return f"yes: {shown}"
 
 
 def bytes_shown(size: float) -> str:
-    """Returns bytes in the unit that people read them in."""
+    """Returns bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
@@ -260,7 +260,7 @@ def bytes_shown(size: float) -> str:
 
 
 def count_shown(count: float) -> str:
-    """Returns a number of operations with three digits and the prefix of the SI."""
+    """Returns a number of operations with three digits and an SI prefix."""
     for unit in ("", " k", " M", " G", " T", " P", " E"):
         if count < 999.5:
             return f"{count:.3g}{unit}"

@@ -1,7 +1,7 @@
 """TensorBoard's event files: written record by record, and cut back to the step a run resumes from.
 
-Not `tf.summary`: its writer flushes after every `with` block, which on an object store uploads the whole file in
-the middle of training, and what is written later loses its own time.
+It does not use `tf.summary`, whose writer flushes after every `with` block. On an object store that uploads the whole
+file during training, and later records lose their own time.
 """
 
 import itertools
@@ -26,7 +26,7 @@ _FILE_NUMBERS = itertools.count()
 
 
 class EventWriter:
-    """Writes one new event file. Disk trouble is a `tf.errors.OpError` of the call that meets it."""
+    """Writes one new event file. A disk error is a `tf.errors.OpError` of the call that meets it."""
 
     def __init__(self, logs: str, *, first_step: int) -> None:
         """Opens a new file in the folder `logs` for values of `first_step` and later."""
@@ -36,7 +36,7 @@ class EventWriter:
 
     def scalar(self, step: int, tag: str, value: float) -> None:
         """Adds a number, NaN and infinities too, as float32."""
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinite
             self._add(step, tag, np.float32(value), plugin="scalars")
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
@@ -51,7 +51,7 @@ class EventWriter:
         self._add(step, tag, np.array(markdown.encode(), dtype=object), plugin="text")
 
     def histogram(self, step: int, tag: str, values: np.ndarray) -> None:
-        """Adds how often numbers of any shape lie in each of 30 ranges of one width; what is not finite is left out."""
+        """Adds a histogram of numbers of any shape over 30 equal ranges; numbers that are not finite are left out."""
         # Not TensorBoard's own histogram_pb, which makes an array 30 times as large as the numbers.
         finite = np.asarray(values, np.float64).ravel()
         finite = finite[np.isfinite(finite)]
@@ -60,7 +60,7 @@ class EventWriter:
         self._add(step, tag, rows.astype(np.float64), plugin="histograms")
 
     def summary(self, step: int, summary: Any) -> None:
-        """Adds what one of TensorBoard's plugins made: a Summary proto of its own package."""
+        """Adds the output of a TensorBoard plugin: a Summary proto of its own package."""
         own = summary_pb2.Summary.FromString(summary.SerializeToString())
         event = event_pb2.Event(wall_time=time.time(), step=step, summary=own)
         self._records.write(event.SerializeToString())
@@ -79,7 +79,7 @@ class EventWriter:
 
 
 def _header(*, first_step: int, wall_time: float) -> list[Any]:
-    """What a file begins with. A TensorBoard that is watching drops what it has of `first_step` and later."""
+    """The first events of a file. A watching TensorBoard drops what it has of `first_step` and later."""
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     return [
         event_pb2.Event(wall_time=wall_time, file_version=_VERSION),
@@ -97,14 +97,14 @@ def cut_event_files(
 ) -> dict[str, int]:
     """Replaces the event files of a folder by one that holds each (tag, step) up to `last_step` once.
 
-    The new file is complete before an old one goes. A kill in between leaves both, and the next cut drops what is
-    there twice. What was half written when a process died is left out.
+    The new file is complete before an old one is removed. A kill in between leaves both, and the next cut drops
+    duplicates. Half-written records of a killed process are left out.
 
     Args:
         logs: Folder of the event files, local or an object store; other files and folders in it stay.
         last_step: Last step that is kept.
         superseded: Tag whose value at `last_step` itself is dropped too, because it will be written anew.
-        dropped: Tags that are dropped altogether, because of them TensorBoard heeds the first value alone.
+        dropped: Tags that are dropped altogether, since TensorBoard uses only their first value.
 
     Returns:
         The last step of each tag that was kept.
@@ -123,7 +123,7 @@ def cut_event_files(
     )
     first = next(kept, None)
     began = time.time() if first is None else first.wall_time
-    partial = storage.join(logs, ".events.partial")  # no name TensorBoard would read
+    partial = storage.join(logs, ".events.partial")  # a name that TensorBoard does not read
     with tf.io.TFRecordWriter(partial) as writer:
         for event in itertools.chain(_header(first_step=0, wall_time=began), [] if first is None else [first], kept):
             writer.write(event.SerializeToString())
@@ -146,15 +146,13 @@ def _read_events(path: str) -> Iterator[Any]:
             if event.WhichOneof("what") == "summary":
                 yield event
     except (tf.errors.DataLossError, DecodeError):
-        logging.warning(
-            "%s breaks off after %d records, as where a process was killed; metrics.jsonl has all values.", path, number
-        )
+        logging.warning("%s breaks off after %d records, as after a kill; metrics.jsonl has all values.", path, number)
 
 
 def _keep_new_values(
     event: Any, steps: dict[str, set[int]], *, superseded: tuple[str, int], dropped: Collection[str]
 ) -> bool:
-    """Removes from an event the values whose (tag, step) was there already; returns whether any are left."""
+    """Removes from an event the values whose (tag, step) occurred before; returns whether any are left."""
     new = []
     for value in event.summary.value:
         if value.tag in dropped:

@@ -1,7 +1,7 @@
-"""What TensorBoard's HParams tab shows of a run: the settings it began with, and how it ended.
+"""A run in TensorBoard's HParams tab: the settings it began with, and how it ended.
 
-A run says only what is its own. Which settings and metrics the tab has columns for, it finds out itself from the runs
-under its --logdir; a list of them in a run, as `tf.summary`'s hparams_config writes, would hide those of other tasks.
+A run states only its own values. The tab finds its columns from all runs under its --logdir; a list of columns in a
+run, as written by `tf.summary`'s hparams_config, would hide those of other tasks.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ Setting = bool | int | float | str
 
 
 def settings_of(fields: Mapping[str, Any]) -> dict[str, Setting]:
-    """Returns config fields as the tab can show them: tuples become text."""
+    """Returns config fields in a form that the tab can show: tuples become text."""
     return {name: ", ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
@@ -26,7 +26,7 @@ def session_start(settings: Mapping[str, Setting], *, started: float) -> Any:
     Runs with equal settings are one group, whose metrics the tab averages.
 
     Args:
-        settings: What `settings_of` returned.
+        settings: The result of `settings_of`.
         started: Time of the run's first start, in seconds since 1970.
     """
     canonical = json.dumps(dict(settings), sort_keys=True)
@@ -35,7 +35,7 @@ def session_start(settings: Mapping[str, Setting], *, started: float) -> Any:
 
 
 def session_end(*, succeeded: bool, ended: float) -> Any:
-    """Returns the summary that ends a run, or this life of it."""
+    """Returns the summary that ends a run, or this part of it."""
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
     content = plugin_data_pb2.HParamsPluginData(session_end_info=info)

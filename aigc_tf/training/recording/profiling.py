@@ -1,7 +1,7 @@
 """TensorFlow's profiler around chosen steps of a run.
 
-The trace goes to `logs/plugins/profile/`, one folder a start, where TensorBoard's Profile tab looks for it. Writing it
-needs nothing beside TensorFlow; looking at it needs the package `tensorboard-plugin-profile`, or xprof.
+The trace goes to `logs/plugins/profile/`, one folder per start, where TensorBoard's Profile tab looks for it. Writing
+it needs only TensorFlow; viewing it needs the package `tensorboard-plugin-profile`, or xprof.
 """
 
 import tensorflow as tf
@@ -11,20 +11,20 @@ from aigc_tf.errors import RunError
 
 
 def steps_to_edge(step: int, window: tuple[int, ...]) -> list[int]:
-    """Returns how many steps there are from `step`, done, to where the profiler is started and stopped, if ahead.
+    """Returns the numbers of steps from `step` to the start and to the stop of the profiler, if they are ahead.
 
     A call into the graph must end there, so that exactly the chosen steps are in the trace.
 
     Args:
-        step: Steps that are done.
-        window: `training.recording.profile_steps`: first and last step, counted from 1, or nothing.
+        step: Number of finished steps.
+        window: `training.recording.profile_steps`: first and last step, counted from 1, or empty.
     """
     edges = (window[0] - 1, window[1]) if window else ()
     return [edge - step for edge in edges if edge > step]
 
 
 class ProfileWindow:
-    """Starts and stops the profiler. A context manager, which stops it where the run ends inside of the window.
+    """Starts and stops the profiler. A context manager, which also stops it if the run ends inside the window.
 
     Args:
         logs: The folder of the run's event files.
@@ -42,10 +42,10 @@ class ProfileWindow:
         self._stop()
 
     def after_step(self, step: int) -> None:
-        """Starts the profiler where the next step is in the window, and stops it where it is not.
+        """Starts the profiler if the next step is in the window, and stops it if it is not.
 
         Args:
-            step: Steps that are done.
+            step: Number of finished steps.
         Raises:
             RunError: If the trace cannot be written.
         """
@@ -56,7 +56,7 @@ class ProfileWindow:
             try:
                 tf.profiler.experimental.start(self._logs)
             except tf.errors.AlreadyExistsError:
-                logging.warning("Another profiler watches this process; training.recording.profile_steps is left out.")
+                logging.warning("Another profiler watches this process; training.recording.profile_steps is ignored.")
                 self._window = ()
                 return
             self._is_on = True

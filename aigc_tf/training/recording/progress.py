@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line now and then in a log. Written to standard error."""
+"""Progress of a run on standard error: a bar on a terminal, a plain line at intervals in a log."""
 
 import collections
 import time
@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-_WINDOW_SECONDS = 60.0  # of the past, from which the time left is guessed
+_WINDOW_SECONDS = 60.0  # recent time from which the time left is estimated
 
 
 class ProgressBar:
     """Shows steps, loss, speed and time left of a run. A context manager; call it with the record of a step.
 
-    On a terminal it is one bar that moves; elsewhere, such as in a log file, it is one line at the first step,
-    one at the last, and at most one every `line_seconds` between.
+    On a terminal it is one moving bar; elsewhere, such as in a log file, it is one line at the first step, one at the
+    last, and at most one every `line_seconds` between.
 
     >>> with ProgressBar(num_steps=1000, first_step=500) as progress:
     ...     progress({"step": 501, "train/loss": 0.31, "time/examples_per_second": 412.0})
@@ -40,10 +40,10 @@ class ProgressBar:
             num_steps: Steps of the whole run.
             first_step: Steps done before this process began.
             rate: Which speed of a record is shown: `examples_per_second` or `tokens_per_second`.
-            enabled: False on all workers but the chief: nothing is shown.
+            enabled: False on all workers except the chief: nothing is shown.
             console: Where to write; standard error by default.
-            line_seconds: Where there is no terminal, least seconds between two lines.
-            clock: Gives the time in seconds; tests bring their own.
+            line_seconds: Without a terminal, the least seconds between two lines.
+            clock: Returns the time in seconds; tests pass their own.
         """
         self._num_steps, self._first_step, self._enabled = num_steps, first_step, enabled
         self._rate, self._unit = f"time/{rate}", rate.removesuffix("_per_second")
@@ -51,7 +51,7 @@ class ProgressBar:
         self._line_seconds, self._clock = line_seconds, clock
         self._next_line = clock()
         self._shown_step = first_step
-        # (time, step): the first is from before the first step of this process, so that one step gives a speed.
+        # (time, step): the first entry is before this process' first step, so that one step gives a speed.
         self._past = collections.deque([(clock(), first_step)])
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
@@ -80,8 +80,8 @@ class ProgressBar:
         """Shows a step.
 
         Args:
-            record: `step`; `train/loss` and the speed where they are known. Where one call into
-                the graph does several steps, the record of the last one.
+            record: `step`; `train/loss` and the speed if known. If one call into the graph takes several steps, the
+                record of the last one.
             parts: Parts of the loss by name, shown beside it.
         """
         if not self._enabled:

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which often judges better than the last weights."""
+"""An exponential moving average of the weights, which often scores better than the last weights."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ import tensorflow as tf
 
 
 def build_averages(variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-    """Returns one average a variable, equal to it now. To call under the strategy of the model.
+    """Returns one average per variable, equal to it now. Call it under the model's strategy.
 
-    The average of a variable is found by the variable's path, which its own name is.
+    An average's name is the path of its variable.
     """
     return [
         keras.Variable(variable.numpy(), dtype=variable.dtype, trainable=False, name=variable.path.replace("/", "|"))
@@ -26,12 +26,13 @@ def move_averages(
     """Moves each average towards its variable, in a replica of the strategy.
 
     Args:
-        averages: Of `build_averages`.
-        variables: Theirs.
-        decay: Share of the average that stays; in the beginning less, (1 + step) / (10 + step), so that the weights of
-            the start are soon forgotten.
+        averages: From `build_averages`.
+        variables: Their variables.
+        decay: Share of the average that stays. At the beginning it is less, (1 + step) / (10 + step), so that the
+            initial weights are soon forgotten.
         step: Integer scalar, counted from 0.
-    Source: Polyak and Juditsky 1992; the beginning as in https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
+    Source: Polyak and Juditsky 1992; the beginning as in
+    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
     """
     position = tf.cast(step, tf.float32)
     share = 1.0 - tf.minimum(decay, (1.0 + position) / (10.0 + position))
@@ -48,7 +49,7 @@ def move_averages(
 
 @contextlib.contextmanager
 def averaged(averages: Sequence[keras.Variable], variables: Sequence[keras.Variable]) -> Iterator[None]:
-    """Puts the averages in the place of the weights for the time of a block; without averages nothing changes."""
+    """Within it, the weights are the averages; without averages nothing changes."""
     if not averages:
         yield
         return

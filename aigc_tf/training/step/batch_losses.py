@@ -1,4 +1,4 @@
-"""What a task makes of a batch: the losses of its rows, and the named parts that are recorded beside their mean."""
+"""The result of a task for a batch: the losses of its rows, and named parts that are recorded beside their mean."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,8 +9,8 @@ import tensorflow as tf
 Batch = dict[str, tf.Tensor]
 
 MAX_PARTS = 16
-"""Names that `parts` may have. The step sums them in a vector of this size, whose shape is known before a forward was
-traced: a loop over micro-batches has to know it, and XLA too."""
+"""Largest number of parts. The step sums them in a vector of this size, since a loop over micro-batches, and XLA, must
+know its shape before a forward is traced."""
 RECORDED_NAMES = (
     "loss",
     "weight",
@@ -21,19 +21,19 @@ RECORDED_NAMES = (
     "useful_share",
     "skipped",
 )
-"""What the loop records of every step as `train/<name>`; no part can have these names."""
+"""Names that the loop records of every step as `train/<name>`; a part cannot have them."""
 
 
 class Losses(NamedTuple):
-    """The losses of a micro-batch. What is differentiated is the sum of `values * weights`."""
+    """The losses of a micro-batch. The step differentiates the sum of `values * weights`."""
 
     values: tf.Tensor
     """float32: `(B,)` for examples, `(B, T)` for tokens."""
     weights: tf.Tensor
     """float32, of the same shape; 0 marks padding."""
     parts: Mapping[str, tf.Tensor] = {}
-    """Name -> float32 of the same shape. Recorded as its mean over the global batch with the same weights, just as the
-    loss is, so that it does not depend on micro-batches or replicas. Not differentiated."""
+    """Name -> float32 of the same shape. Recorded as its weighted mean over the global batch, like the loss, so it
+    does not depend on micro-batches or replicas. Not differentiated."""
 
 
 LossFunction = Callable[[keras.Model, Batch], Losses]
@@ -41,7 +41,7 @@ LossFunction = Callable[[keras.Model, Batch], Losses]
 
 
 class PartSums:
-    """Sums the parts of batches; knows their names once a forward was traced."""
+    """Sums the parts of batches; their names are known once a forward was traced."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ class PartSums:
 
 def _weighted_sum(name: str, part: tf.Tensor, losses: Losses) -> tf.Tensor:
     if name in RECORDED_NAMES:
-        raise ValueError(f"A part of the loss is called {name!r}, a name that every step records; call it otherwise.")
+        raise ValueError(f"A part of the loss is called {name!r}, a name that every step records; rename it.")
     if part.shape.rank != losses.values.shape.rank or not part.shape.is_compatible_with(losses.values.shape):
         raise ValueError(
             f"The part {name!r} of the loss has the shape {part.shape}, but the losses have {losses.values.shape}; "
-            "give one number for each loss, as tf.broadcast_to makes of fewer."
+            "give one number for each loss, for instance by tf.broadcast_to."
         )
     return tf.reduce_sum(tf.cast(part, tf.float32) * losses.weights)

@@ -16,7 +16,7 @@ def classification_losses(
         logits: `(B, C)` any float; `(B, 1)` for regression.
         problem_type: One of config.PROBLEM_TYPES.
         label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
-        z_loss: Of single_label alone; see `z_losses`.
+        z_loss: For single_label only; see `z_losses`.
     Returns:
         `(B,)` float32: cross-entropy; binary cross-entropy, mean over labels; squared error.
     Source: Szegedy et al. 2016, section 7 (label smoothing).
@@ -37,7 +37,7 @@ def classification_losses(
 
 
 def z_losses(logits: tf.Tensor, weight: float) -> tf.Tensor:
-    """Returns `weight * log(Z) ** 2` of each softmax, which draws its denominator Z to 1 and keeps logits small.
+    """Returns `weight * log(Z) ** 2` of each softmax; it pulls the denominator Z to 1 and keeps logits small.
 
     Args:
         logits: `(..., C)` float32.
@@ -50,7 +50,7 @@ def z_losses(logits: tf.Tensor, weight: float) -> tf.Tensor:
 
 
 def class_weights(labels: tf.Tensor, table: tuple[float, ...]) -> tf.Tensor:
-    """Returns `(B,)` float32: the weight of each row's class; ones where the table is empty."""
+    """Returns `(B,)` float32: the weight of each row's class; ones if the table is empty."""
     if not table:
         return tf.ones(tf.shape(labels)[:1], tf.float32)
     return tf.gather(tf.constant(table, tf.float32), labels)
@@ -62,7 +62,7 @@ def token_losses(
     """Returns the cross-entropy of every token in nats.
 
     Args:
-        labels: `(B, T)` int32, the tokens to come.
+        labels: `(B, T)` int32, the next tokens.
         logits: `(B, T, V)` any float.
         label_smoothing: Share of the target spread evenly over the vocabulary, in [0, 1).
         z_loss: See `z_losses`.

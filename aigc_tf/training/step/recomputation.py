@@ -1,6 +1,6 @@
-"""Recomputation: blocks of a network keep their input alone and are computed again in the backward pass.
+"""Recomputation: blocks of a network keep only their input and are computed again in the backward pass.
 
-Memory for what is inside them is then needed for one block at a time, for a forward pass more.
+The memory for activations inside blocks is then needed for one block at a time; the price is one more forward pass.
 
 Source: Chen et al. 2016, Training deep nets with sublinear memory cost, section 4.
 """
@@ -18,7 +18,7 @@ _CONTEXT = "current_call_ctx"  # where Keras 3.15 keeps it, in layers/layer.py
 
 @contextlib.contextmanager
 def recomputed(blocks: Sequence[keras.layers.Layer]) -> Iterator[None]:
-    """Makes each block that is called inside recompute itself in the backward pass, with the same dropout masks.
+    """Within it, each called block is recomputed in the backward pass, with the same dropout masks.
 
     Args:
         blocks: Layers whose first argument and first result is the stream, `(B, T, D)`.
@@ -31,7 +31,7 @@ def recomputed(blocks: Sequence[keras.layers.Layer]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _call_context(context: Any) -> Iterator[None]:
-    """Makes Keras believe that it is inside the call of a model: some layers learn from there alone that they train."""
+    """Makes Keras believe that it is inside a model's call; some layers know only from there whether they train."""
     before = global_state.get_global_attribute(_CONTEXT)
     global_state.set_global_attribute(_CONTEXT, context)
     try:
@@ -42,7 +42,7 @@ def _call_context(context: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Sets an attribute of an instance for the time of a block."""
+    """Sets an attribute of an instance within a `with` block."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
@@ -63,10 +63,10 @@ def _recomputing(block: keras.layers.Layer, call: Callable[..., Any]) -> Callabl
         context = global_state.get_global_attribute(_CONTEXT)
 
         def forward_again(parts: list[Any]) -> Any:
-            """Calls the block as the network does, which sets up its dtype and says whether it trains."""
+            """Calls the block like the network does, which sets up its dtype and whether it trains."""
             with contextlib.ExitStack() as stack:
                 for generator, seed, draws in zip(generators, seeds, drawn, strict=True):
-                    seed.draws = draws  # the masks of the first time
+                    seed.draws = draws  # so that it draws the masks of the first forward
                     stack.enter_context(_replaced(generator, "next", seed))
                 stack.enter_context(_replaced(block, "call", call))
                 stack.enter_context(_call_context(context))
@@ -82,14 +82,15 @@ def _recomputing(block: keras.layers.Layer, call: Callable[..., Any]) -> Callabl
 def _recompute_in_backward(
     forward: Callable[[], Any], forward_again: Callable[[list[Any]], Any], parts: list[Any]
 ) -> Any:
-    """Returns `forward()`, of which only what it is given is kept for the backward pass.
+    """Returns `forward()`, and keeps only its inputs for the backward pass.
 
     Args:
         forward: Calls the block.
         forward_again: Calls it with other values of `parts`.
-        parts: All that the block is given, of which the floating-point tensors get gradients.
+        parts: All inputs of the block; the floating-point tensors get gradients.
 
-    Not `tf.recompute_grad`: nothing there keeps the second forward from being merged with the first, which it equals.
+    `tf.recompute_grad` is not used: it does not prevent TensorFlow from merging the second forward with the equal
+    first.
     """
     structure: Any = None
     places = [place for place, part in enumerate(parts) if tf.is_tensor(part) and part.dtype.is_floating]
@@ -97,7 +98,7 @@ def _recompute_in_backward(
     @tf.custom_gradient
     def run(*given: tf.Tensor) -> Any:
         def backward(*upstream: tf.Tensor, variables: Sequence[Any] = ()) -> Any:
-            # Behind what comes from above, or graph optimisation would take it for the forward done already.
+            # It must wait for the gradient from above, or graph optimisation would merge it with the first forward.
             with tf.control_dependencies(upstream):
                 again = [tf.identity(part) for part in given]
             with tf.GradientTape() as tape:

@@ -1,7 +1,7 @@
-"""The graph of a training step, traced without running it, to be looked at: how much it computes, what it holds.
+"""The graph of a training step, traced but not run, to find out how much it computes and how much memory it needs.
 
-Traced once with an open length, as the loop does on CPU, and given its shapes afterwards by TensorFlow's own shape
-inference, which takes a tenth of the time of tracing again.
+It is traced once with an open length, as in the loop on CPU. TensorFlow's shape inference then gives the shapes for a
+length, in a tenth of the time of tracing again.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class StepGraph:
     """The operations of a step at one padded length."""
 
     operations: list[tf.Operation]
-    """Those that the step needs, in an order in which they can be run."""
+    """The operations that the step needs, in a possible order of execution."""
     fetches: list[tf.Tensor]
-    """What the step hands out; alive to its end."""
+    """The results of the step; alive to its end."""
     constants: frozenset[str]
     """Names of operations that TensorFlow computes once, when it optimises the graph."""
 
@@ -34,13 +34,13 @@ class TracedStep:
     """A step of one replica: forward, backward, and with an update the norm and what the update does.
 
     Args:
-        model: Its variables are read, and nothing is computed with them.
+        model: Its variables are read, but nothing is computed with them.
         losses: Of the task.
         spec: Shapes and types of the batch of one forward; the length may be open.
         update: `update(gradients, step)` applies the gradients. None: the step ends with them.
         blocks: Layers that are computed again in the backward pass.
     Raises:
-        InputError: If the forward changes a variable; a step with an update is not looked at, since that does.
+        InputError: If the forward changes a variable. A step with an update is not checked, since updates do.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TracedStep:
 def _placeholder(tensor: tf.Tensor, length: int) -> tf.Tensor:
     if tensor.dtype == tf.resource:
         placeholder = tf.compat.v1.placeholder(tf.resource, [])
-        # Shape and type of the variable, without which nothing that is read from it has a shape.
+        # Copy the variable's shape and type, or nothing read from it would have a shape.
         handle_data_util.set_handle_data(placeholder, handle_data_util.get_resource_handle_data(tensor))
         return placeholder
     shape = [length if size is None else size for size in tensor.shape]
@@ -98,9 +98,9 @@ def _placeholder(tensor: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def folded_constants(graph: Any) -> frozenset[str]:
-    """Names of the operations whose values follow from the graph alone: constants, known shapes, what is made of them.
+    """Names of the operations whose values depend on the graph alone: constants, known shapes, what uses only these.
 
-    Random numbers stay: their seeds are the step's.
+    Random numbers are not among them, since their seeds depend on the step.
     """
     constants: set[str] = set()
     for operation in graph.get_operations():

@@ -1,8 +1,8 @@
-"""No forward changes a variable: what a network is after n steps follows from its gradients alone.
+"""No forward changes a variable, so a network after n steps depends on its gradients alone.
 
-Statistics of a batch, such as BatchNormalization's, are other numbers for micro-batches than for the whole batch and
-for one replica than for two, and a step that is left out or done again would have moved them. So a network whose
-forward assigns to a variable is refused before its first step.
+Batch statistics, such as BatchNormalization's, differ between micro-batches and the whole batch, and between one
+replica and two; and a skipped or repeated step would change them. So a network whose forward assigns to a variable is
+refused before its first step.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from aigc_tf.errors import InputError, some_of
 
 
 def check_unchanged(model: keras.Model, graph: Any) -> None:
-    """Looks at the graph of a forward, traced outside of any strategy's replica.
+    """Checks the graph of a forward, traced outside any replica of a strategy.
 
     Args:
-        model: Whose variables are looked for.
-        graph: A `FuncGraph` with nothing in it but forward and backward.
+        model: The model whose variables must not change.
+        graph: A `FuncGraph` with only forward and backward.
     Raises:
         InputError: If it assigns to a variable of the model.
     """
-    # What no operation of the graph can write to, calls, loops and branches looked into: TensorFlow keeps this list
-    # itself, to know which operations must wait for one another.
+    # TensorFlow itself lists the inputs that no operation of the graph writes to, including its calls, loops and
+    # branches, to know which operations must wait for one another.
     read_only = set(auto_control_deps_utils.get_read_only_resource_input_indices_graph(graph))
     handles = {id(inside): outside for outside, inside in graph.captures}
     written = {
@@ -37,13 +37,13 @@ def check_unchanged(model: keras.Model, graph: Any) -> None:
         names = sorted({variable.name for variable in changed})
         raise InputError(
             f"The network cannot be trained exactly: its forward changes {some_of(names)} of the layers "
-            f"{some_of(layers)}, so that micro-batches, replicas and restarts would give other weights. Freeze these "
+            f"{some_of(layers)}, so micro-batches, replicas and restarts would give other weights. Freeze these "
             f"layers (training.optimizer.freeze=('{layers[0]}/*',)), or use others, such as GroupNormalization or "
             "LayerNormalization."
         )
 
 
 def _handles_of(variable: keras.Variable) -> set[int]:
-    """Returns the ids of a variable's handles: under a strategy there is one for each replica."""
+    """Returns the ids of a variable's handles; under a strategy each replica has one."""
     value = variable.value
     return {id(one.handle) for one in getattr(value, "values", [value])}

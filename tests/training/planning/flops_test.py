@@ -126,7 +126,7 @@ def test_a_loop_of_unknown_turns_is_not_guessed():
     def looped(x, turns):
         return tf.while_loop(lambda i, _: i < turns, lambda i, y: (i + 1, y @ x), (0, x))[1]
 
-    with pytest.raises(ValueError, match="how often it turns"):
+    with pytest.raises(ValueError, match="its number of iterations"):
         count_flops(graph_of(looped, MATRIX, tf.TensorSpec([], tf.int32)))
 
 

@@ -85,7 +85,7 @@ def test_the_words_name_every_part_and_whether_a_device_fits(planned):
     rows = plan_rows(plan, config, build_devices("none"), named_device("H100"))
     assert rows["parameters"] == f"{plan.trained_parameters:,} ({plan.trained_parameters:,} trained)"
     assert rows["fits H100"].startswith("yes: ")
-    assert "an assumption, no measurement" in rows["time on H100"]
+    assert "an assumption, not a measurement" in rows["time on H100"]
     assert {"memory: parameters", "memory: optimizer", "memory: gradients", "memory: activations"} <= set(rows)
     here = plan_rows(plan, config, build_devices("none"), None)
     assert here["fits this host"].startswith("yes: ")
