@@ -26,7 +26,7 @@ def with_adapter(config, source, **adapter):
         config,
         model=dataclasses.replace(config.model, source=str(source)),
         adapter=AdapterConfig(enabled=True, **adapter),
-        training=dataclasses.replace(
+        training=training_with(
             config.training,
             num_steps=15,
             warmup_steps=2,
