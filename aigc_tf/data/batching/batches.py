@@ -6,7 +6,7 @@ A batch is a dict of
     segment_ids   (B, T) int32    1 from the first token of b' to the end, else 0
     padding_mask  (B, T) int32    1 for tokens, 0 for padding (int32: Keras averages a batch once, bool fails there)
     labels        (B,) int32 | (B, C) float32 | (B,) float32    by problem: single_label, multi_label, regression
-    weights       (B,) float32    0 for rows that only fill up the last batch of an evaluation
+    weights       (B,) float32    0 marks the rows that pad the last batch of an evaluation
     example_ids   (B,) int64
 
 with B the rows of one replica and T the padded length of the step's bucket.
@@ -29,7 +29,7 @@ _NO_TOKENS = np.zeros(0, np.uint16)
 
 
 class BatchSource:
-    """Makes the rows of any replica at any step of one split. What a row is, is a subclass's part.
+    """Makes the rows of any replica at any step of one split. A subclass decides what a row is.
 
     Args:
         batch_at: Step -> the global batch of that step.
@@ -47,11 +47,11 @@ class BatchSource:
         raise NotImplementedError
 
     def _signature(self, rows: int, shape: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
-        """Returns shapes and types of what `_rows` gives; a ragged dimension that `shape` does not know varies."""
+        """Returns shapes and types of the result of `_rows`; a ragged dimension that `shape` lacks varies."""
         raise NotImplementedError
 
     def example(self, example_id: int) -> dict[str, np.ndarray]:
-        """Returns what an example is made of, by the name of the column, for people to look at."""
+        """Returns the values of an example by column, for people to read."""
         raise NotImplementedError
 
     def rows(self, step: int, *, shard: int, num_shards: int) -> dict[str, np.ndarray]:
@@ -81,7 +81,7 @@ class BatchSource:
             local_shards: Replicas of this worker.
             num_shards: Replicas of all workers.
             num_steps: After that many steps it starts again at `first_step`. None: it never does.
-            shape: `StepBatch.shape` of all these steps, where shapes must be known. None: it varies.
+            shape: `StepBatch.shape` of all these steps, if shapes must be known. None: it varies.
         Raises:
             InputError: If the global batch cannot be split evenly.
         """
@@ -107,7 +107,7 @@ class BatchSource:
             return {name: tf.ensure_shape(value, spec.shape) for value, (name, spec) in zip(values, specs, strict=True)}
 
         last = 2**62 if num_steps is None else num_steps * local_shards
-        # Endless in name as well: for a finite data set tf.distribute asks all workers at every step who has more.
+        # Declared endless: for a finite data set tf.distribute would ask all workers at every step who has more.
         return (
             tf.data.Dataset.range(last)
             .repeat()
@@ -117,7 +117,7 @@ class BatchSource:
 
 
 class ColumnSource(BatchSource):
-    """Dense columns as they are, for examples that all have the same shape.
+    """Dense columns unchanged, for examples that all have the same shape.
 
     A batch has each column, `(B, *shape)`, and `weights` and `example_ids` as the module's docstring says.
 
@@ -183,7 +183,7 @@ class ExampleSource(BatchSource):
         self._texts, self._special, self._is_pair = tuple(texts), special, len(texts) == 2
         self._columns = {name: split.column(name) for name in (*texts, label)}
         self._labels = split.column(label)
-        # Several labels are compared with probabilities, so that they are numbers like a regression's.
+        # Several labels are compared with probabilities, so they are float32, like a regression's values.
         self._label_dtype = np.int32 if self._labels.dtype == np.int32 else np.float32
         self._label_shape = self._labels.shape
 
@@ -213,7 +213,7 @@ class ExampleSource(BatchSource):
 
 
 def text_rows(columns: Sequence[Any], ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the token ids of both texts of examples; the second is empty where there is one column."""
+    """Returns the token ids of both texts of examples; the second is empty if there is one column."""
     first, *rest = (column.rows(ids) for column in columns)
     second = rest[0] if rest else [_NO_TOKENS] * len(ids)
     return list(zip(first, second, strict=True))

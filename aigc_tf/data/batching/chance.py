@@ -1,8 +1,8 @@
-"""What a batch draws by chance, such as noise: pure functions of (seed, step, example id), by SplitMix64.
+"""Chance columns, such as noise: pure functions of (seed, step, example id), by SplitMix64.
 
-A draw belongs to its example, not to a place in the batch, so that the same step has the same noise however its rows
-are cut into micro-batches, replicas and workers. In an evaluation the step does not count: each example is judged with
-the same noise at every evaluation.
+A draw belongs to its example, not to a place in the batch, so a step has the same noise however its rows are cut into
+micro-batches, replicas and workers. In an evaluation the step is not used, so each example has the same noise at every
+evaluation.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ from aigc_tf.data.batching.order import random_keys
 Draw = Callable[[np.ndarray], np.ndarray]
 """Keys, uint64 of any shape -> an array whose first axes are those of the keys."""
 
-# The parts of keys that say what they are for. The order hashes (seed, epoch, ...), which must not meet them: no run
+# Parts of keys that separate their uses. They must not collide with the order's hashes of (seed, epoch, ...); no run
 # reaches an epoch of 2**62.
 _TRAINING, _EVALUATION = 2**62, 2**62 + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chance:
-    """The columns of a batch that are drawn by chance."""
+    """The chance columns of a batch."""
 
     seed: int
     """In [0, 2**63)."""
     draws: Mapping[str, Draw]
-    """Name of a column -> what makes it of its keys."""
+    """Name of a column -> the function that draws it from its keys."""
     is_evaluation: bool = False
 
     def columns(self, step: int, example_ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -43,20 +43,20 @@ def chance_keys(seed: int, step: int | None, example_ids: np.ndarray) -> np.ndar
     Args:
         seed: In [0, 2**63).
         step: Global step from 0. None: an evaluation, whose keys are the same at every step.
-        example_ids: int64 of any shape; -1, which stands for no example, has a key too.
+        example_ids: int64 of any shape; -1, which marks a missing example, has a key too.
     """
     ids = np.asarray(example_ids, np.int64).astype(np.uint64)
     return random_keys(seed, _EVALUATION, ids) if step is None else random_keys(seed, _TRAINING, step, ids)
 
 
 def _name_key(name: str) -> int:
-    """Returns what keeps two columns of the same example apart."""
+    """Returns the number that separates the columns of one example."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def uniform(keys: np.ndarray, shape: tuple[int, ...] = ()) -> np.ndarray:
     """Returns `(..., *shape)` float32 in [0, 1)."""
-    # 24 bits are what float32 holds exactly, so that no value rounds up to 1.
+    # float32 holds 24 bits exactly, so no value rounds up to 1.
     return ((_bits(keys, shape) >> np.uint64(40)) / 2**24).astype(np.float32)
 
 
@@ -69,7 +69,7 @@ def normal(keys: np.ndarray, shape: tuple[int, ...] = ()) -> np.ndarray:
 
 def integers(keys: np.ndarray, shape: tuple[int, ...] = (), *, high: int) -> np.ndarray:
     """Returns `(..., *shape)` int32 in [0, high), `high` at most 2**31."""
-    # The upper 32 bits, scaled: a product of two 32-bit numbers fits 64 bits, and no value is more than 2**-32 too
+    # The upper 32 bits, scaled: the product of two 32-bit numbers fits 64 bits, and no value is more than 2**-32 too
     # likely.
     return (((_bits(keys, shape) >> np.uint64(32)) * np.uint64(high)) >> np.uint64(32)).astype(np.int32)
 

@@ -1,11 +1,11 @@
 """Which examples make global step k: a pure function of (lengths, seed, global batch, step).
 
-No shuffle buffer and no iterator state, so a run continues at any step and on any number of workers with the
-examples it would have seen anyway. Set-up is O(n), each epoch costs one sort, a seek costs O(buckets).
+There is no shuffle buffer and no iterator state, so a run resumes at any step, on any number of workers, with the
+examples that it would have seen anyway. Set-up is O(n), each epoch costs one sort, a seek costs O(buckets).
 
 How it works. Every example belongs to the bucket of the shortest padded length that holds it. A bucket is an
 endless stream: its examples in the random order of epoch 0, then of epoch 1, and so on, cut into batches. A
-batch belongs to the epoch in which it fills up, so what is left of a bucket at the end of an epoch goes into its
+batch belongs to the epoch in which it becomes full, so the rest of a bucket at the end of an epoch goes into its
 first batch of the next one; nothing is dropped and no training batch is padded with empty rows. The batches of
 an epoch are then shuffled among the buckets.
 
@@ -33,15 +33,15 @@ _MAX_CANDIDATES = 512  # bucket lengths the search considers; longer histograms 
 class StepBatch(NamedTuple):
     """The examples of one step: ids `(B,)` int64, weights `(B,)` float32 (0 marks padding), and their shape.
 
-    Rows that hold several examples have `(B, M)` ids, -1 where a row has fewer, and `(B, M)` `starts` besides.
+    Packed rows have `(B, M)` ids, -1 if a row has fewer, and also `(B, M)` `starts`.
     """
 
     example_ids: np.ndarray
     weights: np.ndarray
     shape: Mapping[str, int]
-    """Name of each ragged dimension -> its padded length here; empty where all examples have one shape."""
+    """Name of each ragged dimension -> its padded length in this step; empty if all examples have one shape."""
     starts: np.ndarray | None = None
-    """Packed rows: the position in the example at which each piece of it starts; 0 but for examples that were cut."""
+    """For packed rows: the position in its example at which each piece starts; 0 unless the example was cut."""
 
 
 def split_mix(value: np.ndarray) -> np.ndarray:
@@ -64,15 +64,15 @@ def random_keys(*parts: int | np.ndarray) -> np.ndarray:
 def choose_bucket_lengths(lengths: np.ndarray, *, num_buckets: int, smallest: int) -> np.ndarray:
     """Returns the padded lengths that waste the fewest positions.
 
-    Exact by dynamic programming over the histogram: the buckets are consecutive ranges of length, each at least
-    `smallest` examples strong so that no batch spans three epochs.
+    Exact, by dynamic programming over the histogram: the buckets are consecutive ranges of length, each with at least
+    `smallest` examples, so that no batch spans three epochs.
 
     Args:
         lengths: `(N,)` int, tokens of each example as the model sees it, special tokens included.
-        num_buckets: At most this many.
-        smallest: Examples a bucket holds at least (the global batch), unless there are fewer in all.
+        num_buckets: Largest number of buckets.
+        smallest: Smallest number of examples in a bucket (the global batch), unless there are fewer in all.
     Returns:
-        `(K,)` int64, ascending; the last is the greatest length.
+        `(K,)` int64, ascending; the last is the largest length.
     """
     values, counts = np.unique(lengths, return_counts=True)
     if len(values) > _MAX_CANDIDATES:
@@ -107,16 +107,16 @@ class TrainingOrder:
     """The endless sequence of training batches.
 
     Args:
-        lengths: `(N,)` int, tokens of each example as the model sees it, at most the model's length; ones where every
+        lengths: `(N,)` int, tokens of each example as the model sees it, at most the model's length; ones if every
             example has the same shape.
         seed: In [0, 2**63).
         global_batch_size: B, examples of a step over all workers.
-        num_buckets: Greatest number of padded lengths.
-        run_length: Consecutive batches of one padded length, where the epoch has that many; for devices that
-            take several steps of one shape in a call.
+        num_buckets: Largest number of padded lengths.
+        run_length: Consecutive batches of one padded length, if the epoch has that many; for devices that take several
+            steps of one shape in a call.
         dimension: Name of the ragged dimension that the lengths measure. None: there is none.
     Raises:
-        InputError: If there is no example.
+        InputError: If there are no examples.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class TrainingOrder:
         positions = index * self._batch_size + np.arange(self._batch_size)  # in the bucket's endless stream
         epochs, ranks = positions // size, positions % size
         ids = np.empty(self._batch_size, np.int64)
-        for spanned in np.unique(epochs):  # two at most, but for data smaller than a batch
+        for spanned in np.unique(epochs):  # at most two, unless the data are smaller than a batch
             here = epochs == spanned
             ids[here] = self._permutation(int(spanned))[self._starts[bucket] + ranks[here]]
         shape = _shape(self._dimension, int(self.bucket_lengths[bucket]))
@@ -170,7 +170,7 @@ class TrainingOrder:
         return step + (int(changes[0]) if len(changes) else len(buckets) - place)
 
     def _first_step(self, epoch: int) -> int:
-        """Batches that fill up before `epoch` begins."""
+        """Returns the number of batches that are full before `epoch` begins."""
         # Rounded down for each bucket by itself: what an epoch leaves over waits in its own bucket for the next one.
         return int((epoch * self._sizes // self._batch_size).sum())
 
@@ -211,12 +211,12 @@ def _shape(dimension: str | None, length: int) -> dict[str, int]:
 def evaluation_batches(
     lengths: np.ndarray, *, batch_size: int, bucket_lengths: np.ndarray, dimension: str | None = POSITIONS
 ) -> list[StepBatch]:
-    """Returns the batches of one pass over all examples, short ones first; the last is filled up with weight 0.
+    """Returns the batches of one pass over all examples, short ones first; the last is padded with rows of weight 0.
 
     Args:
         lengths: `(N,)` int, tokens of each example as the model sees it.
         batch_size: Examples of a batch.
-        bucket_lengths: `(K,)` ascending padded lengths, as in training; what is longer than the last pads to itself.
+        bucket_lengths: `(K,)` ascending padded lengths, as in training; a longer example is padded to its own length.
         dimension: As for `TrainingOrder`.
     """
     ids = np.argsort(lengths, kind="stable")  # so that equal lengths have one order everywhere
@@ -227,7 +227,7 @@ def evaluation_batches(
         place = int(np.searchsorted(bucket_lengths, longest))
         length = int(bucket_lengths[place]) if place < len(bucket_lengths) else longest
         missing = batch_size - len(chosen)
-        # Filled up with a real example, since one of no tokens is outside of what a network was made for.
+        # The padding rows repeat a real example, since networks may fail on a row without tokens.
         weights = np.repeat(np.array([1, 0], np.float32), [len(chosen), missing])
         batches.append(
             StepBatch(np.concatenate([chosen, np.repeat(chosen[:1], missing)]), weights, _shape(dimension, length))

@@ -1,28 +1,28 @@
-"""Batches of packed rows: several examples a row, which never see each other.
+"""Batches of packed rows: several examples per row, which never see each other.
 
 A batch is a dict of
 
     token_ids     (B, T) int32
-    positions     (B, T) int32    places within the own example, from 0 on in each; 0 for padding
+    positions     (B, T) int32    place within its own example, from 0 on in each; 0 for padding
     document_ids  (B, T) int32    1, 2, ... the example of the row that a token belongs to; 0 for padding
     padding_mask  (B, T) int32    1 for tokens, 0 for padding
-    example_ids   (B, M) int64    the examples of the row, in this order; -1 where it has fewer
+    example_ids   (B, M) int64    the examples of the row, in this order; -1 for missing ones
 
 and for a classifier, whose examples are `start a' between b' end` as in batches.py,
 
-    segment_ids   (B, T) int32    1 from the first token of b' to the end of its example, else 0
-    starts        (B, M) int32    the position in the row of each example's first token, which its label goes with
-    labels        (B, M) int32 | (B, M, C) float32 | (B, M) float32    by problem, as in batches.py; 0 for no example
-    weights       (B, M) float32  0 where there is no example
+    segment_ids   (B, T) int32    1 from the first token of b' to the end of its example, else 0 starts        (B, M)
+    int32    the position in the row of each example's first token, which its label goes with labels        (B, M) int32
+    | (B, M, C) float32 | (B, M) float32    by problem, as in batches.py; 0 for missing examples weights       (B, M)
+    float32  0 for missing examples
 
 or for a generator, whose examples are the targets `prompt response end-of-text` or `document end-of-text`,
 
     labels        (B, T) int32    targets: label t follows token t
-    weights       (B, T) float32  1 for targets that count: with pairs those of the response and its end of text
+    weights       (B, T) float32  1 for targets that count: for pairs those of the response and its end of text
 
-with B the rows of one replica, T the positions of a row, M the most examples of a row. The input of an example's first
-target is the start of text where the tokenizer has one, else the end of text; that of the first target after a cut is
-the token before it. Rows that only fill up the last batch of an evaluation have the weight 0.
+with B the rows of one replica, T the positions of a row, M the largest number of examples in a row. The input of an
+example's first target is the start of text if the tokenizer has one, else the end of text; that of the first target
+after a cut is the token before it. Rows that pad the last batch of an evaluation have the weight 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +93,7 @@ class PackedDocumentSource(BatchSource):
         return {**rows, "labels": labels, "weights": weights, "example_ids": ids}
 
     def _piece(self, token_ids: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns inputs and targets of the piece of an example that starts at a target."""
+        """Returns inputs and targets of an example's piece that starts at the given target."""
         stop = min(start + self._length, len(token_ids) + 1)
         targets = np.append(token_ids[start:stop], np.repeat(self._end_id, max(0, stop - len(token_ids))))
         before = token_ids[start - 1] if start else self._start_id
@@ -185,7 +185,7 @@ def _empty_rows(count: int, length: int) -> dict[str, np.ndarray]:
 
 
 def _mark(rows: dict[str, np.ndarray], row: int, segment: int, place: int, stop: int) -> None:
-    """Says of the positions from `place` to `stop` of a row whose they are."""
+    """Marks the positions from `place` to `stop` of a row as those of one example."""
     rows["positions"][row, place:stop] = np.arange(stop - place)
     rows["document_ids"][row, place:stop] = segment + 1
     rows["padding_mask"][row, place:stop] = 1

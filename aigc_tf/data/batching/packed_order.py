@@ -1,10 +1,10 @@
 """Several examples in one row: which of them make global step k, a pure function of (lengths, seed, batch, step).
 
 An example longer than a row is cut into pieces of the row's length and a rest; nothing is dropped. Pieces are packed by
-best-fit decreasing: from the longest to the shortest, each goes to the row with the least room that it fits. What comes
-out depends on the lengths alone, so every epoch has the same rows of lengths, R of them. An epoch deals the pieces of
-one length out to the places of that length at random, and takes the rows in random order: each piece is seen once an
-epoch, beside others each time. Rows follow one another through the epochs without a gap, so that all batches are full.
+best-fit decreasing: from the longest to the shortest, each goes to the fullest row that has room for it. The result
+depends on the lengths alone, so every epoch has the same R rows of lengths. An epoch deals out the pieces of one length
+at random to the places of that length, and shuffles the rows: each piece is seen once per epoch, beside others each
+time. The rows of the epochs follow one another without a gap, so all batches are full.
 
 Set-up is one sort and O(distinct lengths of pieces and of room) steps in Python, an epoch costs one sort of its pieces,
 a seek nothing. Random bits are those of order.py.
@@ -24,14 +24,14 @@ from aigc_tf.errors import InputError
 
 
 def cut_pieces(lengths: np.ndarray, *, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts what does not fit a row.
+    """Cuts examples that are longer than a row.
 
     Args:
         lengths: `(N,)` int, positions of each example, at least 1.
         length: Positions of a row.
     Returns:
         `(P,)` int64 each: the example of each piece, the position in it where the piece starts, and its length. The
-        pieces of an example stand together, all but the last `length` long.
+        pieces of an example are consecutive; all except the last have `length` positions.
 
     >>> [array.tolist() for array in cut_pieces(np.array([2, 5]), length=4)]
     [[0, 1, 1], [0, 0, 4], [2, 4, 1]]
@@ -46,8 +46,8 @@ def cut_pieces(lengths: np.ndarray, *, length: int) -> tuple[np.ndarray, np.ndar
 def best_fit_rows(lengths: np.ndarray, *, length: int) -> np.ndarray:
     """Packs pieces into rows by best-fit decreasing, those of one length together.
 
-    A row that takes a piece has less room than all others that could, so it takes the next of that length too, as long
-    as they fit. Hence whole groups of rows are filled in one go.
+    A row that takes a piece has less room than the others that could, so it also takes the next pieces of that length
+    while they fit. So whole groups of rows are filled at once.
 
     Args:
         lengths: `(P,)` int, descending, in [1, length].
@@ -71,13 +71,13 @@ def best_fit_rows(lengths: np.ndarray, *, length: int) -> np.ndarray:
             rows_with.setdefault(room, []).extend(rows)
 
     for value, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
-        while count:  # each turn empties a room size or places all that is left, so turns are as few as room sizes
+        while count:  # each iteration uses up a room size or places all pieces, so there are few
             place = bisect.bisect_left(rooms, value)
             room = rooms[place] if place < len(rooms) else length
             fit = min(room // value, count)  # pieces that one such row takes
             if place < len(rooms):
                 there = rows_with[room]
-                taken = there[-(count // fit) :]  # from the end, which a list gives away for nothing
+                taken = there[-(count // fit) :]  # from the end, where removing from a list is cheap
                 del there[-len(taken) :]
                 if not there:
                     del rows_with[room], rooms[place]
@@ -99,7 +99,7 @@ class PackedOrder:
         seed: In [0, 2**63).
         global_batch_size: B, rows of a step over all workers.
     Raises:
-        InputError: If there is no example.
+        InputError: If there are no examples.
     """
 
     def __init__(self, lengths: np.ndarray, *, length: int, seed: int, global_batch_size: int):
@@ -126,11 +126,11 @@ class PackedOrder:
 
     @property
     def useful_share(self) -> float:
-        """Share of an epoch's positions that are no padding."""
+        """Share of an epoch's positions that are not padding."""
         return float(self._piece_lengths.sum() / (self.num_examples * self._length))
 
     def batch(self, step: int) -> StepBatch:
-        """Returns the batch of global step `step`, counted from 0; `example_ids` is `(B, M)`, filled up with -1."""
+        """Returns the batch of global step `step`, counted from 0; `example_ids` is `(B, M)`, padded with -1."""
         places = step * self._batch_size + np.arange(self._batch_size)
         epochs, ranks = np.divmod(places, self.num_examples)
         pieces = np.concatenate(
@@ -139,11 +139,11 @@ class PackedOrder:
         return self._step_batch(pieces, np.ones(self._batch_size, np.float32))
 
     def run_end(self, step: int) -> int:
-        """Returns a step up to which all batches have one shape, which all of them have."""
+        """Returns a later step; up to it all batches have one shape, as all of them do."""
         return step + 2**40
 
     def one_pass(self) -> list[StepBatch]:
-        """Returns the batches of one pass over all rows, in no random order; the last is filled up with weight 0."""
+        """Returns the batches of one pass over all rows, not shuffled; the last is padded with rows of weight 0."""
         deal = np.argsort(-self._piece_lengths, kind="stable")[self._places], np.arange(self.num_examples)
         batches = []
         for first in range(0, self.num_examples, self._batch_size):
@@ -159,7 +159,7 @@ class PackedOrder:
         return StepBatch(ids, weights, {POSITIONS: self._length}, starts)
 
     def _row_pieces(self, pieces: np.ndarray, rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """Returns `(len(ranks), M)` int64: the pieces of the rows of these ranks, filled up with -1."""
+        """Returns `(len(ranks), M)` int64: the pieces of the rows of these ranks, padded with -1."""
         # Always M places wide, so that every batch has one shape; what is beyond the row's last piece reads place 0.
         first = self._bounds[rows[ranks]][:, None]
         places = first + np.arange(self.num_segments)

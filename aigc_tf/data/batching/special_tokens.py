@@ -1,7 +1,7 @@
 """Special tokens and truncation: how the tokens of one or two texts become one row of a model's input.
 
 `add_special_tokens` here and `add_special_tokens_in_graph` of the exported graph follow one rule (`kept_lengths`), so
-that a served text gives the row that it gives in training.
+that a served text gives the same row as in training.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class SpecialTokens:
     max_length: int
     """Positions of a row, special tokens included."""
     truncation: str
-    """`head`, `tail` or `head_tail`: which tokens of too long a part are kept."""
+    """`head`, `tail` or `head_tail`: which tokens are kept of a part that is too long."""
 
     def room(self, is_pair: bool) -> int:
         """Positions left for the tokens of the text, or of both texts of a pair."""
@@ -34,7 +34,7 @@ class SpecialTokens:
 
 
 def special_tokens_of(tokenizer: Tokenizer, *, max_length: int, truncation: str) -> SpecialTokens:
-    """Returns what a tokenizer puts around the tokens of texts, and how long a row may be."""
+    """Returns a tokenizer's special tokens, and the length and truncation of rows."""
     return SpecialTokens(
         start_ids=tokenizer.start_ids,
         between_ids=tokenizer.between_ids,

@@ -2,17 +2,17 @@
 
 The documents of a split are one stream of targets: the tokens of document 0, the end-of-text token, the tokens of
 document 1, the end-of-text token, and so on, M targets in all. The input of a target is the token before it; that of a
-document's first target is the start-of-text token where there is one, else the end of text. A batch is a dict of
+document's first target is the start-of-text token if there is one, else the end of text. A batch is a dict of
 
     token_ids     (B, T) int32    inputs, padded with the start of text
     labels        (B, T) int32    targets: label t follows token t
     padding_mask  (B, T) int32    1 for targets that count, 0 for padding
-    weights       (B, T) float32  the same; 0 in rows that only fill up the last batch of an evaluation
-    example_ids   (B,) int64      place of the row's first target in the stream; M is added in a row cut short
+    weights       (B, T) float32  the same; 0 in rows that pad the last batch of an evaluation
+    example_ids   (B,) int64      place of the row's first target in the stream; M is added if the row is cut short
 
-In training the stream is a circle (what follows the last end of text is the first document), and each epoch starts
-to cut it at another random place, so that each target is trained on once an epoch, at another place of its window.
-An evaluation cuts at 0. Shape letters: B rows, T positions, M targets, N windows.
+In training the stream is a circle (the first document follows the last end of text). Each epoch starts to cut it at
+another random place, so each target is trained on once per epoch, at another place of its window. An evaluation cuts at
+0. Shape letters: B rows, T positions, M targets, N windows.
 """
 
 import functools
@@ -57,7 +57,7 @@ class WindowOrder:
         return StepBatch(ids, np.ones(self._batch_size, np.float32), {POSITIONS: self._length})
 
     def run_end(self, step: int) -> int:
-        """Returns a step up to which all batches have one shape, which all of them have."""
+        """Returns a later step; up to it all batches have one shape, as all of them do."""
         return step + 2**40
 
     def _compute_permutation(self, epoch: int) -> np.ndarray:
@@ -71,7 +71,7 @@ class WindowOrder:
 
 
 def window_batches(num_targets: int, *, length: int, batch_size: int) -> list[StepBatch]:
-    """Returns the batches of one pass over all windows in order; the last is filled up with weight 0."""
+    """Returns the batches of one pass over all windows in order; the last is padded with rows of weight 0."""
     ids = np.arange(0, num_targets, length, dtype=np.int64)
     if num_targets % length:
         ids[-1] += num_targets
@@ -185,7 +185,7 @@ def check_size(documents: RaggedColumn, length: int) -> None:
         InputError: If they are.
     """
     if not documents.num_values:
-        raise InputError("The documents of the training split are all empty; prepare texts with something in them.")
+        raise InputError("The documents of the training split are all empty; prepare texts that are not empty.")
     found = num_targets(documents)
     if length > found:
         raise InputError(

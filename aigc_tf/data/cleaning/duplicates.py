@@ -1,7 +1,7 @@
-"""Duplicates: which texts came before, and which occur with two different labels.
+"""Duplicates: texts that came before, and texts that occur with two different labels.
 
-A text is known by 16 bytes of its hash, so that finding them takes 25 bytes of memory a text, and twice that for a
-moment, however long the texts are.
+A text is identified by 16 bytes of its hash, so the search takes 25 bytes of memory per text, and briefly twice that,
+however long the texts are.
 """
 
 import array
@@ -15,7 +15,7 @@ REASONS = {DUPLICATE: "duplicate", TWO_LABELS: "two labels"}
 """Verdict -> why an example is left out."""
 
 _RANKS = {"test": 0, "validation": 1, "train": 2}
-"""Of equal texts the one in the split of the lowest rank stays: what is tested on is not trained on."""
+"""Of equal texts the one in the split of the lowest rank stays, so that no test data are trained on."""
 
 
 class DuplicateFinder:
@@ -47,11 +47,11 @@ class DuplicateFinder:
 
 
 def judge(keys: np.ndarray, labels: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Judges examples: of each text one stays, the first of the lowest rank; none where its labels differ.
+    """Judges examples: of each text one stays, the first of the lowest rank; none if its labels differ.
 
     Args:
-        keys: `(n, 2)` uint64, equal where the texts are.
-        labels: `(n,)` int64, equal where the labels are.
+        keys: `(n, 2)` uint64, equal for equal texts.
+        labels: `(n,)` int64, equal for equal labels.
         ranks: `(n,)` uint8.
 
     Returns:
@@ -76,7 +76,7 @@ def judge(keys: np.ndarray, labels: np.ndarray, ranks: np.ndarray) -> np.ndarray
 
 
 def text_key(texts: tuple[bytes, ...]) -> bytes:
-    """Returns 16 bytes that stand for a text, or for the two of a pair and where the first ends."""
+    """Returns 16 bytes that identify a text, or both texts of a pair and the end of the first."""
     digest = hashlib.blake2b(digest_size=16)
     for text in texts[:-1]:
         digest.update(len(text).to_bytes(8, "big"))

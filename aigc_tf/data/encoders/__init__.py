@@ -1,7 +1,7 @@
-"""The encoders: raw value -> array and back, one for each column of a prepared data set.
+"""The encoders: raw value -> array and back, one per column of a prepared data set.
 
 An encoder has `encode`, `decode`, `describe`, `save` and `sha256`, and its kind in `ENCODERS` loads what `save` wrote.
-What they are is known here without TensorFlow; their modules are imported when one is loaded.
+This module needs no TensorFlow; an encoder's module is imported when one is loaded.
 
 To add a kind: a module here, its entry in `ENCODERS`, a test.
 """
@@ -17,17 +17,17 @@ from aigc_tf.config import DataConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderKind:
-    """What is known of a kind of encoder before it is loaded."""
+    """A kind of encoder, before one is loaded."""
 
     reads_text: bool
-    """Whether its raw values are texts, taken as they are; else cells: a class, a number, a list of them."""
+    """Whether its raw values are texts, unchanged; else they are cells: a class, a number, a list of them."""
     load: Callable[[str | os.PathLike[str]], Any]
-    """Loads what `save` wrote; raises InputError where it is missing or was changed."""
+    """Loads what `save` wrote; raises InputError if it is missing or was changed."""
     build: Callable[[DataConfig, str], Any] | None = None
     """`build(data, name of the source's column)`: an encoder of cells for a pass over the sources. None for a
-    tokenizer, which is found or learnt before the pass that writes."""
+    tokenizer, which is found or trained before the writing pass."""
     may_be_empty: Callable[[DataConfig], bool] = lambda data: False
-    """Whether an empty cell says something."""
+    """Whether an empty cell has a meaning."""
 
 
 def _module(name: str) -> Any:

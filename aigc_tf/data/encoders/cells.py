@@ -1,4 +1,4 @@
-"""What encoders of cells share: cells that are broken, numbers, and the file that keeps an encoder."""
+"""Shared by encoders of cells: broken cells, numbers, and the file of an encoder."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from aigc_tf.errors import InputError
 ENCODER_FILE = "encoder.json"
 
 VALUE, CODE, CODES = "value", "code", "codes"
-"""How an encoded cell is stored: a float32; an int32 whose meaning is known at the end; a set of such codes."""
+"""How an encoded cell is stored: a float32; an int32 code, whose meaning is known at the end; a set of codes."""
 
 
 class BrokenCellError(ValueError):
@@ -29,7 +29,7 @@ def parse_number(cell: str, what: str) -> float:
         cell: Its text.
         what: What the cell should be, for the reason.
     Raises:
-        BrokenCellError: If the cell is no such number.
+        BrokenCellError: If the cell is not such a number.
     """
     try:
         value = float(cell) if "_" not in cell else math.nan  # Python reads 1_000 as a number; few others do
@@ -46,7 +46,7 @@ def settings_sha256(settings: dict[str, Any]) -> str:
 
 
 def save_settings(folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-    """Writes an encoder that is all settings."""
+    """Writes an encoder that consists of settings only."""
     storage.make_folder(folder)
     storage.write_json(Path(folder) / ENCODER_FILE, settings | {"sha256": settings_sha256(settings)})
 

@@ -1,7 +1,7 @@
-"""What the label column says: cells to codes, one class, several labels or a number, and which cells are broken.
+"""The label column: cells to codes, for one class, several labels or a number; and which cells are broken.
 
-Codes are provisional: labels that the config does not name get one when they are first seen. When all is read,
-`positions` tells each code's place among the names in order, which is what a model's output number means.
+Codes are provisional: a label that the config does not name gets one when it is first seen. After the whole pass,
+`positions` gives each code's place among the sorted names, which is the number of the model's output.
 """
 
 import json
@@ -28,11 +28,11 @@ from aigc_tf.data.encoders.cells import (
 from aigc_tf.errors import InputError, suggest
 
 MAX_FOUND_LABELS = 1000
-"""More different labels than this, and the column is a number or a text rather than a class."""
+"""With more different labels than this, the column is probably a number or a text, not a class."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
 
-# Of the config, what decides how a cell is read.
+# The config fields that decide how a cell is read.
 _FIELDS = ("problem_type", "label_thresholds", "label_margin", "label_separator", "label_column")
 
 Label = int | float | tuple[int, ...]
@@ -51,16 +51,16 @@ class LabelEncoder:
 
         Args:
             data: The config's section.
-            ranges: With thresholds the name of each range, lowest first. Empty: those of `data.label_names`.
+            ranges: With thresholds, the name of each range, lowest first. Empty: those of `data.label_names`.
         Raises:
-            InputError: If a label name begins or ends with white space, which cells are stripped of.
+            InputError: If a label name begins or ends with white space, since cells are stripped of it.
         """
         self._data = data
         self._codes: dict[str, int] = {name: code for code, name in enumerate(data.label_names)}
         for name in data.label_names:
             if name != name.strip() or not name:
                 raise InputError(
-                    f"data.label_names has {name!r}; a name is not empty, nor has it white space at its ends."
+                    f"data.label_names has {name!r}; a name is not empty and has no white space at its ends."
                 )
         self._ranges = ranges or data.label_names
         self._cuts = tuple(_decimal(cut) for cut in data.label_thresholds)
@@ -78,7 +78,7 @@ class LabelEncoder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The label of each code; those of the config, or those found so far."""
+        """The label of each code: those of the config, or those found so far."""
         return tuple(self._codes)
 
     @property
@@ -108,8 +108,8 @@ class LabelEncoder:
             None for a number within `data.label_margin` of a threshold: the row is left out.
 
         Raises:
-            BrokenCellError: If the cell is no label.
-            InputError: If the labels found are too many to be classes.
+            BrokenCellError: If the cell is not a label.
+            InputError: If there are too many labels to be classes.
         """
         if self._data.problem_type == "multi_label":
             return tuple(sorted({self._code(label) for label in self._several(cell)}))
@@ -194,7 +194,7 @@ def _json_list(cell: str) -> list[str]:
 
 
 def _decimal(number: float) -> Decimal:
-    return Decimal(repr(float(number)))  # 0.1, not the binary fraction next to it
+    return Decimal(repr(float(number)))  # 0.1, not its nearest binary fraction
 
 
 def load_labels(folder: str | os.PathLike[str]) -> LabelEncoder:
@@ -216,10 +216,10 @@ def load_labels(folder: str | os.PathLike[str]) -> LabelEncoder:
 
 
 def find_look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Returns the labels that a reader would take for one: each group, two or more names, in the order given.
+    """Returns groups of two or more labels that a reader would take for the same, in the order given.
 
-    They differ in capitals, in white space, in characters that show nothing, or in how Unicode writes a character; or
-    they are the same number, or a number and a truth value that stands for it.
+    They differ in capitals, in white space, in invisible characters, or in the Unicode form of a character; or they are
+    the same number, or a number and its truth value.
 
     >>> find_look_alikes(["spam", "ham", "Spam", "1", "1.0", "True"])
     [('spam', 'Spam'), ('1', '1.0', 'True')]
@@ -239,12 +239,12 @@ def _appearance(name: str) -> str | Decimal:
 
 
 def _shows_nothing(character: str) -> bool:
-    """Whether a character is one of format (zero width spaces, marks of direction), control or variation."""
+    """Whether a character is invisible: format (zero width spaces, direction marks), control or variation."""
     return unicodedata.category(character) in ("Cf", "Cc") or "\ufe00" <= character <= "\ufe0f"
 
 
 def show_exactly(name: str) -> str:
-    """Returns a label in quotes, with what the eye cannot tell apart written as an escape: `'cafe\\u0301'`."""
+    """Returns a label in quotes, with indistinguishable characters written as escapes: `'cafe\\u0301'`."""
     shown, before = [], ""
     for character in name:
         pair = before + character
@@ -255,5 +255,5 @@ def show_exactly(name: str) -> str:
 
 
 def _plain_number(name: str) -> Decimal | None:
-    """Returns the number that a name is; None for other names, such as `nan` and `1_000`."""
+    """Returns the number that a name spells; None for other names, such as `nan` and `1_000`."""
     return Decimal(name) if _NUMBER.fullmatch(name) else None

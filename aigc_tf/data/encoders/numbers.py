@@ -32,7 +32,7 @@ class NumberEncoder:
         """Returns the number of a cell.
 
         Raises:
-            BrokenCellError: If it is none that float32 can hold.
+            BrokenCellError: If it is not a number that float32 can hold.
         """
         if isinstance(cell, tuple):
             raise BrokenCellError(f"{len(cell)} values in {self._source!r}, where 1 fits", ", ".join(cell)[:80])
@@ -43,7 +43,7 @@ class NumberEncoder:
         return f"{float(value):g}"
 
     def describe(self) -> dict[str, Any]:
-        """Returns nothing: a number is all there is to know."""
+        """Returns nothing, since numbers need no settings."""
         return {}
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -1,7 +1,8 @@
 """The columns of one split of a prepared data set, by memory map: opening costs nothing, reading reads its pages.
 
-    <split>/<column>-NNNNN.npy           values of the shard's examples end to end; of a dense column one row an example
-    <split>/<column>.offsets-NNNNN.npy   int64 (n + 1,), ragged columns only: example i of the shard is the values
+    <split>/<column>-NNNNN.npy           values of the shard's examples end to end; for a dense column one row per
+    example <split>/<column>.offsets-NNNNN.npy   int64 (n + 1,), ragged columns only: example i of the shard is the
+    values
                                          [offsets[i]:offsets[i + 1]]
 
 Example ids count from 0 within a split, through its shards.
@@ -24,7 +25,7 @@ def array_path(folder: Path, array: str, number: int) -> Path:
 
 
 class Shards:
-    """Where the examples of a split are: which shard, and which of its rows."""
+    """The shard and the row of each example of a split."""
 
     def __init__(self, counts: Sequence[int]) -> None:
         self._starts = np.cumsum([0, *counts])  # first id of each shard
@@ -34,7 +35,7 @@ class Shards:
         """Returns the shard of each example and its number there.
 
         Raises:
-            IndexError: If there is no such example.
+            IndexError: If an id is out of range.
         """
         ids = np.asarray(example_ids, np.int64)
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_examples:
@@ -44,7 +45,7 @@ class Shards:
 
 
 class DenseColumn:
-    """A column that has one array of the same shape for each example."""
+    """A column with one array of the same shape per example."""
 
     def __init__(self, arrays: list[np.ndarray], shards: Shards) -> None:
         self._arrays, self._shards = arrays, shards
@@ -54,7 +55,7 @@ class DenseColumn:
         """Returns `(b, *shape)`.
 
         Raises:
-            IndexError: If there is no such example.
+            IndexError: If an id is out of range.
         """
         rows = np.empty((len(example_ids), *self.shape), self.dtype)
         for row, (shard, i) in enumerate(zip(*self._shards.places(example_ids), strict=True)):
@@ -67,7 +68,7 @@ class DenseColumn:
 
 
 class RaggedColumn:
-    """A column of which each example has some values; it is also one stream of the values of all examples."""
+    """A column with a varying number of values per example; it is also one stream of all values."""
 
     def __init__(self, values: list[np.ndarray], offsets: list[np.ndarray], shards: Shards) -> None:
         self._values, self._offsets, self._shards = values, offsets, shards
@@ -77,7 +78,7 @@ class RaggedColumn:
 
     @property
     def lengths(self) -> np.ndarray:
-        """`(n,)` int64: values of each example.
+        """`(n,)` int64: number of values of each example.
 
         Computed at each access, since its size grows with the examples.
         """
@@ -93,7 +94,7 @@ class RaggedColumn:
         """Returns the values of several examples: read-only views of the files.
 
         Raises:
-            IndexError: If there is no such example.
+            IndexError: If an id is out of range.
         """
         rows = []
         for shard, i in zip(*self._shards.places(example_ids), strict=True):
@@ -104,7 +105,7 @@ class RaggedColumn:
     def range(self, start: int, stop: int) -> np.ndarray:
         """Returns the values `[start, stop)` of all examples end to end, with nothing between them.
 
-        A read-only view of the file; a copy where the range is in several shards.
+        A read-only view of the file; a copy if the range spans several shards.
 
         Raises:
             IndexError: If the range is not within the `num_values` of the split.
@@ -123,10 +124,10 @@ class RaggedColumn:
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...], *, again: str) -> np.ndarray:
-    """Maps an array; as a plain ndarray, since slices of a memmap object cost ten times as much.
+    """Maps an array, as a plain ndarray: slices of a memmap object cost ten times as much.
 
     Raises:
-        InputError: If it is missing, or its type or shape is another; `again` says what to do.
+        InputError: If it is missing, or of another type or shape; `again` says what to do.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

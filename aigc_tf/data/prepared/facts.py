@@ -1,7 +1,7 @@
-"""What a trained model has to know of the data it was trained on. A run folder keeps it, so it needs no data.
+"""What a trained model must know of its data. A run folder keeps it, so the model needs no prepared data.
 
 <run>/facts.json           hash and schema of the prepared data set
-<run>/encoders/<column>/   what made the column, as in the prepared data set
+<run>/encoders/<column>/   the column's encoder, as in the prepared data set
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ ENCODERS_FOLDER = "encoders"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What is known of a prepared data set without its arrays."""
+    """The facts of a prepared data set, without its arrays."""
 
     sha256: str
-    """Of the prepared data set."""
+    """Hash of the prepared data set."""
     schema: Schema
     encoders_folder: str
-    """The folder that has one of each column."""
+    """The folder of the encoders, one per column."""
     _loaded: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def encoder(self, column: str) -> Any:
@@ -58,7 +58,7 @@ def read_facts(workdir: str) -> DataFacts:
     """Reads what `write_facts` wrote.
 
     Raises:
-        InputError: If facts.json is missing or another program's.
+        InputError: If facts.json is missing or was not written by this program.
     """
     path = storage.join(workdir, FACTS_FILE)
     content = storage.read_json(path)

@@ -2,10 +2,10 @@
 
     <folder>/
       dataset.json          schema, columns, where it comes from, and the size and sha256 of every file
-      encoders/<column>/    what made the column: a vocabulary, the names of labels
+      encoders/<column>/    the column's encoder: a vocabulary, the names of labels
       <split>/              the columns of its examples, in shards; see `columns`
 
-A split without examples is not there.
+A split without examples has no folder.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ SPLIT_NAMES = ("train", "validation", "test")
 
 _COMMAND = "python scripts/prepare.py --config=..."
 _AGAIN = f"prepare the data again with `{_COMMAND} --overwrite`."
-_FIELDS: dict[str, type] = {  # of dataset.json, as far as reading depends on them
+_FIELDS: dict[str, type] = {  # the entries of dataset.json that reading needs
     "task": str,
     "schema": dict,
     "columns": dict,
@@ -42,7 +42,7 @@ _FIELDS: dict[str, type] = {  # of dataset.json, as far as reading depends on th
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns the size and sha256 of every file but dataset.json, by its path with slashes."""
+    """Returns the size and sha256 of every file except dataset.json, by its path with slashes."""
     paths = sorted(_files(folder))
     with ThreadPoolExecutor(2) as pool:
         hashes = pool.map(storage.sha256_file, (folder / path for path in paths))
@@ -65,12 +65,12 @@ class PreparedSplit:
         """Opens the shards and compares their types and shapes with what dataset.json says.
 
         Args:
-            folder: Of the split; its name is the split's.
-            info: What dataset.json holds.
-            schema: The one it states.
+            folder: The split's folder, named like the split.
+            info: The content of dataset.json.
+            schema: The schema that it states.
 
         Raises:
-            InputError: If a file is not as dataset.json says.
+            InputError: If a file differs from what dataset.json says.
         """
         self._folder, self._schema = folder, schema
         self._shards = info["splits"][folder.name]["shards"]
@@ -115,9 +115,9 @@ class PreparedSplit:
         return functools.reduce(np.add, (self._columns[name].lengths for name in self._schema.size_columns))
 
     def count_longer(self, size: int) -> int:
-        """Returns how many examples are larger than that."""
+        """Returns the number of examples that are larger."""
         count = 0
-        for number, shard in enumerate(self._shards):  # by maps of their own, so that what is read leaves the memory
+        for number, shard in enumerate(self._shards):  # by separate maps, so that the pages read are freed again
             sizes = np.zeros(shard["examples"], np.int64)
             for name in self._schema.size_columns:
                 path = array_path(self._folder, name + OFFSETS, number)
@@ -132,20 +132,20 @@ class PreparedDataset:
 
     folder: Path
     info: dict[str, Any]
-    """What dataset.json holds."""
+    """The content of dataset.json."""
     splits: dict[str, PreparedSplit]
-    """Those that have examples; `train` always has."""
+    """The splits that have examples; `train` is always one."""
     facts: DataFacts
-    """What a model that is trained on it has to know of it."""
+    """The facts that a model trained on it must know."""
 
     @property
     def sha256(self) -> str:
-        """Of dataset.json, which holds the sha256 of every file; so it stands for the whole data set."""
+        """Hash of dataset.json. It identifies the whole data set, since dataset.json has the hash of every file."""
         return self.facts.sha256
 
     @property
     def schema(self) -> Schema:
-        """Its columns, and what is done with them."""
+        """Its columns and their use."""
         return self.facts.schema
 
     def utf8_bytes(self, split: str) -> int:
@@ -153,7 +153,7 @@ class PreparedDataset:
         return sum(self.info["splits"][split]["utf8_bytes"].values())
 
     def learnt_utf8_bytes(self, split: str) -> int:
-        """Returns the size of what a model learns to write, by which losses per token become bits per byte."""
+        """Returns the size of the texts that a model learns to write; it turns losses per token into bits per byte."""
         return sum(self.info["splits"][split]["utf8_bytes"][name] for name in self.schema.learnt)
 
 
@@ -161,7 +161,7 @@ def open_prepared(folder: str | os.PathLike[str]) -> PreparedDataset:
     """Opens a prepared data set. Sizes, types and shapes of all files are checked, their content is not.
 
     Raises:
-        InputError: If it is not there, is written by another version, or a file is missing or not as it was written.
+        InputError: If it is missing or of another version, or a file is missing or differs from what was written.
     """
     folder = Path(folder)
     content = _read_info_file(folder)
@@ -184,8 +184,8 @@ def verify_prepared(folder: str | os.PathLike[str]) -> PreparedDataset:
     """Opens a prepared data set and hashes every file of it.
 
     Raises:
-        InputError: As `open_prepared`; or if a file's content has changed, or a file is there that was not written
-            with the data set. The file is named.
+        InputError: As `open_prepared`; or if a file's content has changed, or a file does not belong to the data set.
+            The file is named.
     """
     prepared = open_prepared(folder)
     files = prepared.info["files"]
@@ -198,7 +198,7 @@ def verify_prepared(folder: str | os.PathLike[str]) -> PreparedDataset:
         raise InputError(f"{error.filename} cannot be read to its end: {error.strerror}; {_AGAIN}") from error
     for path, found in found_files.items():
         if found["sha256"] != files[path]["sha256"]:
-            raise InputError(f"{prepared.folder / path} is not what was written (its sha256 differs); {_AGAIN}")
+            raise InputError(f"{prepared.folder / path} differs from what was written (by its sha256); {_AGAIN}")
     return prepared
 
 
@@ -209,7 +209,7 @@ def _read_info_file(folder: Path) -> bytes:
         if not folder.is_dir():
             raise InputError(f"There is no prepared data set {folder}. Make it with `{_COMMAND}`.") from error
         raise InputError(
-            f"{folder} is no prepared data set, since it has no {INFO_NAME}. Make one with `{_COMMAND}`."
+            f"{folder} is not a prepared data set, since it has no {INFO_NAME}. Make one with `{_COMMAND}`."
         ) from error
     except OSError as error:
         raise InputError(f"{folder / INFO_NAME} cannot be read: {error.strerror}.") from error

@@ -1,7 +1,7 @@
-"""Writes a prepared data set (`prepared.py` says what it looks like) with constant memory, batch by batch.
+"""Writes a prepared data set (`prepared.py` shows its layout) with constant memory, batch by batch.
 
-Labels are written as codes, since their final order is known only at the end; then each file's codes are replaced by
-places, a chunk at a time. dataset.json is written last of all, so that a folder with one is complete.
+Labels are first written as codes, since their final order is known only at the end; then each file's codes are replaced
+by places, a chunk at a time. dataset.json is written last, so a folder that has one is complete.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ VALUES_PER_SHARD = 2**26
 RAGGED = "ragged"
 """How the token ids of a text are stored; the others are those of `encoders.cells`."""
 
-_CHUNK_ROWS = 2**16  # codes are read and written this many at a time
+_CHUNK_ROWS = 2**16  # number of codes that are read and written at a time
 _DTYPES = {VALUE: np.float32, CODE: np.int32, CODES: np.uint8}
 
 
@@ -42,12 +42,12 @@ class ColumnFormat(NamedTuple):
 
     @classmethod
     def of_cells(cls, storage: str) -> "ColumnFormat":
-        """Returns the format of cells that are stored as `encoders.cells` says."""
+        """Returns the format of cells, of a storage of `encoders.cells`."""
         return cls(storage, _DTYPES[storage])
 
 
 class FinalLabels(NamedTuple):
-    """What codes mean, known when all is read."""
+    """The meaning of codes, known after the pass."""
 
     names: Sequence[str]
     """The labels in their final order."""
@@ -67,7 +67,7 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 class _GrowingArray:
-    """An .npy file that rows are appended to; its header is set right when it is closed."""
+    """An .npy file that rows are appended to; its header is completed when it is closed."""
 
     def __init__(self, path: Path, dtype: Any, row_shape: tuple[int, ...] = ()) -> None:
         self.path, self.num_rows = path, 0
@@ -101,7 +101,7 @@ class _GrowingArray:
 
 
 class _RaggedFiles:
-    """The values of one shard's ragged column, and where each example's end."""
+    """The values of one shard's ragged column, and the end of each example."""
 
     def __init__(self, folder: Path, name: str, number: int, dtype: Any) -> None:
         self.num_values = 0
@@ -120,7 +120,7 @@ class _RaggedFiles:
 
 
 class _DenseFiles:
-    """The rows of one shard's column of values or of codes, which get their final places at the end."""
+    """The rows of one shard's column of values or of codes, whose codes become final places at the end."""
 
     def __init__(self, folder: Path, name: str, number: int, form: ColumnFormat) -> None:
         self._path = array_path(folder, name, number)
@@ -218,8 +218,8 @@ class PreparedWriter:
         task: The name of the task that the data are for.
         schema: Its columns.
         formats: How each column is written, by its name.
-        values_per_shard: A shard ends before the example that would lift the values of its ragged columns, or its
-            examples where there is none, above this number.
+        values_per_shard: A shard ends before the example with which the values of its ragged columns, or without such
+            columns its examples, would exceed this number.
     """
 
     def __init__(
@@ -242,11 +242,11 @@ class PreparedWriter:
 
     def __exit__(self, *error: object) -> None:
         for shards in self._shards.values():
-            for shard in shards[-1:]:  # there is none where the disk was full already
+            for shard in shards[-1:]:  # empty if the disk was full already
                 shard.abandon()
 
     def add(self, split: str, **columns: Any) -> None:
-        """Appends one example: of a ragged column its values, of any other what its encoder gave."""
+        """Appends one example: for a ragged column its values, for any other its encoder's result."""
         ragged = {name: np.asarray(columns[name]) for name in self._ragged}
         self.add_batch(
             split,
@@ -260,15 +260,15 @@ class PreparedWriter:
 
         Args:
             split: One of `SPLIT_NAMES`.
-            count: n, how many they are.
-            columns: Of a ragged column `(sum(lengths),)` values, the examples end to end, and `(n,)` lengths; of any
+            count: n, their number.
+            columns: For a ragged column `(sum(lengths),)` values, the examples end to end, and `(n,)` lengths; for any
                 other n values, codes or tuples of codes.
 
         Raises:
-            ValueError: If a token id is outside the vocabulary, or the split is none.
+            ValueError: If a token id is outside the vocabulary, or the split is unknown.
         """
         if split not in SPLIT_NAMES:
-            raise ValueError(f"{split!r} is no split; there are {', '.join(SPLIT_NAMES)}.")
+            raise ValueError(f"{split!r} is not a split; splits are {', '.join(SPLIT_NAMES)}.")
         for name in self._ragged:
             _check_ids(columns[name][0], self._formats[name].limit)
         lengths = {name: np.asarray(columns[name][1], np.int64) for name in self._ragged}
@@ -280,7 +280,7 @@ class PreparedWriter:
         while first < count:
             shard = self._shard_for(split, int(sizes[first]))
             fitting = int(np.searchsorted(ends, start + self._limit - shard.size, side="right"))
-            last = max(first + 1, fitting)  # an example longer than a shard has one for itself
+            last = max(first + 1, fitting)  # an example longer than a shard gets its own
             for name, files in shard.ragged.items():
                 begin, end = value_ends[name][[first, last]]
                 files.append(columns[name][0][begin:end], lengths[name][first:last])
@@ -291,7 +291,7 @@ class PreparedWriter:
             first, start = last, int(ends[last - 1])
 
     def _shard_for(self, split: str, size: int) -> _ShardWriter:
-        """Returns the open shard, or a new one where an example of that size is too large for it."""
+        """Returns the open shard, or a new one if an example of that size is too large for it."""
         shards = self._shards.setdefault(split, [])
         if shards and shards[-1].num_examples and shards[-1].size + size > self._limit:
             shards[-1].close()
@@ -307,14 +307,14 @@ class PreparedWriter:
         labels: Mapping[str, FinalLabels] | None = None,
         ledger: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Puts the labels in order, hashes every file in the folder and writes dataset.json, the last of all.
+        """Sorts the labels, hashes every file in the folder and finally writes dataset.json.
 
         Args:
-            labels: Of each column of codes, what they mean.
-            ledger: More entries of dataset.json; of "splits" entries for each split, of "columns" for each column.
+            labels: The meaning of the codes of each column of codes.
+            ledger: More entries of dataset.json; under "splits" for each split, under "columns" for each column.
 
         Returns:
-            What dataset.json holds.
+            The content of dataset.json.
         """
         for shards in self._shards.values():
             shards[-1].close()
@@ -376,7 +376,7 @@ def _check_ids(ids: np.ndarray, limit: int) -> None:
 
 
 def _range_of(chunks: Iterable[np.ndarray]) -> dict[str, float]:
-    """Sums up the numbers of a column."""
+    """Summarises the numbers of a column."""
     number, total, smallest, greatest = 0, 0.0, np.inf, -np.inf
     for chunk in chunks:
         number, total = number + len(chunk), total + float(chunk.sum(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""The schema of a data set: which columns its examples have, where they come from, and what is done with them.
+"""The schema of a data set: the columns of its examples, their sources, and their use.
 
 Standard library and config only, so that the command line knows what a task reads before TensorFlow is imported.
 """
@@ -18,13 +18,13 @@ class Column:
 
     name: str
     source: str
-    """Name of the column of the sources that it is made of."""
+    """Name of its column in the sources."""
     encoder: str
-    """What makes it: a key of `data.encoders.ENCODERS`."""
+    """Its encoder: a key of `data.encoders.ENCODERS`."""
 
     @property
     def is_text(self) -> bool:
-        """Whether it is made of text."""
+        """Whether its raw values are texts."""
         return ENCODERS[self.encoder].reads_text
 
 
@@ -34,20 +34,20 @@ class Schema:
 
     columns: tuple[Column, ...]
     split_by: tuple[str, ...]
-    """The columns whose raw bytes decide the split; two examples that are equal in them are duplicates."""
+    """The columns whose raw bytes decide the split; examples that are equal in them are duplicates."""
     size_columns: tuple[str, ...] = ()
-    """The ragged columns whose lengths sum up to an example's size. Empty: every example has the size 1."""
+    """The ragged columns whose lengths add up to an example's size. Empty: every example has the size 1."""
     learnt: tuple[str, ...] = ()
-    """The text columns that a model learns to write. An example that has nothing in them is left out, and losses are
-    counted by their bytes."""
+    """The text columns that a model learns to write. An example is left out if they are empty; bits per byte count
+    their bytes."""
     unit: str = "example"
-    """What an example is called, such as `document`."""
+    """The word for an example, such as `document`."""
     tokenizer_kind: str = "wordpiece"
-    """What `tokenizer.kind` `auto` learns."""
+    """The kind that `tokenizer.kind` `auto` trains."""
 
     @property
     def text_columns(self) -> tuple[Column, ...]:
-        """The columns that are made of text, in order."""
+        """The columns of text, in order."""
         return tuple(column for column in self.columns if column.is_text)
 
     @property
@@ -57,15 +57,15 @@ class Schema:
 
     @property
     def cell_columns(self) -> tuple[Column, ...]:
-        """The columns that are made of cells, such as labels and numbers, in order."""
+        """The columns of cells, such as labels and numbers, in order."""
         return tuple(column for column in self.columns if not column.is_text)
 
     def encoded_by(self, encoder: str) -> tuple[Column, ...]:
-        """Returns the columns that a kind of encoder makes, in order."""
+        """Returns the columns of a kind of encoder, in order."""
         return tuple(column for column in self.columns if column.encoder == encoder)
 
     def source_columns(self, data: DataConfig) -> tuple[SourceColumn, ...]:
-        """Returns what is read of the sources, in the order of `columns`."""
+        """Returns the columns that are read from the sources, in the order of `columns`."""
         return tuple(
             SourceColumn(
                 column.source,
@@ -86,7 +86,7 @@ class Schema:
         """Returns the schema that `to_json` gave.
 
         Raises:
-            TypeError, KeyError: If it is none.
+            TypeError, KeyError: If the content is not a schema.
         """
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
@@ -98,7 +98,7 @@ class Schema:
 
 
 def _field_of(source: str, data: DataConfig) -> str:
-    """Returns the field of the config that names a column of the sources, for errors."""
+    """Returns the config field that names a column of the sources, for errors."""
     for field in ("text_column", "text_b_column", "label_column"):
         if getattr(data, field) == source:
             return f"data.{field}"

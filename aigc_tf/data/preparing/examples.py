@@ -1,4 +1,4 @@
-"""From records to examples: which split, which values, and what does not get through."""
+"""From records to examples: their split, their values, and which records are left out."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -24,21 +24,21 @@ class Example(NamedTuple):
 
     split: str
     texts: tuple[bytes, ...]
-    """Of each text column of the schema, as UTF-8."""
+    """The value of each text column of the schema, as UTF-8."""
     values: tuple[Any, ...] = ()
-    """Of each cell column of the schema, what its encoder made."""
+    """The encoded value of each cell column of the schema."""
     key: tuple[bytes, ...] = ()
     """The raw bytes of the columns that decide the split."""
 
 
 class ExampleReader:
-    """Reads records and gives them codes and splits, and counts what does not get through.
+    """Reads records, encodes their cells, assigns splits, and counts the records that are left out.
 
     Args:
         found: The source files.
         data: The config's section.
-        schema: What is read. An example in which all that is learnt is empty is left out.
-        verdicts: `(n,)` uint8, what `find_duplicates` says of the same sources; those it does not keep are left out.
+        schema: The schema. An example is left out if all of its learnt texts are empty.
+        verdicts: `(n,)` uint8, the result of `find_duplicates` for the same sources; it decides what is kept.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class ExampleReader:
         self._sizes = [source_size(source) for source in found]
         self._splits = [source.split for source in found]
         if len(found) == 1 and found[0].format == "document":
-            self._splits = [found[0].split or "train"]  # wherever the hash would put it
+            self._splits = [found[0].split or "train"]  # regardless of the hash
         self.validation_from_train = data.split != "hash" and _lacks_validation(found)
         self.encoders = {
             column.name: build(data, column.source)
             for column in schema.cell_columns
             if (build := ENCODERS[column.encoder].build)
         }
-        """Of each cell column; that of labels knows those that were read so far."""
+        """The encoder of each cell column; that of labels knows the labels read so far."""
         names = [column.name for column in schema.columns]
         self._texts = [names.index(column.name) for column in schema.text_columns]
         self._cells = [(names.index(name), encoder) for name, encoder in self.encoders.items()]
@@ -70,11 +70,11 @@ class ExampleReader:
         self.broken: collections.Counter[str] = collections.Counter()
         """Rows with a broken cell, by reason. The reports count them too."""
         self.left_out: collections.Counter[str] = collections.Counter()
-        """Rows that are in order but not wanted, by reason."""
+        """Rows that are correct but not wanted, by reason."""
         self.duplicates: collections.Counter[str] = collections.Counter()
-        """Examples left out for what others are, by reason."""
+        """Examples left out because of other examples, by reason."""
         self.kept = 0
-        """Examples before duplicates are left out."""
+        """Number of examples before duplicates are left out."""
 
     def __iter__(self) -> Iterator[Example]:
         """Yields the examples in the order of the sources.
@@ -111,7 +111,7 @@ class ExampleReader:
         return int(self._verdicts[self.kept])
 
     def _values(self, record: Record) -> tuple[Any, ...] | None:
-        """Returns what the encoders make of a record's cells; None: the record is counted and left out."""
+        """Returns a record's encoded cells; None: the record is counted and left out."""
         if self._learnt and not any(record.cells[place] for place in self._learnt):
             self.left_out[f"empty {self._named_learnt()}"] += 1
             return None
@@ -122,7 +122,7 @@ class ExampleReader:
             except BrokenCellError as error:
                 reason, detail = error.args
                 report = self.reports[record.source]
-                report.records -= 1  # its reader has taken it for a good one
+                report.records -= 1  # its reader has counted it as a good one
                 report.count_broken(record.line, reason, detail)
                 self.broken[reason] += 1
                 return None
@@ -133,11 +133,11 @@ class ExampleReader:
         return tuple(values)
 
     def _named_learnt(self) -> str:
-        """Returns what a reader calls the texts that are learnt: the whole example, or one of its texts."""
+        """Returns the word for the learnt texts in messages: the whole example, or one of its texts."""
         return self._schema.unit if len(self._learnt) == len(self._texts) else " and ".join(self._schema.learnt)
 
     def _check_cells(self, report: SourceReport, num_broken: int) -> None:
-        """Looks at the first cells of a file, so that a wrong column shows at once; at its end the reader looks."""
+        """Checks the first cells of a file, so that a wrong column is found early; the reader checks at its end."""
         if num_broken > self._data.max_bad_share * CHECK_AFTER_ROWS:
             what = "labels" if self._schema.encoded_by("label") else "cells"
             raise InputError(
@@ -146,7 +146,7 @@ class ExampleReader:
             )
 
     def counts(self, phase: str) -> Counts:
-        """Returns how far the reading is."""
+        """Returns the progress of the reading."""
         done = sum(self._sizes[: max(0, len(self.reports) - 1)])
         if self.reports:
             done += min(self.reports[-1].bytes_read, self._sizes[len(self.reports) - 1])
@@ -158,7 +158,7 @@ class ExampleReader:
 
 
 def _lacks_validation(found: list[SourceFile]) -> bool:
-    """Whether validation data must come from the training data; the only document there is stays there."""
+    """Whether validation data must come from the training data; an only document stays in it."""
     training = [source for source in found if source.split == "train"]
     only = len(training) == 1 and training[0].format == "document"
     return not only and all(source.split != "validation" for source in found)
@@ -169,7 +169,7 @@ def _raw(cell: Cell) -> bytes:
 
 
 def find_duplicates(examples: Iterable[Example]) -> np.ndarray:
-    """Reads all examples and returns `(n,)` uint8, what `cleaning.judge` says of each."""
+    """Reads all examples and returns `(n,)` uint8, the result of `cleaning.judge`."""
     finder = DuplicateFinder()
     for example in examples:
         finder.add(example.key, example.values, example.split)

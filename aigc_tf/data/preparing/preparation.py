@@ -2,14 +2,13 @@
 
     find_sources -> read_records -> encoders of cells -> split_of -> token ids -> PreparedWriter
 
-What is read, and what an example is, says the task's `Schema`.
+The task's `Schema` says what is read and what an example is.
 
-The records are read in one thread and tokenised in others, whose results are written in the order of the records;
-so the same config and sources give the same bytes, and memory does not grow with the input. With
-`tokenizer.source` "train" passes come before it, in which the vocabulary is learnt from the training split, and with
-`data.drop_duplicates` one before all.
+One thread reads the records and others tokenise them; the results are written in the order of the records. So the same
+config and sources give the same bytes, and memory does not grow with the input. With `tokenizer.source` "train" earlier
+passes train the vocabulary on the training split, and with `data.drop_duplicates` one pass before all finds duplicates.
 
-`prepare` shows what happens; `write_dataset` is the part without a terminal.
+`prepare` shows progress; `write_dataset` works without a terminal.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ from aigc_tf.data.prepared.prepared import (
 )
 from aigc_tf.data.prepared.prepared_writer import ColumnFormat, FinalLabels, PreparedWriter
 from aigc_tf.data.prepared.schema import Schema
-from aigc_tf.data.preparing import terminal as ledger
+from aigc_tf.data.preparing import terminal
 from aigc_tf.data.preparing.examples import Example, ExampleReader, find_duplicates, source_size
 from aigc_tf.data.preparing.provenance import check_matches, describe, prepare_sha256, relevant_fields
 from aigc_tf.data.preparing.terminal import Counts
@@ -62,7 +61,7 @@ def _write(writer: PreparedWriter, schema: Schema, batch: TokenBatch) -> dict[st
         columns: dict[str, Any] = {}
         for number, column in enumerate(schema.text_columns):
             token_ids, lengths = batch.token_ids[number], batch.lengths[:, number]
-            if len(rows) < len(splits):  # else, such as a document of its own, its tokens need not be copied
+            if len(rows) < len(splits):  # else, as for a batch of one document, its tokens need not be copied
                 token_ids = token_ids[np.repeat(splits == code, lengths)]
             columns[column.name] = (token_ids, lengths[rows])
         for number, column in enumerate(schema.cell_columns):
@@ -129,7 +128,7 @@ def write_dataset(
 
 
 def _save_encoders(encoders: Mapping[str, Any], schema: Schema, folder: Path) -> dict[str, dict[str, Any]]:
-    """Writes the encoder of each column; returns what dataset.json says of them."""
+    """Writes the encoder of each column; returns their entries of dataset.json."""
     for name, encoder in encoders.items():
         encoder.save(folder / ENCODERS_FOLDER / name)
     return {
@@ -144,7 +143,7 @@ def _final_labels(schema: Schema, reader: ExampleReader) -> dict[str, FinalLabel
 
 
 class _Passes:
-    """The times that the sources are read: for duplicates, for the vocabulary, and to write what they hold."""
+    """The passes over the sources: for duplicates, for the vocabulary, and to write the data."""
 
     def __init__(self, config: ExperimentConfig, schema: Schema, found: list[SourceFile]) -> None:
         self._data, self._schema, self._found = config.data, schema, found
@@ -158,12 +157,12 @@ class _Passes:
         return reader
 
     def batches(self, reader: ExampleReader, phase: str) -> Iterator[TextBatch]:
-        """Yields what a reader gives in batches; of documents (one text and nothing else) long ones are cut."""
+        """Yields a reader's examples in batches; long documents (examples of one text alone) are cut."""
         is_document = len(self._schema.columns) == len(self._schema.text_columns) == len(self._schema.learnt) == 1
         return text_batches(reader, phase=phase, cut_documents=is_document)
 
     def find_duplicates(self, progress: Progress) -> None:
-        """Reads all once; the readers of later passes leave duplicates out."""
+        """Reads everything once; the readers of later passes leave duplicates out."""
         reader = self.reader()
 
         def examples() -> Iterator[Example]:
@@ -178,16 +177,16 @@ class _Passes:
         last = self._readers[-1].reports
         for reader in self._readers[:-1]:
             for report, before in zip(last, reader.reports, strict=False):
-                if before.sha256 and report.sha256 != before.sha256:  # a pass may have stopped before a file's end
+                if before.sha256 and report.sha256 != before.sha256:  # no hash: a pass may stop before a file's end
                     raise sources.changed(report.uri)
 
 
 def _learn_tokenizer(config: ExperimentConfig, schema: Schema, passes: _Passes, progress: Progress) -> Tokenizer:
-    """Returns the tokenizer that the config names; with source `train` it is learnt from the training split alone."""
+    """Returns the tokenizer that the config names; with source `train` it is trained on the training split alone."""
     numbers = itertools.count(1)
 
     def training_texts() -> Iterator[str]:
-        """Not the other splits: what is tested on must be new to the vocabulary as well."""
+        """The training texts. Not the other splits: test data must be new to the vocabulary too."""
         for batch in passes.batches(passes.reader(), f"learning the vocabulary, pass {next(numbers)}"):
             progress(batch.counts)
             for example in batch.examples:
@@ -211,7 +210,7 @@ def _check_result(reader: ExampleReader, num_bytes: Mapping[str, np.ndarray]) ->
         )
 
 
-# ---------------------------------------------------------------- the door
+# ---------------------------------------------------------------- the command
 
 
 def prepare(
@@ -219,16 +218,16 @@ def prepare(
 ) -> PreparedDataset:
     """Makes the prepared data set of an experiment, in `<data.prepared_dir>/<name>`, and shows what went in and out.
 
-    A data set that is there already, made of the same sources with the same config, is verified and left as it is.
+    An existing data set from the same sources with the same config is verified and kept.
 
     Args:
         config: A validated config.
         schema: What its task reads.
-        overwrite: Make it anew, even if there is one. The old one goes only when the new one is complete.
+        overwrite: Make it anew, even if there is one. The old one is removed only when the new one is complete.
         console: Where the tables are printed; standard output by default. Progress goes to standard error.
 
     Raises:
-        InputError: If sources, labels or tokenizer do not fit, or the data set that is there is another one.
+        InputError: If sources, labels or tokenizer do not fit, or another data set is there.
         RunError: If the disk is full, or another process prepares the same data set.
     """
     console = console or Console()
@@ -241,17 +240,17 @@ def prepare(
         _refuse_foreign(folder)
         if folder.exists() and not overwrite:
             prepared = _check_same(folder, config, schema, found)
-            ledger.print_line(console, f"{folder} is prepared already, from the same sources with the same config.")
+            terminal.print_line(console, f"{folder} is prepared already, from the same sources with the same config.")
         else:
             total = sum(map(source_size, found))
             with (
                 storage.staged_folder(folder, overwrite=overwrite) as staging,
-                ledger.ProgressBar(total_bytes=total) as progress,
+                terminal.ProgressBar(total_bytes=total) as progress,
             ):
                 write_dataset(config, schema, found, staging, progress=progress)
             prepared = open_prepared(folder)
     num_special = _num_special(prepared)
-    ledger.print_ledger(prepared, max_length=config.data.max_length, num_special=num_special, console=console)
+    terminal.print_ledger(prepared, max_length=config.data.max_length, num_special=num_special, console=console)
     return prepared
 
 
@@ -265,30 +264,30 @@ def _num_special(prepared: PreparedDataset) -> int:
 
 
 def _check_same(folder: Path, config: ExperimentConfig, schema: Schema, found: list[SourceFile]) -> PreparedDataset:
-    """Returns the data set that is there, or says why it is not the one asked for."""
+    """Returns the existing data set; raises if it is not the one asked for."""
     prepared = verify_prepared(folder)
     check_matches(prepared, config)
     before = {source["uri"]: source["sha256"] for source in prepared.info.get("sources", [])}
     now = {source.uri: sources.hash_source(source) for source in found}
     changed = [uri for uri in {**before, **now} if before.get(uri) != now.get(uri)]
     texts = schema.text_columns
-    if texts and config.tokenizer.source != "train":  # such a vocabulary follows from the sources
+    if texts and config.tokenizer.source != "train":  # a trained vocabulary follows from the sources
         tokenizer = build_tokenizer(config.tokenizer, config.model.source, lambda: ())
         if tokenizer.sha256() != prepared.info["columns"][texts[0].name].get("sha256"):
             changed.append(config.tokenizer.source or config.model.source)
     if changed:
         raise InputError(
-            f"{folder} was prepared from other sources; changed, gone or new: {some_of(changed, 3)}. "
+            f"{folder} was prepared from other sources; changed, missing or new: {some_of(changed, 3)}. "
             "Give --overwrite to prepare the data anew."
         )
     return prepared
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Keeps --overwrite from replacing a folder that is something else; an empty folder makes way."""
+    """Keeps --overwrite from replacing a folder that is not a prepared data set; an empty folder is removed."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     if folder.exists() and not (folder / INFO_NAME).is_file():
         raise InputError(
-            f"{folder} is there and is no prepared data set, so it is not replaced; take another data.prepared_dir."
+            f"{folder} is there and is not a prepared data set, so it is not replaced; use another data.prepared_dir."
         )

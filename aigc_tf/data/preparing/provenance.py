@@ -1,4 +1,4 @@
-"""What a prepared data set was made of: sources, config and stages, as dataset.json keeps them."""
+"""The origin of a prepared data set, as dataset.json keeps it: sources, config and stages."""
 
 import collections
 import hashlib
@@ -20,7 +20,7 @@ from aigc_tf.data.sources import samples
 from aigc_tf.data.sources.records import SourceFile, SourceReport
 from aigc_tf.errors import InputError
 
-# Fields of `data` and `tokenizer` that do not change what is prepared: where things lie, and what batches do.
+# Fields of `data` and `tokenizer` that do not change the prepared data: paths, and settings of batches.
 _IRRELEVANT_FIELDS = frozenset(
     {
         "data.prepared_dir",
@@ -38,13 +38,13 @@ _IRRELEVANT_FIELDS = frozenset(
 def describe(
     config: ExperimentConfig, schema: Schema, found: list[SourceFile], reader: ExampleReader
 ) -> dict[str, Any]:
-    """Returns where the data come from and what each stage did, as entries of dataset.json.
+    """Returns the origin of the data and the result of each stage, as entries of dataset.json.
 
     Args:
         config: A validated config.
         schema: What its task reads.
         found: From `sources.find_sources`.
-        reader: Has read them all.
+        reader: After it has read them all.
     """
     return {
         "licence": config.data.licence,
@@ -121,22 +121,22 @@ def prepare_sha256(config: ExperimentConfig) -> str:
 
 
 def check_matches(prepared: PreparedDataset, config: ExperimentConfig) -> None:
-    """Compares the config with the one the data were prepared with; the sources themselves are not looked at.
+    """Compares the config with the one the data were prepared with; the sources themselves are not compared.
 
     Raises:
-        InputError: If a field differs that decides what is prepared; the fields are named.
+        InputError: If a field that decides what is prepared differs; the fields are named.
     """
     differences = _differences(prepared, config)
     if differences:
         raise InputError(
-            f"{prepared.folder} was prepared with another config: {differences}. Take another name, "
+            f"{prepared.folder} was prepared with another config: {differences}. Use another name, "
             "or make it anew with `python scripts/prepare.py --config=... --overwrite`."
         )
 
 
 def _differences(prepared: PreparedDataset, config: ExperimentConfig) -> str:
     now, before = relevant_fields(config), prepared.info.get("config") or {}
-    if before:  # a field that did not exist when the data were prepared is at its default
+    if before:  # a field that did not exist then counts as its default
         new = flatten(DataConfig(), "data.") | flatten(TokenizerConfig(), "tokenizer.")
         before = {name: value for name, value in json.loads(json.dumps(new)).items() if name in now} | before
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]

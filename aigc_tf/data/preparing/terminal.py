@@ -1,4 +1,4 @@
-"""Shows what a preparation does and what came of it: progress on standard error, tables from dataset.json."""
+"""Shows a preparation and its result: progress on standard error, tables from dataset.json."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -28,12 +28,12 @@ _SOURCES_SHOWN = 20
 
 
 class Counts(NamedTuple):
-    """How far a preparation is."""
+    """The progress of a preparation."""
 
     phase: str
-    """What is done with the sources, such as `preparing`."""
+    """The current phase, such as `preparing`."""
     bytes_read: int
-    """Of the source files, in this phase."""
+    """Bytes read of the source files in this phase."""
     records: int
 
 
@@ -54,10 +54,10 @@ class ProgressBar:
         """Prepares the bar.
 
         Args:
-            total_bytes: Of the source files; each phase reads all of them.
+            total_bytes: Size of the source files; each phase reads all of them.
             console: Where to write; standard error by default.
-            line_seconds: Where there is no terminal, seconds between two lines.
-            clock: Gives the time in seconds; tests bring their own.
+            line_seconds: Without a terminal, seconds between two lines.
+            clock: Returns the time in seconds; tests pass their own.
         """
         self._total, self._line_seconds, self._clock = total_bytes, line_seconds, clock
         self._console = console or Console(stderr=True)
@@ -101,18 +101,18 @@ class ProgressBar:
         seconds, done = self._clock() - self._began, counts.bytes_read
         share = f"{100 * done // max(1, self._total)} %"
         facts = [f"{counts.phase}: {_size(done)} of {_size(self._total)} ({share})", f"{counts.records:,} records"]
-        if seconds >= 1 and done:  # what has just begun has no speed yet
+        if seconds >= 1 and done:  # a phase that has just begun has no speed yet
             left = round(seconds / done * max(0, self._total - done))
             facts += [f"{_size(round(done / seconds))}/s", f"{left // 60}:{left % 60:02} left"]
         return ", ".join(facts)
 
 
 def print_ledger(prepared: PreparedDataset, *, max_length: int, num_special: int, console: Console) -> None:
-    """Prints what went in, what each stage dropped and why, what came out, what is odd, and how to go on.
+    """Prints the input, what each stage dropped and why, the result, warnings, and the next command.
 
     Args:
         prepared: The data set.
-        max_length: `data.max_length`, which batches truncate to.
+        max_length: `data.max_length`, to which batches truncate.
         num_special: Special tokens of one example.
         console: Where to print.
     """
@@ -129,10 +129,10 @@ def print_ledger(prepared: PreparedDataset, *, max_length: int, num_special: int
 
 
 def find_warnings(info: Mapping[str, Any]) -> list[str]:
-    """Returns what can be meant so but seldom is: one label, labels without examples, missing splits, empty texts.
+    """Returns warnings of what is seldom intended: one label, labels without examples, missing splits, empty texts.
 
     Args:
-        info: What dataset.json holds.
+        info: The content of dataset.json.
     """
     splits = info["splits"]
     warnings = [f"There is no {split} split." for split in SPLIT_NAMES if split not in splits]
@@ -155,11 +155,11 @@ def find_warnings(info: Mapping[str, Any]) -> list[str]:
 
 
 def _label_warnings(counts: Mapping[str, int], *, is_one_of: bool) -> list[str]:
-    """Returns what is odd about a column of labels.
+    """Returns warnings about a column of labels.
 
     Args:
-        counts: Of the training split, by label.
-        is_one_of: Whether each example has one of them.
+        counts: Examples of the training split by label.
+        is_one_of: Whether each example has exactly one label.
     """
     warnings = []
     missing = [name for name, count in counts.items() if not count]
@@ -174,8 +174,8 @@ def _label_warnings(counts: Mapping[str, int], *, is_one_of: bool) -> list[str]:
     if alike:
         groups = some_of([", ".join(map(show_exactly, group)) for group in alike], 5, separator="; ")
         warnings.append(
-            f"These labels look like the same, and each is a class of its own: {groups}. If they mean the same, make "
-            "them one in the sources, or name the right ones in data.label_names."
+            f"These labels look alike, and each is a class of its own: {groups}. If they mean the same, "
+            "unify them in the sources, or name the right ones in data.label_names."
         )
     return warnings
 
@@ -244,7 +244,7 @@ def _num_tokens(split: Mapping[str, Any]) -> int:
 
 
 def _spread(split: Mapping[str, Any], column: str) -> str:
-    """Returns which labels or numbers a column has."""
+    """Returns a column's labels or numbers."""
     if column in split["ranges"]:
         found = split["ranges"][column]
         return f"{found['min']:g} to {found['max']:g}, mean {found['mean']:.4g}"
@@ -279,7 +279,7 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def print_line(console: Console, line: str) -> None:
-    """Prints a line as it is: not wrapped, no colours, no markup, since a label may be called [red]."""
+    """Prints a line without wrapping, colours or markup, since a label may be called [red]."""
     console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 

@@ -1,7 +1,7 @@
 """From examples to token ids: batches of text, split by the tokenizer in threads, in the order of the examples.
 
-A batch has a bounded size whatever the examples' lengths, and so has the memory: many short texts share one, and a long
-document is cut into several, whose tokens are put together again.
+The size of a batch is bounded, and so is the memory: many short texts share one, and a long document is cut into
+several, whose tokens are joined again.
 """
 
 import collections
@@ -28,12 +28,12 @@ Result = TypeVar("Result")
 
 
 class TextBatch(NamedTuple):
-    """Examples whose text has not been split yet."""
+    """Examples whose texts are not tokenised yet."""
 
     examples: list[Example]
     counts: Counts
     is_whole: bool = True
-    """False: the one example is a piece of a document, which the next batch goes on with."""
+    """False: the one example is a piece of a document, which the next batch continues."""
 
 
 class TokenBatch(NamedTuple):
@@ -53,8 +53,8 @@ def text_batches(reader: ExampleReader, *, phase: str, cut_documents: bool = Fal
     """Yields the examples of a reader in batches.
 
     Args:
-        reader: Gives the examples, and the counts that go with each batch.
-        phase: What the counts are told to belong to.
+        reader: Gives the examples, and the counts for each batch.
+        phase: The phase that the counts belong to.
         cut_documents: Whether single texts over `_PIECE_BYTES` are cut into pieces, each a batch of its own.
     """
     examples: list[Example] = []
@@ -86,15 +86,15 @@ def _piece_batches(example: Example, counts: Counts) -> Iterator[TextBatch]:
 
 
 def piece_end(text: bytes, start: int, limit: int) -> int:
-    """Returns where the piece of a text that begins at `start` ends: after a newline where one is in reach.
+    """Returns the end of the piece of a text that begins at `start`: after a newline if one is in reach.
 
-    Newlines are where tokenizers split text anyway, so that the tokens are, but for rare ones at the cuts, those of the
-    whole text; their bytes are its bytes in any case.
+    Tokenizers split text at newlines anyway, so the tokens are those of the whole text, except for rare ones at the
+    cuts; their bytes are always its bytes.
 
     Args:
         text: UTF-8.
         start: Beginning of the piece.
-        limit: Bytes of a piece at most, at least 4.
+        limit: Largest size of a piece in bytes, at least 4.
     """
     end = start + limit
     if end >= len(text):
@@ -111,8 +111,8 @@ def token_batches(tokenizer: Tokenizer | None, batches: Iterable[TextBatch]) -> 
     """Splits the text of batches, in threads, and yields them in their order; pieces of a document come as one.
 
     Args:
-        tokenizer: None where examples have no text.
-        batches: Of `text_batches`.
+        tokenizer: None if examples have no text.
+        batches: From `text_batches`.
     """
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     tokenised = map_in_order(lambda batch: (_tokenise(tokenizer, batch), batch.is_whole), batches, num_threads=threads)
@@ -145,13 +145,13 @@ def _tokenise(tokenizer: Tokenizer | None, batch: TextBatch) -> TokenBatch:
 
 
 def _narrow(token_ids: np.ndarray, small: type[np.unsignedinteger]) -> np.ndarray:
-    """Returns the ids in the type they are written in, unless they do not fit, which the writer refuses."""
+    """Returns the ids in their stored type; ids that do not fit are unchanged, and the writer refuses them."""
     fits = len(token_ids) and token_ids.min() >= 0 and token_ids.max() <= np.iinfo(small).max
     return token_ids.astype(small) if fits else token_ids
 
 
 def _join(pieces: list[TokenBatch]) -> TokenBatch:
-    """Returns the pieces of one document as one; its text is not put together again."""
+    """Returns the pieces of one document as one batch; its text is not joined again."""
     return pieces[-1]._replace(
         token_ids=[np.concatenate(parts) for parts in zip(*(piece.token_ids for piece in pieces), strict=True)],
         lengths=sum((piece.lengths for piece in pieces), np.zeros((1, 1), np.int64)),
@@ -164,7 +164,7 @@ def map_in_order(
 ) -> Generator[Result, None, None]:
     """Applies a function in threads and yields the results in the order of the items.
 
-    At most `2 * num_threads` items wait or are worked on, so memory stays bounded whatever is slow.
+    At most `2 * num_threads` items wait or are worked on, so memory stays bounded.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         pending: collections.deque[Future[Result]] = collections.deque()

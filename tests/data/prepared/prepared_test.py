@@ -217,7 +217,7 @@ def test_token_ids_outside_the_vocabulary_and_unknown_splits_are_refused(tmp_pat
     for wrong in (100, -1):
         with pytest.raises(ValueError, match="do not fit a vocabulary of 100"):
             write(tmp_path / "a", [("train", [ids(3, wrong)], 0)])
-    with pytest.raises(ValueError, match="'dev' is no split"):
+    with pytest.raises(ValueError, match="'dev' is not a split"):
         write(tmp_path / "a", [("dev", [ids(3)], 0)])
     assert list(tmp_path.iterdir()) == []
 
@@ -288,7 +288,7 @@ def refuses(match, folder, open_it=open_prepared):
 def test_a_data_set_that_is_not_there_is_made_by_a_command(tmp_path):
     command = r"with `python scripts/prepare.py --config=\.\.\.`"
     refuses(f"There is no prepared data set .*nowhere. Make it {command}", tmp_path / "nowhere")
-    refuses(f"is no prepared data set, since it has no dataset.json. Make one {command}", tmp_path)
+    refuses(f"is not a prepared data set, since it has no dataset.json. Make one {command}", tmp_path)
     (tmp_path / "file").write_text("")
     refuses("There is no prepared data set", tmp_path / "file")
 
@@ -307,7 +307,7 @@ def test_verify_names_the_file_in_which_one_bit_changed(three, name):
     content = bytearray((three.folder / name).read_bytes())
     content[-2] ^= 1
     (three.folder / name).write_bytes(content)
-    refuses(f"{name} is not what was written", three.folder, verify_prepared)
+    refuses(f"{name} differs from what was written", three.folder, verify_prepared)
 
 
 def test_verify_names_a_file_that_does_not_belong(three):

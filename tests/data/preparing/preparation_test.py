@@ -502,7 +502,7 @@ def test_the_model_matters_only_where_the_vocabulary_is_its_own(tmp_path, done):
 
 def test_changed_sources_need_overwrite(tmp_path, done):
     write(tmp_path / "data.tsv", "label\ttext", "x\tgood", "y\tnight")
-    with pytest.raises(InputError, match=r"changed, gone or new: .*data\.tsv\. Give --overwrite"):
+    with pytest.raises(InputError, match=r"changed, missing or new: .*data\.tsv\. Give --overwrite"):
         prepare(done[1])
     assert texts_of(run(done[1], overwrite=True)[0], "train") == [("good", 0), ("night", 1)]
 
@@ -514,13 +514,13 @@ def test_a_new_file_of_a_folder_is_noticed(tmp_path):
     config = make_config(tmp_path, str(folder))
     run(config)
     write(folder / "b.tsv", "label\ttext", "x\tgood")
-    with pytest.raises(InputError, match=r"changed, gone or new: .*b\.tsv"):
+    with pytest.raises(InputError, match=r"changed, missing or new: .*b\.tsv"):
         prepare(config)
 
 
 def test_a_changed_vocabulary_is_noticed(tmp_path, done):
     write(tmp_path / "vocab.txt", *TOKENS, "more")
-    with pytest.raises(InputError, match=r"changed, gone or new: .*vocab\.txt"):
+    with pytest.raises(InputError, match=r"changed, missing or new: .*vocab\.txt"):
         prepare(done[1])
 
 
@@ -528,7 +528,7 @@ def test_a_damaged_data_set_is_not_taken_for_prepared(done):
     content = bytearray((done[0].folder / "train" / "text-00000.npy").read_bytes())
     content[-1] ^= 1
     (done[0].folder / "train" / "text-00000.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"text-00000\.npy is not what was written"):
+    with pytest.raises(InputError, match=r"text-00000\.npy differs from what was written"):
         prepare(done[1])
     assert run(done[1], overwrite=True)[0].sha256 == done[0].sha256
 
@@ -541,7 +541,7 @@ def test_overwrite_never_replaces_a_folder_that_is_something_else(tmp_path):
     (thesis.parent / "dataset.json").unlink()
     thesis.write_text("years of work")
     for overwrite in (True, False):
-        with pytest.raises(InputError, match="is there and is no prepared data set, so it is not replaced"):
+        with pytest.raises(InputError, match="is there and is not a prepared data set, so it is not replaced"):
             prepare(config, overwrite=overwrite)
     assert thesis.read_text() == "years of work"
 
@@ -634,7 +634,7 @@ def test_an_interrupt_leaves_the_old_data_set_and_no_thread(tmp_path, done, monk
     def interrupt(self, counts):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparation.ledger.ProgressBar, "__call__", interrupt)
+    monkeypatch.setattr(preparation.terminal.ProgressBar, "__call__", interrupt)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         prepare(done[1], overwrite=True)

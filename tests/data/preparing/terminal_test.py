@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aigc_tf.data.preparing import terminal as ledger
+from aigc_tf.data.preparing import terminal
 from aigc_tf.data.preparing.terminal import Counts, ProgressBar, find_warnings
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -95,7 +95,7 @@ def test_labels_that_look_like_the_same_are_named():
     named = split(counts={"label": dict(counts) | {"0": 1, "0.0": 1, "False": 1}})
     (warning,) = find_warnings(described(train=named, validation=named, test=named))
     assert warning.startswith(
-        "These labels look like the same, and each is a class of its own: 'caf\u00e9', 'cafe\\u0301'; "
+        "These labels look alike, and each is a class of its own: 'caf\u00e9', 'cafe\\u0301'; "
         "'spam', 'spam\\u200b', 'Spam'; '0', '0.0', 'False'. If they mean the same"
     )
 
@@ -112,7 +112,7 @@ def test_a_table_that_is_read_as_one_text_is_said():
 
 def test_of_many_labels_the_most_frequent_are_shown():
     counts = {f"label {i}": i for i in range(100)}
-    lines = ledger._spread({"examples": 4950, "counts": {"label": counts}, "ranges": {}}, "label").splitlines()
+    lines = terminal._spread({"examples": 4950, "counts": {"label": counts}, "ranges": {}}, "label").splitlines()
     assert lines[0] == "label 99 99 (2.0%)"
     assert lines[-1] == "and 94 more"
     assert len(lines) == 7
@@ -125,7 +125,7 @@ def test_many_sources_are_summed_up():
             for i in range(number)
         ]
         console = Console(file=io.StringIO(), width=100)
-        console.print(ledger._sources_table({"sources": sources}))
+        console.print(terminal._sources_table({"sources": sources}))
         return [line.split() for line in console.file.getvalue().splitlines()][3:]
 
     assert len(shown(20)) == 20
