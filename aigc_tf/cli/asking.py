@@ -40,7 +40,7 @@ def _ask_model(options: Options, script: str, *, must_have_questions: bool) -> N
     if not storage.exists(model):
         raise InputError(f"There is no model {model}.{storage.nearest_path(model)}")
     settings = _generation_settings(options)
-    heavy_room("commands.asking").ask_model(
+    heavy_room("commands.asking.asking_models").ask_model(
         model,
         given,
         script=script,
@@ -62,9 +62,9 @@ def ask(options: Options) -> None:
     # Only gRPC needs TensorFlow: REST answers before that would be loaded.
     needs_tensorflow = options.server.startswith("grpc")
     room = (
-        heavy_room("commands.asking_server")
+        heavy_room("commands.asking.asking_server")
         if needs_tensorflow
-        else importlib.import_module("aigc_tf.commands.asking_server")
+        else importlib.import_module("aigc_tf.commands.asking.asking_server")
     )
     with quiet() if needs_tensorflow else contextlib.nullcontext():
         room.ask(

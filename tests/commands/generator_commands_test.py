@@ -14,7 +14,7 @@ import keras_nlp
 import numpy as np
 import pytest
 
-from aigc_tf.commands import asking
+from aigc_tf.commands.asking import asking_models as asking
 from aigc_tf.config import (
     DataConfig,
     EvaluationConfig,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aigc_tf import storage
-from aigc_tf.commands import asking
+from aigc_tf.commands.asking import asking_models as asking
 from aigc_tf.config import (
     DataConfig,
     DevicesConfig,

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from aigc_tf.commands import asking_server
+from aigc_tf.commands.asking import asking_server
 from aigc_tf.serving.deployment.deployment import render_deployment
 from aigc_tf.serving.modules.classifier_signatures import ClassifierModule, ServingSpec, text_function
 from aigc_tf.serving.modules.generator_signatures import GeneratorModule

@@ -12,7 +12,7 @@ import pytest
 
 from aigc_tf.cli import asking as cli
 from aigc_tf.cli import running
-from aigc_tf.commands import asking_server
+from aigc_tf.commands.asking import asking_server
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.serving.clients.client import ModelAddress, Signature
 from aigc_tf.serving.local.continuations import Continuation

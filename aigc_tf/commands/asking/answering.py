@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from aigc_tf.commands.answers import (
+from aigc_tf.commands.asking.answers import (
     count,
     json_line,
     open_output,

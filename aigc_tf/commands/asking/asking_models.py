@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aigc_tf import storage
-from aigc_tf.commands.answering import answer_questions
-from aigc_tf.commands.answers import check_no_overwriting
+from aigc_tf.commands.asking.answering import answer_questions
+from aigc_tf.commands.asking.answers import check_no_overwriting
 from aigc_tf.commands.runs import CONFIG, config_of_run, door_of, load_model
 from aigc_tf.data.prepared.facts import read_facts
 from aigc_tf.errors import InputError

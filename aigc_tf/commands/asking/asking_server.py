@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from aigc_tf.commands.answering import answer_questions
-from aigc_tf.commands.answers import check_no_overwriting
+from aigc_tf.commands.asking.answering import answer_questions
+from aigc_tf.commands.asking.answers import check_no_overwriting
 from aigc_tf.serving.clients.client import connect
 from aigc_tf.serving.clients.served_answerer import served_answerer
 from aigc_tf.serving.local.answerer import Settings

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from aigc_tf.commands.answers import count, open_output, with_progress
+from aigc_tf.commands.asking.answers import count, open_output, with_progress
 from aigc_tf.errors import InputError, RunError
 
 
