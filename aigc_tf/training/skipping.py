@@ -1,12 +1,12 @@
 """Bad steps of a run: which batches were left out and why, and which examples they held.
 
-    skipped.jsonl                       one line a decision, never changed afterwards
+    skipped.jsonl                       one line per decision, never changed afterwards
     bad_steps/step-00000123.jsonl       the examples of the batch with their losses, the greatest first
 
 A line of skipped.jsonl is `{"step", "loss", "gradient_norm", "finite", "policy", "omitted", "examples"}`; steps are
 counted from 1, `omitted` are those whose batch is left out. What the policy `skip` decided is decided again when a run
 that was killed comes to that step anew, so such lines are cut back to the checkpoint's step; lines of a rollback stay,
-for the run that goes on from a checkpoint before them leaves those batches out.
+since a run that resumes from a checkpoint before them leaves those batches out.
 """
 
 import json
@@ -26,12 +26,12 @@ FOLDER_NAME = "bad_steps"
 
 
 def omitted_steps(workdir: str | os.PathLike[str], *, resume_step: int) -> set[int]:
-    """Returns the steps, counted from 0, whose batches a run that goes on after `resume_step` leaves out."""
+    """Returns the steps, counted from 0, whose batches a run that resumes after `resume_step` leaves out."""
     return {step - 1 for line in _kept(workdir, resume_step) for step in line["omitted"] if step > resume_step}
 
 
 def cut_back(workdir: str | os.PathLike[str], *, resume_step: int) -> None:
-    """Removes what a run that goes on after `resume_step` will decide again."""
+    """Removes the decisions that a run that resumes after `resume_step` will make again."""
     if _read(workdir):  # a run without bad steps has no such file
         StepLog(_path(workdir), keep=lambda line: _stays(line, resume_step)).close()
 

@@ -134,7 +134,7 @@ def load_array(path: Path, dtype: Any, shape: tuple[int, ...], *, again: str) ->
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; {again}") from error
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no array file ({error}); {again}") from error
+        raise InputError(f"{path} is not an array file ({error}); {again}") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise InputError(f"{path} holds {found}, not {np.dtype(dtype)} {shape} as dataset.json says; {again}")

@@ -1,4 +1,4 @@
-"""What KerasNLP leaves out when it converts the tokenizer of a Hugging Face folder: how text is spelled before it.
+"""Changes of text that KerasNLP ignores when it converts the tokenizer of a Hugging Face folder.
 
 ALBERT's SentencePiece model knows lower-case letters without accents; transformers makes the text so, and the files of
 the folder only say that it does (`do_lower_case`, `keep_accents`). The same is done here by graph ops. Settings that
@@ -39,7 +39,7 @@ AS_IT_IS = Spelling()
 
 
 def read_spelling(folder: str | os.PathLike[str]) -> Spelling:
-    """Returns how the tokenizer of a folder spells texts; as they are, if it is no ALBERT of transformers.
+    """Returns how the tokenizer of a folder spells texts; unchanged, if it is not an ALBERT of transformers.
 
     Raises:
         InputError: If it has settings that change ids and are not computed.

@@ -1,4 +1,4 @@
-"""A file of JSON lines, one a step, that a resumed run cuts back to where it goes on from."""
+"""A file of JSON lines, one per step, that a resumed run cuts back to the step it resumes from."""
 
 import contextlib
 import json
@@ -103,7 +103,7 @@ def parse_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields each line and what it says; an unfinished last line is skipped.
 
     Raises:
-        ValueError: If a line before the last is no object with a step.
+        ValueError: If a line before the last is not an object with a step.
     """
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:

@@ -1,15 +1,15 @@
-"""What a run measured: metrics.jsonl, which is the truth, and TensorBoard's event files in logs/.
+"""Records of a run: metrics.jsonl, which is authoritative, and TensorBoard's event files in logs/.
 
-metrics.jsonl has one JSON object a line: `{"step": 7, "train/loss": 0.31, ...}` for each training step and
+metrics.jsonl has one JSON object per line: `{"step": 7, "train/loss": 0.31, ...}` for each training step and
 `{"step": 500, "validation/accuracy": 0.87, ...}` for each evaluation. Tags that measure time start with `time/`;
-they alone differ between two runs of the same config. A tag has one value a step. JSON has no NaN, so a line is
+they alone differ between two runs of the same config. A tag has one value per step. JSON has no NaN, so a line is
 
     {"step": 8, "train/loss": null, "nonfinite": {"train/loss": "NaN"}}
 
-where a value is not finite; null without an entry in `nonfinite` is a value that is undefined. `read_metrics`
+if a value is not finite; null without an entry in `nonfinite` is a value that is undefined. `read_metrics`
 gives NaN and infinities back. TensorBoard gets the same scalars (NaN itself) with fewer training steps.
 
-A run that resumes at step k goes on as if it had never gone further: metrics.jsonl is cut back to step k, and the
+A run that resumes at step k continues as if it had never gone further: metrics.jsonl is cut back to step k, and the
 event files are replaced by one that holds each (tag, step) up to k once.
 """
 
@@ -54,7 +54,7 @@ class Telemetry:
             workdir: The run folder, local or an object store.
             resume_step: Steps that are done; 0 starts afresh. What was recorded of later steps is dropped.
             log_every: TensorBoard gets the training record of step 1 and of each multiple of this.
-            enabled: False on all workers but the chief: nothing is read or written.
+            enabled: False on all workers except the chief: nothing is read or written.
 
         Raises:
             InputError: If metrics.jsonl has a broken line before its end.
@@ -77,7 +77,7 @@ class Telemetry:
             )
             self._writer = EventWriter(logs, first_step=resume_step + 1)
         if resume_step > max(self._recorded.values(), default=0):
-            logging.warning("%s ends before step %d, where the run goes on: it has a gap.", self._path, resume_step)
+            logging.warning("%s ends before step %d, where the run resumes: it has a gap.", self._path, resume_step)
 
     def _keep_line(self, row: dict[str, Any]) -> bool:
         """Whether a line is of a step that is done; notes the last step of each of its tags."""
@@ -104,7 +104,7 @@ class Telemetry:
 
         Raises:
             RunError: If the disk is full.
-            ValueError: If a value is no number, or a tag's steps go backwards.
+            ValueError: If a value is not a number, or a tag's steps go backwards.
         """
         if not self._enabled:
             return
@@ -123,7 +123,7 @@ class Telemetry:
 
         Raises:
             RunError: If the disk is full.
-            ValueError: If a value is no number, or a tag's steps go backwards.
+            ValueError: If a value is not a number, or a tag's steps go backwards.
         """
         if self._enabled:
             self._add(step, values, draw=True)
@@ -139,7 +139,7 @@ class Telemetry:
 
         Raises:
             RunError: If the disk is full.
-            ValueError: If it is no such array.
+            ValueError: If it is not such an array.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"The image {tag!r} must be (H, W, 3) uint8, received {image.shape} {image.dtype}.")
@@ -160,7 +160,7 @@ class Telemetry:
             self._hand_over()
 
     def config(self, text: str) -> None:
-        """Gives TensorBoard the resolved config, shown as it is; once a life of the run, at the step it starts."""
+        """Gives TensorBoard the resolved config, unformatted; once per start of the run, at its first step."""
         if self._enabled:
             self.text(self._resume_step, _CONFIG_TAG, "\n".join(f"    {line}" for line in text.splitlines()))
 
@@ -199,7 +199,7 @@ class Telemetry:
         self._hand_over()
 
     def flush(self) -> None:
-        """Puts all that was recorded on disk. To call before a checkpoint: a resumed run goes on from here.
+        """Puts all records on disk. Call it before a checkpoint, from which a run may resume.
 
         Raises:
             RunError: If the disk is full.

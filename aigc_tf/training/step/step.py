@@ -26,7 +26,7 @@ from aigc_tf.training.step.recomputation import recomputed
 Observe = Callable[[keras.Model, Batch], dict[str, tf.Tensor]]
 """`observe(model, batch)` -> what an evaluation needs of each row, `(B, ...)` each, and `weights`.
 
-`weights` is `(B,)`; 0 marks the rows that only fill up the batch.
+`weights` is `(B,)`; 0 marks padding rows.
 """
 
 
@@ -83,7 +83,7 @@ def forward_key(seed: int, step: tf.Tensor, place: tf.Tensor | int) -> tf.Tensor
 
 
 class LossHistory(NamedTuple):
-    """What is known of the loss of the good steps so far, float32 scalars; a run keeps it in its checkpoints."""
+    """Running statistics of the loss over good steps, float32 scalars; kept in checkpoints."""
 
     steps: tf.Tensor | float = 0.0
     mean: tf.Tensor | float = 0.0
@@ -95,13 +95,13 @@ _HISTORY_STEPS = 50
 
 
 def spike_limit(history: LossHistory, threshold: float) -> tf.Tensor:
-    """Returns the loss above which a step is a spike: infinity where spikes are not looked for, or not yet."""
+    """Returns the loss above which a step is a spike: infinity if spikes are not detected, or not yet."""
     limit = history.mean + threshold * tf.sqrt(history.variance)
     return tf.where((threshold > 0.0) & (history.steps >= float(_HISTORY_STEPS)), limit, float("inf"))
 
 
 def extend_history(history: LossHistory, loss: tf.Tensor) -> LossHistory:
-    """Takes one more loss into running mean and variance.
+    """Adds one loss to the running mean and variance.
 
     Source: Finch 2009, Incremental calculation of weighted mean and variance, equations 140 and 143.
     """
@@ -257,7 +257,7 @@ def _build_compute(
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return [*gradients, total, tf.reduce_sum(found.weights), *_count_tokens(batch), part_sums(found)]
 
-    # XLA gets forward and backward alone: an iterator and a sum over replicas are no part of what it compiles.
+    # XLA gets forward and backward alone: it cannot compile an iterator or a sum over replicas.
     compute_slice = tf.function(forward_backward, jit_compile=True) if config.devices.jit == "on" else forward_backward
 
     def sum_of_slices(batch: Batch, step: tf.Tensor, replica: tf.Tensor) -> list[tf.Tensor]:

@@ -333,7 +333,7 @@ def edit(three, change):
 def test_a_pickle_is_never_loaded(three, tmp_path):
     np.save(tmp_path / "evil.npy", np.array([print], object), allow_pickle=True)
     replace(three, "train/text-00000.npy", (tmp_path / "evil.npy").read_bytes())
-    refuses("text-00000.npy is no array file", three.folder)
+    refuses("text-00000.npy is not an array file", three.folder)
 
 
 def test_arrays_of_another_type_or_shape_are_refused(three, tmp_path):
@@ -341,7 +341,7 @@ def test_arrays_of_another_type_or_shape_are_refused(three, tmp_path):
     replace(three, "train/text-00000.npy", (tmp_path / "a.npy").read_bytes())
     refuses(r"text-00000.npy holds float64 \(4,\), not uint16 \(4,\)", three.folder)
     replace(three, "train/text-00000.npy", b"no array at all")
-    refuses("text-00000.npy is no array file", three.folder)
+    refuses("text-00000.npy is not an array file", three.folder)
     np.savez(tmp_path / "a.npz", np.zeros(4))
     replace(three, "train/text-00000.npy", (tmp_path / "a.npz").read_bytes())
     refuses("text-00000.npy holds an archive", three.folder)
