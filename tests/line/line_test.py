@@ -1,6 +1,7 @@
 """A task that no line of the package knows goes the whole way: from a table to a server that answers."""
 
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -84,6 +85,14 @@ def folder(tmp_path_factory):
 def run(folder):
     assert script("train", f"--config={folder / 'line.py'}", f"--workdir={folder / 'run'}") == 0
     return folder / "run"
+
+
+def test_the_page_that_walks_through_it_shows_it_as_it_is():
+    page, source = ((ROOT / path).read_text() for path in ("docs/new_task.md", "tests/line/task.py"))
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    assert len(blocks) > 4
+    for block in blocks:
+        assert block in source
 
 
 def test_what_is_prepared_are_its_columns_and_broken_rows_are_counted(folder):
