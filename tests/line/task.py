@@ -145,6 +145,10 @@ def build(config, prepared, devices):
 # ---------------------------------------------------------------- serving
 
 
+X = Field(name="x", dtype="float32", shape=(None,), warmup=(0.0, 1.0), hostile=(0.0, -1e30, 1e30))
+Y = Field(name="y", dtype="float32", shape=(None,), tolerance=1e-6)
+
+
 class LineModule(tf.Module):
     """The line as a function of x; holds its variables."""
 
@@ -154,8 +158,8 @@ class LineModule(tf.Module):
         self._serve = build_signature(
             "serving_default",
             lambda inputs: {"y": model({"x": inputs["x"]}, training=False)},
-            inputs=[Field(name="x", dtype="float32", shape=(None,), warmup=(0.0, 1.0), hostile=(0.0, -1e30, 1e30))],
-            outputs=[Field(name="y", dtype="float32", shape=(None,), tolerance=1e-6)],
+            inputs=[X],
+            outputs=[Y],
         )
 
     def signatures(self):
