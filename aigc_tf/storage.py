@@ -233,13 +233,14 @@ def as_local_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "") -> Iterator[None]:
+def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "", waits: bool = False) -> Iterator[None]:
     """Holds a lock that the operating system frees when the process ends; on an object store there is none.
 
     Args:
         path: A local file, which is made and stays.
         busy: What to say where another process holds it.
         advice: What to do where the file cannot be made.
+        waits: Say `busy` on standard error and wait for the other process, instead of raising it.
     Raises:
         RunError: If another process holds it, or the file cannot be made.
     """
@@ -256,7 +257,10 @@ def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "") ->
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(busy) from error
+            if not waits:
+                raise RunError(busy) from error
+            print(busy, file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             pass  # a network drive without locks
         yield

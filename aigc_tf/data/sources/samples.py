@@ -13,7 +13,6 @@ configured for; its hash is checked before it is opened, and nothing inside it i
 
 import contextlib
 import dataclasses
-import fcntl
 import fnmatch
 import functools
 import os
@@ -124,25 +123,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Holds a lock that the operating system frees when its process ends, however it ends."""
-    path = folder.with_name(f".{folder.name}.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = stack.enter_context(open(path, "ab"))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _say(f"Waiting for another process that fetches {folder.name}.")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            raise RunError(
-                f"Cannot write the cache of samples {path.parent}: {error.strerror}. "
-                "Set AIGC_TF_CACHE to a folder that can be written."
-            ) from error
-        yield
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Returns the lock of a sample's folder: who finds it held waits, since it wants the same files."""
+    return storage.locked_file(
+        folder.with_name(f".{folder.name}.lock"),
+        busy=f"Waiting for another process that fetches {folder.name}.",
+        advice="Set AIGC_TF_CACHE to a folder that can be written.",
+        waits=True,
+    )
 
 
 def _fetch(sample: Sample, folder: Path) -> None:
