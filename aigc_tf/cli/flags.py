@@ -126,7 +126,8 @@ def help_text(names: Sequence[str], description: str) -> str:
         about = (
             "Any field of the config can be set beside it, such as --config.training.optimizer.learning_rate=1e-3 or "
             f"--config.data.sources=a.csv,b.csv. Sections: {', '.join(sections)}. "
-            "--dry_run prints every field with its value; aigc_tf/config/experiment.py says what each means."
+            "--dry_run prints the fields that the task reads, with their values; aigc_tf/config/experiment.py says what "
+            "each means."
         )
         lines += ["", *textwrap.wrap(about, 119)]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ def run(command: Callable[[Options], None], *, flags: Sequence[str], description
     """Runs a script: reads its flags, calls its command, exits.
 
     Args:
-        command: One of the functions below.
+        command: What the script does, a function of `cli.scripts` or `cli.asking`.
         flags: The flags it reads, keys of `known_flags.HELP`; `--help` and `--debug` come with every script.
         description: The script's docstring, which `--help` prints.
 

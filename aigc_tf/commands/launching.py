@@ -2,7 +2,7 @@
 
 The first worker writes to the terminal as if it ran alone; what the others write comes line by line, with their number
 before it. A signal to end goes to all. When one fails, the others get `PATIENCE_SECONDS` to notice it and stop by
-themselves, as `training.workers` has them do; then they are ended from here.
+themselves, as `training.devices.workers` has them do; then they are ended from here.
 """
 
 import contextlib

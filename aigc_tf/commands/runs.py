@@ -142,10 +142,9 @@ def _check_precision(chosen: str) -> None:
     if chosen == "bfloat16" and strategy.resolve_precision("auto") != "bfloat16":
         raise InputError(
             "This run computes in bfloat16, which training.devices.precision 'auto' chose where it began, but the "
-            "hardware "
-            "here has no bfloat16; go on where it does, or give --config.training.devices.precision=bfloat16 to "
-            "compute so "
-            "here all the same, slower and rounded otherwise."
+            "hardware here has no bfloat16; go on where it does, or give "
+            "--config.training.devices.precision=bfloat16 to compute so here all the same, slower and rounded "
+            "otherwise."
         )
 
 

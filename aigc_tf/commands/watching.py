@@ -245,7 +245,6 @@ def goodput(train_seconds: float, started: float | None) -> float | None:
 
     Args:
         train_seconds: Seconds inside training calls of the steps that the run's weights have seen.
-        flops: Floating-point operations of its step by padded length, or why they are not known.
         started: When the run's first start was, in seconds since 1970. None: not known, and so is the share.
     """
     return None if started is None else train_seconds / max(time.time() - started, train_seconds, 1e-9)

@@ -1,4 +1,4 @@
-"""Whether a config fits, whatever its task: types, ranges, combinations. Standard library only, as config.py.
+"""Whether a config fits, whatever its task: types, ranges, combinations. Standard library only.
 
 What fits a task is checked by `tasks.check_config`, which calls this first.
 """

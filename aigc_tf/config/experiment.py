@@ -277,8 +277,7 @@ class EvaluationConfig:
     for a generator loss."""
     weights: str = "auto"
     """One of `WEIGHT_KINDS`: which weights are judged, exported and asked; `auto`: averaged where
-    training.optimizer.ema_decay is
-    set."""
+    training.optimizer.ema_decay is set."""
     sample_prompts: tuple[str, ...] = ("",)
     """Generators: what is continued after each evaluation, for people to read. Empty: nothing is."""
 

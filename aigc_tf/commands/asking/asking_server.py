@@ -22,7 +22,7 @@ def ask(
     input_path: str = "",
     output_path: str = "",
 ) -> None:
-    """Asks a model of a running server, and prints its answers as `asking.ask_model` does.
+    """Asks a model of a running server, and prints its answers as `asking_models.ask_model` does.
 
     Args:
         server: Address, see `serving.clients.client.connect`.

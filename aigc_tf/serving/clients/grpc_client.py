@@ -1,4 +1,4 @@
-"""The gRPC interface of TensorFlow Serving, for `serving.client`. Its messages need TensorFlow."""
+"""The gRPC interface of TensorFlow Serving, for `serving.clients.client`. Its messages need TensorFlow."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,12 +43,12 @@ _OPTIONS = (
 
 
 def build_client(address: ModelAddress, *, timeout: float, notice: Callable[[str], None]) -> "GrpcClient":
-    """Returns a client; see `serving.client.connect`."""
+    """Returns a client; see `serving.clients.client.connect`."""
     return GrpcClient(address, timeout=timeout, notice=notice)
 
 
 class GrpcClient:
-    """A `serving.client.Client` over gRPC. Threads may share it."""
+    """A `serving.clients.client.Client` over gRPC. Threads may share it."""
 
     def __init__(self, address: ModelAddress, *, timeout: float, notice: Callable[[str], None]):
         self.address = address
@@ -85,7 +85,7 @@ class GrpcClient:
         return self._signatures
 
     def predict(self, inputs: Mapping[str, Sequence[Any]], *, signature: str = SERVING_DEFAULT) -> dict[str, list[Any]]:
-        """Calls a function of the model; see `serving.client.Client`."""
+        """Calls a function of the model; see `serving.clients.client.Client`."""
         wanted = checked_signature(self.signatures(), signature, self.address)
         checked_rows(inputs, wanted, self.address)
         request = predict_pb2.PredictRequest(model_spec=self._spec(signature))

@@ -1,4 +1,4 @@
-"""The REST interface of TensorFlow Serving, for `serving.client`. Without TensorFlow."""
+"""The REST interface of TensorFlow Serving, for `serving.clients.client`. Without TensorFlow."""
 
 import base64
 import http.client
@@ -45,12 +45,12 @@ _CONNECT_SECONDS = 5.0
 
 
 def build_client(address: ModelAddress, *, timeout: float, notice: Callable[[str], None]) -> "RestClient":
-    """Returns a client; see `serving.client.connect`."""
+    """Returns a client; see `serving.clients.client.connect`."""
     return RestClient(address, timeout=timeout, notice=notice)
 
 
 class RestClient:
-    """A `serving.client.Client` over HTTP. Not for several threads at once: each takes its own."""
+    """A `serving.clients.client.Client` over HTTP. Not for several threads at once: each takes its own."""
 
     def __init__(self, address: ModelAddress, *, timeout: float, notice: Callable[[str], None]):
         self.address = address
@@ -88,7 +88,7 @@ class RestClient:
         return self._signatures
 
     def predict(self, inputs: Mapping[str, Sequence[Any]], *, signature: str = SERVING_DEFAULT) -> dict[str, list[Any]]:
-        """Calls a function of the model; see `serving.client.Client`."""
+        """Calls a function of the model; see `serving.clients.client.Client`."""
         wanted = checked_signature(self.signatures(), signature, self.address)
         checked_rows(inputs, wanted, self.address)
         request = {"signature_name": signature, "inputs": {name: _to_json(values) for name, values in inputs.items()}}

@@ -39,7 +39,7 @@ class TextGenerator:
     """Generates text with a live model, whatever weights it has at the time.
 
     Functions are traced once for all prompts, batch sizes and settings; only other stop strings or another number of
-    beams are traced anew. A network of KerasNLP's own is continued by KerasNLP, see `serving.preset_generation`.
+    beams are traced anew. A network of KerasNLP's own is continued by KerasNLP, see `serving.local.preset_generation`.
 
     Args:
         model: What `build_generator` returned.

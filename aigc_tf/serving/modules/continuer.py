@@ -1,7 +1,8 @@
 """How a model and its tokenizer continue prompts: prompt -> token ids -> new ids -> text, in plain TensorFlow ops.
 
-What an export publishes (`serving.generator_signatures`) and what runs a live model (`serving.text_generator`) are made
-of the very same `Continuer`. Shape letters: B rows, P prompt positions, N new tokens.
+What an export publishes (`serving.modules.generator_signatures`) and what runs a live model
+(`serving.local.text_generator`) are made of the very same `Continuer`. Shape letters: B rows, P prompt positions, N new
+tokens.
 """
 
 from collections.abc import Mapping, Sequence

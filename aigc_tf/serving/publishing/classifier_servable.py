@@ -61,7 +61,7 @@ def classifier_servable(
         judge: Judges smaller weights on data.
         samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
     """
-    with tf.device("CPU:0"):  # see serving.other_process
+    with tf.device("CPU:0"):  # see serving.process.other_process
         full = merge_classifier(model, dtype=POLICIES[dtype])
         served = full if weights == "float32" else clone_classifier(full, dtype=POLICIES[dtype])
         stored = None if weights == "float32" else store(served, weights)

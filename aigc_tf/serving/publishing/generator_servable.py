@@ -68,7 +68,7 @@ def generator_servable(
             "--config.generation.num_beams=1."
         )
     Continuer(model, tokenizer, max_length=max_length, stop=generation.stop)  # refuses what cannot be served
-    with tf.device("CPU:0"):  # see serving.other_process
+    with tf.device("CPU:0"):  # see serving.process.other_process
         full = merge_generator(model, dtype=POLICIES[dtype])
         served = full if weights == "float32" else clone_generator(full, dtype=POLICIES[dtype])
         stored = None if weights == "float32" else store(served, weights)

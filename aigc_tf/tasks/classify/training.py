@@ -164,8 +164,7 @@ def _class_weights(
     if given and len(given) != len(label_names):
         raise InputError(
             f"training.loss.class_weights has {len(given)} numbers, but the data have {len(label_names)} "
-            "labels: "
-            f"{', '.join(label_names)}; give one weight for each, in this order."
+            f"labels: {', '.join(label_names)}; give one weight for each, in this order."
         )
     if not config.training.loss.balance_classes:
         return given
