@@ -51,22 +51,22 @@ def _nearest_model(path: str | os.PathLike[str]) -> str:
     )
 
 
-def read_manifest(folder: str | os.PathLike[str], *, question: str) -> dict[str, Any]:
+def read_manifest(folder: str | os.PathLike[str], *, question: str = "") -> dict[str, Any]:
     """Returns the manifest of a version.
 
     Args:
         folder: What `latest_version` returned.
-        question: The first input of a question that the model must take, such as `text`.
+        question: The first input of a question that the model must take, such as `text`; empty: any.
     Raises:
         InputError: If this program did not export it, or it is asked for something else.
     """
     path = storage.join(folder, MANIFEST_FILE)
-    manifest = storage.read_json(path)
+    manifest: dict[str, Any] = storage.read_json(path)
     for key in ("task", "ask"):
         if not isinstance(manifest, dict) or key not in manifest:
             raise InputError(f"{path} lacks {key!r}; export the model anew.")
     ask = manifest["ask"]
-    if ask["inputs"][0] != question:
+    if question and ask["inputs"][0] != question:
         raise InputError(
             f"The model {os.fspath(folder)} is one of task {manifest['task']!r}, which takes no {question}; ask it by "
             f"scripts/{ask['script']}.py."

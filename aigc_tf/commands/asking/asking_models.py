@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from aigc_tf import storage
 from aigc_tf.commands.asking.answering import answer_questions
@@ -13,7 +12,7 @@ from aigc_tf.data.prepared.facts import read_facts
 from aigc_tf.errors import InputError
 from aigc_tf.serving.local.answerer import Answerer, Settings
 from aigc_tf.serving.local.exported import exported_answerer
-from aigc_tf.serving.versions import MANIFEST_FILE, latest_version
+from aigc_tf.serving.versions import latest_version, read_manifest
 from aigc_tf.tasks import spec_of
 
 
@@ -44,7 +43,7 @@ def ask_model(
     folder = model if is_run else latest_version(model)
     if not is_run and checkpoint != "best":
         raise InputError(f"--checkpoint={checkpoint} is for runs; the exported model {model} has one set of weights.")
-    manifest = {} if is_run else _manifest(folder)
+    manifest = {} if is_run else read_manifest(folder)
     ask = dataclasses.asdict(spec_of(config_of_run(model, None)).ask) if is_run else manifest["ask"]
     if ask["script"] != script:
         raise InputError(
@@ -66,12 +65,3 @@ def _run_answerer(workdir: str, checkpoint: str) -> Answerer:
     config = config_of_run(workdir, None)
     model, _ = load_model(workdir, config, checkpoint=checkpoint, dtype="float32")
     return door_of(config).answerer(model, config, read_facts(workdir))
-
-
-def _manifest(folder: str) -> dict[str, Any]:
-    path = storage.join(folder, MANIFEST_FILE)
-    manifest: dict[str, Any] = storage.read_json(path)
-    for key in ("task", "ask"):
-        if key not in manifest:
-            raise InputError(f"{path} lacks {key!r}; export the model anew.")
-    return manifest

@@ -35,7 +35,8 @@ def served_answerer(client: Client) -> Answerer:
         raise InputError(f"{client.address} takes nothing by default; ask what scripts/export.py has exported.")
     dtypes = {name: dtype for name, (dtype, _) in signature.inputs.items() if name not in _SETTINGS}
     takes_settings = len(dtypes) < len(signature.inputs)
-    label_names = _label_names(client) if "probabilities" in signature.outputs else []
+    is_classifier = "probabilities" in signature.outputs and Api.CLASSIFY.value in client.signatures()
+    label_names = _label_names(client) if is_classifier else []
 
     def call(chunk: Sequence[tuple[int, Question]], settings: Settings) -> list[Answer]:
         asked = {

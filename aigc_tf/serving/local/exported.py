@@ -46,7 +46,8 @@ def exported_answerer(folder: str, manifest: Mapping[str, Any], settings: Settin
     if is_continuation(outputs):
         generator = ExportedGenerator(folder)
         return continuing_answerer(generator, generator.defaults)
-    if {"value", "probabilities"} & set(outputs):
+    # Not by the names of its outputs: another task may have a value or probabilities of something else than texts.
+    if "problem_type" in manifest:
         predictor = Predictor(folder)
         return predicting_answerer(
             predictor,

@@ -1,7 +1,7 @@
 """Outputs of a signature -> answers: the same keys from a live model, an export and a server. Without TensorFlow.
 
-What a signature gives says how it is read: continuations, classes with their probabilities, a number; an answer of any
-other signature has its outputs by name.
+What a signature gives says how it is read: continuations, or probabilities of classes whose names are known; an answer
+of any other signature has its outputs by name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +22,15 @@ def answers_of(outputs: Mapping[str, Sequence[Any]], label_names: Sequence[str] 
 
     Args:
         outputs: By name, one Python value a row.
-        label_names: Of the outputs of a classifier, in order.
+        label_names: Of the outputs of a classifier, in order; empty where the model is none.
     """
     for row in range(len(next(iter(outputs.values())))):
         values = {name: column[row] for name, column in outputs.items()}
         if is_continuation(outputs):
             values["token_ids"] = values["token_ids"][: values["num_tokens"]]
             yield {name: values[name] for name in _CONTINUATION}
-        elif "probabilities" in outputs:
+        elif label_names and "probabilities" in outputs:
             yield _classes(values, label_names)
-        elif "value" in outputs:
-            yield {"value": values["value"]}
         else:
             yield values
 

@@ -31,6 +31,8 @@ class FakeClient:
         signature = Signature(inputs={name: TEXT for name in inputs}, outputs={name: TEXT for name in outputs})
         until = dataclasses.replace(signature, inputs={**signature.inputs, "stop": ("string", (-1, 4))})
         self._signatures = {"serving_default": signature, "defaults": signature, "generate_until": until}
+        if classes:
+            self._signatures["classify"] = signature
         self._answer, self._classes, self.asked = answer, classes, []
 
     def signatures(self):
@@ -250,6 +252,16 @@ def test_a_model_of_any_other_kind_answers_with_its_outputs(ask, tmp_path):
     (tmp_path / "numbers.csv").write_text("x\none\n")
     with pytest.raises(InputError, match="x is 'one'; a number fits here"):
         ask(client, input_path=str(tmp_path / "numbers.csv"))
+
+
+def test_probabilities_without_names_of_classes_are_answered_as_they_are(ask, tmp_path):
+    def answer(inputs):
+        return {"probabilities": [[0.25, 0.75] for _ in inputs["x"]], "value": [1.0 for _ in inputs["x"]]}
+
+    client = classifier(inputs=["x"], outputs=["probabilities", "value"], answer=answer, classes=())
+    (tmp_path / "xs.csv").write_text("x\na\n")
+    printed = ask(client, input_path=str(tmp_path / "xs.csv"))
+    assert rows_of(printed.out) == [{"x": "a", "probabilities": [0.25, 0.75], "value": 1.0}]
 
 
 def test_the_file_of_the_texts_is_not_overwritten(ask, tmp_path):

@@ -12,7 +12,11 @@ MANIFEST = {
     "signatures": {
         "serving_default": {
             "inputs": {"x": ["float32", [None]], "name": ["string", [None]]},
-            "outputs": {"y": ["float32", [None]], "greeting": ["string", [None]]},
+            "outputs": {
+                "value": ["float32", [None]],
+                "probabilities": ["float32", [None, 2]],
+                "greeting": ["string", [None]],
+            },
         }
     }
 }
@@ -25,7 +29,11 @@ def folder(tmp_path_factory):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([None], tf.string, "name")])
     def serve(x, name):
-        return {"y": 2 * x + 1, "greeting": tf.strings.join(["hello ", name])}
+        return {
+            "value": 2 * x + 1,
+            "probabilities": tf.stack([x, 1 - x], axis=1),
+            "greeting": tf.strings.join(["hello ", name]),
+        }
 
     module.serve = serve
     folder = str(tmp_path_factory.mktemp("model") / "1")
@@ -34,11 +42,15 @@ def folder(tmp_path_factory):
 
 
 def test_a_model_of_another_kind_answers_with_its_outputs_in_batches(folder):
+    """Outputs that are called like those of a classifier are no classifier's."""
     answerer = exported_answerer(folder, MANIFEST, {})
     assert (answerer.inputs, answerer.columns, answerer.continuing) == (("x", "name"), ("x", "name"), None)
     questions = ({"x": str(number), "name": "é"} for number in itertools.count())
     answers = list(itertools.islice(answerer.answer(questions, {}), 70))
-    assert answers == [{"y": 2.0 * number + 1, "greeting": "hello é"} for number in range(70)]
+    assert answers == [
+        {"value": 2.0 * number + 1, "probabilities": [number, 1 - number], "greeting": "hello é"}
+        for number in range(70)
+    ]
 
 
 def test_what_does_not_fit_is_one_sentence(folder):
