@@ -78,7 +78,8 @@ def _questions(answerer: Answerer, given: Mapping[str, Sequence[str]], input_pat
         check_fields(answerer, given)
         return [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
     if answerer.continuing:
-        return [{answerer.inputs[0]: line} for line in piped_lines()]
+        name = answerer.inputs[0]
+        return [{name: line} for line in piped_lines(name)]
     wanted = " and ".join(f"--{name}" for name in answerer.inputs)
     raise InputError(f"{answerer.name} takes {wanted}; give it, or a file with --input.")
 

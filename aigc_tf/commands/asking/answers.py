@@ -110,33 +110,30 @@ def read_questions(path: str, inputs: Sequence[str], columns: Sequence[str]) -> 
 
     Args:
         path: Of the file.
-        inputs: Names of the values of a question, at most two.
+        inputs: Names of the values of a question.
         columns: The column of each.
     Raises:
-        InputError: If the file lacks a column, or is a plain text where a question has two values.
+        InputError: If the file lacks a column, or is a plain text where a question has several values.
     """
-    text_column, text_b_column = (*columns, "")[:2]
-    data = DataConfig(
-        sources=(path,), text_column=text_column, text_b_column=text_b_column, label_column="", max_bad_share=0.0
-    )
+    data = DataConfig(sources=(path,), max_bad_share=0.0)
     files = sources.find_sources(data)
-    if text_b_column and any(file.format == "text" for file in files):
+    if len(columns) > 1 and any(file.format == "text" for file in files):
         raise InputError(
-            f"{path} has single texts, but the model takes pairs; give a table with the columns {text_column!r} "
-            f"and {text_b_column!r}."
+            f"{path} has one value a line, but the model takes {len(columns)}; give a table with the columns "
+            f"{' and '.join(map(repr, columns))}."
         )
-    read = [sources.SourceColumn(name, is_text=True, field="the model") for name in columns if name]
+    read = [sources.SourceColumn(name, is_text=True, field="the model") for name in columns]
     for record in sources.read_records(files, data, [], columns=read):
-        yield dict(zip(inputs, map(str, record.cells), strict=False))
+        yield dict(zip(inputs, map(str, record.cells), strict=True))
 
 
-def piped_lines() -> list[str]:
-    """Returns the lines of standard input, a backslash and n in them as a line's end."""
+def piped_lines(name: str) -> list[str]:
+    """Returns the lines of standard input, values of the input `name`; a backslash and n in them is a line's end."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     lines = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
     if not lines:
-        raise InputError("There is no prompt, and nothing on standard input; give --prompt or --input.")
+        raise InputError(f"There is no {name}, and nothing on standard input; give --{name} or --input.")
     return lines
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from aigc_tf.commands.asking.answers import count, open_output, with_progress
+from aigc_tf.commands.asking.answers import count, open_output, read_questions, with_progress
 from aigc_tf.errors import InputError, RunError
 
 
@@ -92,3 +92,13 @@ def test_without_a_terminal_progress_shows_nothing(capsys):
 
 def test_numbers_of_things_read_as_they_are_said():
     assert [count(number, "token") for number in (0, 1, 1200)] == ["0 tokens", "1 token", "1,200 tokens"]
+
+
+def test_a_question_has_as_many_values_as_the_model_takes(tmp_path):
+    (tmp_path / "questions.csv").write_text("b,a,c\n2,1,3\n")
+    names = ("x", "y", "z")
+    [question] = read_questions(str(tmp_path / "questions.csv"), names, ("a", "b", "c"))
+    assert question == {"x": "1", "y": "2", "z": "3"}
+    (tmp_path / "questions.txt").write_text("1\n")
+    with pytest.raises(InputError, match=r"one value a line, but the model takes 3; .*'a' and 'b' and 'c'"):
+        list(read_questions(str(tmp_path / "questions.txt"), names, ("a", "b", "c")))
