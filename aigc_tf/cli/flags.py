@@ -126,8 +126,8 @@ def help_text(names: Sequence[str], description: str) -> str:
         about = (
             "Any field of the config can be set beside it, such as --config.training.optimizer.learning_rate=1e-3 or "
             f"--config.data.sources=a.csv,b.csv. Sections: {', '.join(sections)}. "
-            "--dry_run prints the fields that the task reads, with their values; aigc_tf/config/experiment.py says what "
-            "each means."
+            "--dry_run prints the fields that the task reads, with their values; aigc_tf/config/experiment.py says "
+            "what each means."
         )
         lines += ["", *textwrap.wrap(about, 119)]
     return "\n".join(lines)
@@ -193,7 +193,7 @@ class _ConfigFile(flags.ArgumentParser):
     """Loads config files as ml_collections' own parser does, but says what is wrong with one."""
 
     def parse(self, path: str) -> ExperimentConfig:
-        return load_config(path)
+        return load_config(_decoded("config", path))
 
 
 class _Number(flags.ArgumentParser):

@@ -81,7 +81,7 @@ def filled(message: str) -> str:
     is_value = False
     for word in sys.argv[1:]:
         name, is_joined, _ = word.lstrip("-").partition("=")
-        is_config = word.startswith("-") and name.partition(".")[0] == "config"
+        is_config = word.startswith("-") and name.partition(".")[0] in ("config", "noconfig")
         if is_config or (is_value and not word.startswith("-")):
             typed.append(word)
         is_value = is_config and not is_joined

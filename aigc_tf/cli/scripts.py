@@ -10,7 +10,7 @@ import sys
 
 from aigc_tf import storage
 from aigc_tf.cli.flags import Options
-from aigc_tf.cli.known_flags import HELP
+from aigc_tf.cli.known_flags import BOOLEANS, HELP
 from aigc_tf.cli.path_flags import check_no_file, optional_path, required_path
 from aigc_tf.cli.tensorflow_start import heavy_room
 from aigc_tf.commands.launching import launch as launch_workers
@@ -162,7 +162,7 @@ def _typed_without(*names: str) -> str:
         name, is_joined, _ = argument.lstrip("-").partition("=")
         if not is_value and not (argument.startswith("-") and name in names):
             kept.append(argument)
-        is_value = not is_value and name in ("workdir", "search", "trials") and not is_joined and name in names
+        is_value = not is_value and name in names and name not in BOOLEANS and not is_joined
     return shell_line(*kept)
 
 

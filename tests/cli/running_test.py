@@ -16,6 +16,7 @@ from aigc_tf.cli.running import filled
         ),
         (["--config", "a b.py", "--debug"], "--config 'a b.py'"),
         (["--config.data.packing", "--config=a.py"], "--config.data.packing --config=a.py"),
+        (["--config=a.py", "--noconfig.data.packing"], "--config=a.py --noconfig.data.packing"),
         (["--workdir=r"], "--config=..."),
     ],
 )

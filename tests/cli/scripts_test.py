@@ -300,8 +300,12 @@ def test_bytes_that_are_no_utf8_are_replaced_in_texts_and_refused_elsewhere(run,
     assert calls[1][1] == (name, {"prompt": ["caf\ufffd"]})
     assert calls[1][2]["settings"]["stop"] == ("caf\ufffd",)
     wanted = "no UTF-8 where \ufffd stands; write it in UTF-8.\n"
-    for flag in (f"--workdir={latin}", f"--config.data.licence={latin}"):
-        status, _, errors = run("train", f"--config={CONFIG}", flag)
+    for flags in (
+        [f"--config={CONFIG}", f"--workdir={latin}"],
+        [f"--config={CONFIG}", f"--config.data.licence={latin}"],
+        [f"--config={latin}.py"],
+    ):
+        status, _, errors = run("train", *flags)
         assert status == 2
         assert errors.endswith(wanted)
 
@@ -312,10 +316,11 @@ def test_the_command_that_prepares_can_be_pasted(run, config_file, tmp_path):
         "def get_config():\n  return ExperimentConfig(name='a', task='classify', data=DataConfig(sources=('a.csv',)))"
     )
     (tmp_path / name).rename(tmp_path / "my configs" / "it's (1).py")
-    status, _, errors = run("train", "--config=my configs/it's (1).py", "--workdir=runs/s1")
-    assert status == 2
-    command = errors.rpartition("make it with: ")[2]
-    assert shlex.split(command) == ["python", "scripts/prepare.py", "--config=my configs/it's (1).py"]
+    for others in (["--workdir=runs/s1"], ["--workdir", "runs/s1", "--device", "H100", "--dry_run"]):
+        status, _, errors = run("train", "--config=my configs/it's (1).py", *others)
+        assert status == 2
+        command = errors.rpartition("make it with: ")[2]
+        assert shlex.split(command) == ["python", "scripts/prepare.py", "--config=my configs/it's (1).py"]
 
 
 def test_dry_run_of_prepare_prints_config_and_files_and_prepares_nothing(run, calls, texts):
