@@ -27,11 +27,12 @@ import numpy as np
 import tensorflow as tf
 
 from aigc_tf.commands import runs
-from aigc_tf.commands.watching import RunWatcher
+from aigc_tf.commands.watching import RunWatcher, count_step_flops
 from aigc_tf.config import ExperimentConfig, TrainingConfig
 from aigc_tf.config.files import load_config
 from aigc_tf.training import loop, run_state
 from aigc_tf.training.devices import strategy
+from aigc_tf.training.planning import preflight
 from aigc_tf.training.task import Task
 
 
@@ -41,16 +42,16 @@ class BareStep:
     def __init__(self, task: Task, config: TrainingConfig):
         self._task = task
         model = task.build_model()
-        optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = keras.optimizers.AdamW(config.optimizer.learning_rate, weight_decay=config.optimizer.weight_decay)
         optimizer.build(model.trainable_variables)
 
         @tf.function(reduce_retracing=True)
         def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                values, weights = task.losses(model, batch)
-                loss = tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
+                losses = task.losses(model, batch)
+                loss = tf.reduce_sum(losses.values * losses.weights) / tf.reduce_sum(losses.weights)
             gradients = tape.gradient(loss, model.trainable_variables)
-            gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
             optimizer.apply(gradients, model.trainable_variables)
             return loss
 
@@ -110,9 +111,17 @@ def measure(config: ExperimentConfig, *, steps: int, checkpoint_every: int) -> N
     task.evaluations.clear()
     bare = BareStep(task, config.training)
     state = run_state.build_state(task, config.training, devices)
+    flops = count_step_flops(preflight.trace_step(task, state.model, devices), task)
     with tempfile.TemporaryDirectory() as workdir:
         watcher = RunWatcher(
-            config, workdir, task=task, state=state, devices=devices, facts=prepared.facts, started=time.time()
+            config,
+            workdir,
+            task=task,
+            state=state,
+            devices=devices,
+            facts=prepared.facts,
+            flops=flops,
+            started=time.time(),
         )
         taker = TurnTaker(watcher, bare)
         with watcher:
