@@ -203,9 +203,10 @@ def test_run_and_export_answer_alike(run, exported, capsys):
     np.testing.assert_allclose([a["y"] for a in answers[0]], [a["y"] for a in answers[1]], atol=1e-5)
 
 
-def test_a_value_that_is_no_number_gets_one_sentence(exported, capsys):
-    assert script("predict", f"--model={exported}", "--x=three") == 2
-    assert "x is 'three'; a number fits here." in capsys.readouterr().err
+def test_a_value_that_is_no_number_gets_one_sentence(run, exported, capsys):
+    for model in (run, exported):
+        assert script("predict", f"--model={model}", "--x=three") == 2
+        assert "x is 'three'; a number fits here." in capsys.readouterr().err
 
 
 def test_a_deployment_takes_its_latency_and_timeout(exported, folder):

@@ -13,7 +13,7 @@ from aigc_tf.data.batching.order import TrainingOrder, evaluation_batches
 from aigc_tf.data.prepared.schema import Column, Schema
 from aigc_tf.errors import InputError
 from aigc_tf.evaluation.best_metric import best_metric
-from aigc_tf.serving.local.answerer import Answerer
+from aigc_tf.serving.local.answerer import Answerer, typed_value
 from aigc_tf.serving.modules.fields import Field, build_signature
 from aigc_tf.serving.modules.quantization import ServedWeights
 from aigc_tf.serving.publishing.servable import Servable
@@ -179,7 +179,8 @@ def servable(model, config, facts, *, prepared):
 def answerer(model, config, facts):
     def answer(questions, settings):
         for question in questions:
-            yield {"y": float(model({"x": np.array([float(question["x"])], np.float32)}, training=False)[0])}
+            x = typed_value(question["x"], "float32", "x")
+            yield {"y": float(model({"x": np.array([x], np.float32)}, training=False)[0])}
 
     return Answerer(inputs=("x",), columns=("x",), answer=answer)
 
