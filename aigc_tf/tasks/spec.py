@@ -20,7 +20,7 @@ class AskSpec:
     """Name of the script that asks it, without `.py`."""
     inputs: tuple[str, ...]
     """Fields of one question, in order, such as `("text", "text_b")`. Each is a flag of the script and a column of
-    a file of questions."""
+    a file of questions; the column of `prompt` is called `text`."""
     takes_settings: bool = False
     """Whether a question takes the fields of `GenerationConfig` as flags."""
 

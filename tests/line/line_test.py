@@ -15,6 +15,8 @@ import pytest
 from aigc_tf.commands.runs import config_of_run
 from aigc_tf.config.fields import replace_fields
 from aigc_tf.evaluation.report import read_report
+from aigc_tf.serving.double.served_models import single_model
+from aigc_tf.serving.double.server import Double
 from aigc_tf.tasks import TASKS
 from aigc_tf.training import checkpoints
 from aigc_tf.training.recording.telemetry import read_metrics
@@ -207,6 +209,16 @@ def test_a_value_that_is_no_number_gets_one_sentence(run, exported, capsys):
     for model in (run, exported):
         assert script("predict", f"--model={model}", "--x=three") == 2
         assert "x is 'three'; a number fits here." in capsys.readouterr().err
+
+
+def test_a_server_of_it_answers_alike(exported, capsys):
+    with Double(single_model("line", str(exported)), rest_port=0) as double:
+        address = f"--server=http://127.0.0.1:{double.rest_port}"
+        assert script("ask", address, "--model=line", "--x=3") == 0
+        [answer] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert script("ask", address, "--model=line", "--x=three") == 2
+    assert answer == {"x": "3", "y": pytest.approx(7, abs=0.1)}
+    assert "x is 'three'; a number fits here." in capsys.readouterr().err
 
 
 def test_a_deployment_takes_its_latency_and_timeout(exported, folder):
