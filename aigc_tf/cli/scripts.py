@@ -160,9 +160,10 @@ def _typed_without(*names: str) -> str:
     kept, is_value = [], False
     for argument in sys.argv[1:]:
         name, is_joined, _ = argument.lstrip("-").partition("=")
-        if not is_value and not (argument.startswith("-") and name in names):
+        is_dropped = argument.startswith("-") and name in names
+        if not is_value and not is_dropped:
             kept.append(argument)
-        is_value = not is_value and name in names and name not in BOOLEANS and not is_joined
+        is_value = not is_value and is_dropped and name not in BOOLEANS and not is_joined
     return shell_line(*kept)
 
 
