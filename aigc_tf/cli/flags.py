@@ -37,7 +37,7 @@ from aigc_tf.config.files import load_config
 from aigc_tf.errors import InputError, suggest
 
 Options = types.SimpleNamespace
-"""The values of a script's flags by name; `config` is an ExperimentConfig or None, `config_path` its file."""
+"""The values of a script's flags by name; `config` is an ExperimentConfig or None."""
 
 _NO_FLAGS = ("config", "command", "folder")  # the config's own flags, and what stands without a name
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
@@ -73,7 +73,7 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
             **{name: _decoded(name, values[typed(name)].value) for name in names if name not in _NO_FLAGS}
         )
         options.command = command
-        options.config, options.config_path = None, ""
+        options.config = None
         if "config" in names:
             rest = _parse_config(rest, options)
         leftover = flags.FLAGS([argv[0], *rest])[1:]
@@ -185,7 +185,6 @@ def _parse_config(arguments: list[str], options: Options) -> list[str]:
         options.config = with_home(config)
         for field in overrides:
             _decoded(f"config.{field}", flatten(config)[field])
-        options.config_path = config_flags.get_config_filename(values["config"])
     return rest
 
 
