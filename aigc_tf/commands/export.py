@@ -58,12 +58,12 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
 
 def _print_what_comes_next(folder: str, config: ExperimentConfig) -> None:
     """Prints the commands that ask, serve and deploy the model in `folder`, ready to be pasted."""
-    ask, name = TASKS[config.task].ask, config.name
-    question = f'--{ask.inputs[0]}="..."'
+    spec, name = TASKS[config.task], config.name
+    question = " ".join(f'--{one}="..."' for one in spec.asked_inputs(config))
     model, server = f"--model={folder}", "--server=http://localhost:8501"
     base_path = shell_line(f"--model_base_path={os.path.abspath(folder)}")
     deploy = shell_line("python", "scripts/render_deployment.py", model, f"--output=deploy/{name}")
-    print(f"\nAsk it:         {shell_line('python', f'scripts/{ask.script}.py', model)} {question}")
+    print(f"\nAsk it:         {shell_line('python', f'scripts/{spec.ask.script}.py', model)} {question}")
     print(f"Serve it:       {shell_line('tensorflow_model_server', '--rest_api_port=8501', f'--model_name={name}')} \\")
     print(f"                    {base_path}")
     print(f"Ask the server: {shell_line('python', 'scripts/ask.py', server, f'--model={name}')} {question}")

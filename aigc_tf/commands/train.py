@@ -192,10 +192,10 @@ def _finish(
         metrics=metrics,
     )
     report.print_report(written, workdir=workdir)
-    ask = TASKS[config.task].ask
+    spec = TASKS[config.task]
     print(f"\nLook at it:  {shell_line('tensorboard', f'--logdir={workdir}/logs')}")
-    asking = shell_line("python", f"scripts/{ask.script}.py", f"--model={workdir}")
-    print(f'Ask it:      {asking} --{ask.inputs[0]}="..."')
+    asking = shell_line("python", f"scripts/{spec.ask.script}.py", f"--model={workdir}")
+    print("Ask it:     ", asking, *(f'--{name}="..."' for name in spec.asked_inputs(config)))
     print(f"Export it:   {shell_line('python', 'scripts/export.py', f'--workdir={workdir}')}")
 
 

@@ -46,6 +46,11 @@ class TaskSpec:
     load: Callable[[], Any]
     """Returns the task's `TaskDoor`; imports TensorFlow."""
 
+    def asked_inputs(self, config: ExperimentConfig) -> tuple[str, ...]:
+        """Returns the inputs that a model of this config takes: those that its examples have too, else the first."""
+        columns = {column.name for column in self.schema(config).columns}
+        return tuple(name for name in self.ask.inputs if name in columns) or self.ask.inputs[:1]
+
     def manifest_facts(self) -> dict[str, Any]:
         """Returns what the manifest of an exported model keeps: deployment and asking read it there. For JSON."""
         return {
