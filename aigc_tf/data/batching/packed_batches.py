@@ -10,10 +10,10 @@ A batch is a dict of
 
 and for a classifier, whose examples are `start a' between b' end` as in batches.py,
 
-    segment_ids   (B, T) int32    1 from the first token of b' to the end of its example, else 0 starts        (B, M)
-    int32    the position in the row of each example's first token, which its label goes with labels        (B, M) int32
-    | (B, M, C) float32 | (B, M) float32    by problem, as in batches.py; 0 for missing examples weights       (B, M)
-    float32  0 for missing examples
+    segment_ids   (B, T) int32    1 from the first token of b' to the end of its example, else 0
+    starts        (B, M) int32    the position in the row of each example's first token, which its label goes with
+    labels        (B, M) int32 | (B, M, C) float32 | (B, M) float32    by problem, as in batches.py; 0 for missing ones
+    weights       (B, M) float32  0 for missing examples
 
 or for a generator, whose examples are the targets `prompt response end-of-text` or `document end-of-text`,
 

@@ -1,6 +1,7 @@
 """The encoders: raw value -> array and back, one per column of a prepared data set.
 
 An encoder has `encode`, `decode`, `describe`, `save` and `sha256`, and its kind in `ENCODERS` loads what `save` wrote.
+One of cells also has `storage`: how its values are stored, one of those in `cells`.
 This module needs no TensorFlow; an encoder's module is imported when one is loaded.
 
 To add a kind: a module here, its entry in `ENCODERS`, a test.

@@ -102,7 +102,7 @@ class LabelEncoder:
         White space at the ends of a label is not part of it.
 
         Args:
-            cell: As `Record.label`.
+            cell: As in `Record.cells`.
 
         Returns:
             None for a number within `data.label_margin` of a threshold: the row is left out.

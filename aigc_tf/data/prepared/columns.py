@@ -1,8 +1,7 @@
 """The columns of one split of a prepared data set, by memory map: opening costs nothing, reading reads its pages.
 
-    <split>/<column>-NNNNN.npy           values of the shard's examples end to end; for a dense column one row per
-    example <split>/<column>.offsets-NNNNN.npy   int64 (n + 1,), ragged columns only: example i of the shard is the
-    values
+    <split>/<column>-NNNNN.npy           values of the shard's examples end to end; for a dense column a row an example
+    <split>/<column>.offsets-NNNNN.npy   int64 (n + 1,), ragged columns only: example i of the shard is the values
                                          [offsets[i]:offsets[i + 1]]
 
 Example ids count from 0 within a split, through its shards.
