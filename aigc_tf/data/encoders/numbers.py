@@ -40,7 +40,7 @@ class NumberEncoder:
 
     def decode(self, value: np.ndarray) -> str:
         """Returns the shortest decimal of a float32."""
-        return f"{float(value):g}"
+        return str(np.float32(value))
 
     def describe(self) -> dict[str, Any]:
         """Returns nothing, since numbers need no settings."""

@@ -24,3 +24,11 @@ def test_what_is_saved_is_loaded(tmp_path):
     loaded = ENCODERS["number"].load(tmp_path / "x")
     assert loaded.sha256() == encoder.sha256()
     assert loaded.decode(np.float32(0.25)) == "0.25"
+
+
+def test_a_decoded_number_is_the_shortest_that_gives_the_same_float32():
+    encoder = NumberEncoder("x")
+    for cell in ("0.1", "16777217", "1.2345678e-08", "-3.4028235e+38"):
+        value = np.float32(encoder.encode(cell))
+        assert np.float32(encoder.encode(encoder.decode(value))) == value
+    assert encoder.decode(np.float32("0.1")) == "0.1"
