@@ -238,6 +238,22 @@ def _failure(folder: str, status: int | None = None) -> str:
     return errors[-1] if errors else f"it said nothing; see {path}."
 
 
+def _ended(folder: str) -> str:
+    """Returns the word for the end of a trial without a result."""
+    # The study calls both failed, but only a trial that was trained to its end has a report.
+    return "undefined" if storage.exists(storage.join(folder, report.REPORT_NAME)) else "failed"
+
+
+def _why(ranked: Sequence[Any], workdir: str, metric: str) -> str:
+    """Returns the sentence on why no trial has a result; empty if there is no trial."""
+    if not ranked:
+        return ""
+    last = _folder(workdir, ranked[-1].number)
+    if _ended(last) == "failed":
+        return f" The last said: {_failure(last)}"
+    return f" {metric} is undefined for the validation data; take another evaluation.best_metric, or other data."
+
+
 def _run(command: Sequence[str], output: str) -> int:
     """Runs a trial. Ctrl-C and SIGTERM are passed on, so that it ends by its own rules, and then end the sweep."""
     caught: list[int] = []
@@ -297,14 +313,13 @@ def _print_results(workdir: str, study: Any, space: Sequence[Dimension], metric:
     for name in ("trial", metric, *(field.rpartition(".")[2] for field in fields)):
         table.add_column(name, overflow="fold")
     for trial in ranked:
-        shown = "failed" if trial.value is None else f"{trial.value:.4f}"
+        shown = _ended(_folder(workdir, trial.number)) if trial.value is None else f"{trial.value:.4f}"
         values = (show({field: trial.params[field]}).partition("=")[2] for field in fields)
         table.add_row(str(trial.number), shown, *values)
     Console().print(table)
     best = next(iter(ranked), None)
     if best is None or best.value is None:
-        reason = f" The last said: {_failure(_folder(workdir, ranked[-1].number))}" if ranked else ""
-        raise RunError(f"No trial of {workdir} has a result.{reason}")
+        raise RunError(f"No trial of {workdir} has a result.{_why(ranked, workdir, metric)}")
     folder = _folder(workdir, best.number)
     print(f"\nBest: trial {best.number}, validation {metric} {best.value:.4f}")
     for field in fields:

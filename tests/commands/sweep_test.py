@@ -41,8 +41,8 @@ def write_data(config, splits=("train", "validation")):
 class Trainer:
     """Stands in for scripts/train.py: the accuracy is best at a rate of 1e-3, and some trials end otherwise."""
 
-    def __init__(self, endings=None):
-        self.endings, self.tried = endings or {}, []
+    def __init__(self, endings=None, undefined=()):
+        self.endings, self.undefined, self.tried = endings or {}, undefined, []
 
     def __call__(self, command, output):
         flags = dict(flag.lstrip("-").split("=", 1) for flag in command[2:])
@@ -57,6 +57,7 @@ class Trainer:
                 file.write("loss 1.0\nerror: Step 3 gave a loss of nan.\n")
             return ending
         accuracy = 1.0 / (1.0 + abs(config.training.optimizer.learning_rate - 1e-3) * 1e3)
+        metrics = {"accuracy": None if number in self.undefined else accuracy, "loss": 1 - accuracy}
         report.write_report(
             flags["workdir"],
             task="classify",
@@ -67,7 +68,7 @@ class Trainer:
             examples_per_second=None,
             tokens_per_second=None,
             goodput=None,
-            metrics={"validation": {"accuracy": accuracy, "loss": 1 - accuracy}},
+            metrics={"validation": metrics},
         )
         return 0
 
@@ -156,6 +157,14 @@ def test_an_unfinished_trial_stops_the_sweep_and_stays_open(config, tmp_path):
 def test_without_any_result_the_sweep_has_failed(config, tmp_path):
     with pytest.raises(RunError, match=r"No trial of .* has a result. The last said: Step 3 gave a loss of nan\."):
         run(config, tmp_path / "sweep", Trainer({0: 1, 1: 1}), trials=2)
+
+
+def test_a_trial_whose_metric_is_undefined_has_not_failed(config, tmp_path, capsys):
+    run(config, tmp_path / "sweep", Trainer({1: 1}, undefined={0}), trials=3)
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert {row[1]: row[3] for row in table}.items() >= {("0", "undefined"), ("1", "failed")}
+    with pytest.raises(RunError, match=r"has a result\. accuracy is undefined for the validation data; take another"):
+        run(config, tmp_path / "none", Trainer(undefined={0}), trials=1)
 
 
 def test_a_folder_in_use_is_left_alone(config, tmp_path):

@@ -16,8 +16,8 @@ import numpy as np
 from aigc_tf.serving.process.other_process import StandIn
 
 Judge = Callable[[keras.Model, keras.Model], dict[str, Any]]
-"""Model with float32 weights, the same with smaller ones -> `rows`, `metric`, its `values` of the two, and
-`logits_difference`, the largest."""
+"""Model with float32 weights, the same with smaller ones -> `rows`, `metric`, its `values` of the two (None where it is
+undefined), and `logits_difference`, the largest."""
 _MEGA = 1e6
 _REPEATS = 7
 
@@ -74,7 +74,7 @@ def cost_table(cost: Mapping[str, Any], *, weights: str) -> str:
             rows.append((name, f"{full[key]:.0f}", f"{small[key]:.0f}"))
     if "judged" in cost:
         judged = cost["judged"]
-        before, after = (f"{value:.4f}" for value in judged["values"])
+        before, after = ("undefined" if value is None else f"{value:.4f}" for value in judged["values"])
         rows.append((f"{judged['metric']}, {judged['rows']} rows of {judged['split']}", before, after))
         rows.append(("largest difference of a logit", "", f"{judged['logits_difference']:.3g}"))
     width = max(len(row[0]) for row in rows)
