@@ -86,6 +86,7 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
     keras.utils.set_random_seed(config.training.seed % 2**32)
     prepared = open_prepared_of(config)
     preparation.check_matches(prepared, config)
+    preparation.check_schema(prepared, TASKS[config.task].schema(config))
     task = door.build(config, prepared, devices)
     if dry_run:
         print(shown_config(config))

@@ -34,7 +34,13 @@ from aigc_tf.data.prepared.prepared_writer import ColumnFormat, FinalLabels, Pre
 from aigc_tf.data.prepared.schema import Schema
 from aigc_tf.data.preparing import terminal
 from aigc_tf.data.preparing.examples import Example, ExampleReader, find_duplicates, source_size
-from aigc_tf.data.preparing.provenance import check_matches, describe, prepare_sha256, relevant_fields
+from aigc_tf.data.preparing.provenance import (
+    check_matches,
+    check_schema,
+    describe,
+    prepare_sha256,
+    relevant_fields,
+)
 from aigc_tf.data.preparing.terminal import Counts
 from aigc_tf.data.preparing.token_batches import TextBatch, TokenBatch, text_batches, token_batches
 from aigc_tf.data.sources import sources
@@ -42,7 +48,7 @@ from aigc_tf.data.sources.records import SourceFile
 from aigc_tf.data.tokenizers.tokenizers import Tokenizer, build_tokenizer
 from aigc_tf.errors import InputError, some_of
 
-__all__ = ["check_matches", "prepare", "prepare_sha256", "relevant_fields", "write_dataset"]
+__all__ = ["check_matches", "check_schema", "prepare", "prepare_sha256", "relevant_fields", "write_dataset"]
 
 _PREPARING = "preparing"
 
@@ -267,6 +273,7 @@ def _check_same(folder: Path, config: ExperimentConfig, schema: Schema, found: l
     """Returns the existing data set; raises if it is not the one asked for."""
     prepared = verify_prepared(folder)
     check_matches(prepared, config)
+    check_schema(prepared, schema)
     before = {source["uri"]: source["sha256"] for source in prepared.info.get("sources", [])}
     now = {source.uri: sources.hash_source(source) for source in found}
     changed = [uri for uri in {**before, **now} if before.get(uri) != now.get(uri)]

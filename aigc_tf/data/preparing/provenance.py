@@ -134,6 +134,24 @@ def check_matches(prepared: PreparedDataset, config: ExperimentConfig) -> None:
         )
 
 
+def check_schema(prepared: PreparedDataset, schema: Schema) -> None:
+    """Compares the columns of the data with those that the task reads now; a task's code may have changed since.
+
+    Raises:
+        InputError: If they differ.
+    """
+    if prepared.schema != schema:
+        raise InputError(
+            f"{prepared.folder} was prepared with another schema ({_columns(prepared.schema)}) than the task's now "
+            f"({_columns(schema)}); make it anew with `python scripts/prepare.py --config=... --overwrite`."
+        )
+
+
+def _columns(schema: Schema) -> str:
+    columns = ", ".join(f"{column.name} from {column.source} by {column.encoder}" for column in schema.columns)
+    return f"{columns}; split by {', '.join(schema.split_by)}"
+
+
 def _differences(prepared: PreparedDataset, config: ExperimentConfig) -> str:
     now, before = relevant_fields(config), prepared.info.get("config") or {}
     if before:  # a field that did not exist then counts as its default

@@ -1,6 +1,7 @@
 """Preparing: split, labels, tokens and ledger by hand; what happens the second time; what stops it."""
 
 import collections
+import dataclasses
 import fcntl
 import hashlib
 import io
@@ -16,7 +17,7 @@ from aigc_tf.config import DataConfig, ExperimentConfig, TokenizerConfig
 from aigc_tf.data.prepared import prepared_writer
 from aigc_tf.data.prepared.prepared import verify_prepared
 from aigc_tf.data.preparing import examples, preparation, token_batches
-from aigc_tf.data.preparing.preparation import check_matches, prepare_sha256
+from aigc_tf.data.preparing.preparation import check_matches, check_schema, prepare_sha256
 from aigc_tf.data.preparing.token_batches import map_in_order
 from aigc_tf.data.sources.splits import hash_bucket, split_of
 from aigc_tf.errors import InputError, RunError
@@ -490,6 +491,16 @@ def test_another_config_is_named_and_needs_overwrite(tmp_path, done):
     prepared = run(config, overwrite=True)[0]
     assert prepared.sha256 != done[0].sha256
     check_matches(prepared, config)
+
+
+def test_another_schema_of_the_task_is_told_and_needs_overwrite(done):
+    prepared, config = done
+    now = spec_of(config).schema(config)
+    check_schema(prepared, now)
+    with pytest.raises(InputError, match=r"another schema \(text from .* by tokenizer, label from .*--overwrite"):
+        preparation.prepare(config, dataclasses.replace(now, columns=now.columns[:1]))
+    with pytest.raises(InputError, match="split by label"):
+        check_schema(prepared, dataclasses.replace(now, split_by=("label",)))
 
 
 def test_the_model_matters_only_where_the_vocabulary_is_its_own(tmp_path, done):
