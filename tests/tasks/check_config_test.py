@@ -92,6 +92,10 @@ VALID = ExperimentConfig(name="x", task="classify", data=DataConfig(sources=("a.
             "data.label_margin is 0.5, but task 'generate' has no labels and cuts nothing; leave it out.",
         ),
         (
+            {"task": "generate", "data.label_separator": ";"},
+            "data.label_separator is ';', but task 'generate' has no labels and cuts nothing; leave it out.",
+        ),
+        (
             {"task": "generate", "data.text_b_column": "answer"},
             "data.text_b_column is 'answer', so that an example is a prompt and a response;",
         ),

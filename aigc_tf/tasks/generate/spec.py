@@ -15,6 +15,7 @@ _OF_LABELS_AND_CUTS = (
     "data.label_column",
     "data.problem_type",
     "data.label_names",
+    "data.label_separator",
     "data.label_thresholds",
     "data.label_margin",
     "data.truncation",
