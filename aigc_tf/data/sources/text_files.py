@@ -161,12 +161,13 @@ def find_wide_encoding(head: bytes) -> str:
 
 
 def _is_readable(head: bytes, encoding: str) -> bool:
-    """Whether bytes are text of assigned characters, without control characters except tabs and line ends."""
+    """Whether bytes are text of assigned characters, without control characters except white space."""
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:
         return False
-    return all(character in "\t\n\r" or unicodedata.category(character) not in _NO_TEXT for character in text)
+    # isspace() also for form feeds and vertical tabs, which text from word processors has.
+    return all(character.isspace() or unicodedata.category(character) not in _NO_TEXT for character in text)
 
 
 def _agrees(wide: str, encoding: str, head: bytes) -> bool:

@@ -26,6 +26,7 @@ TEXTS = {
     "hindi": "मुझे यह दीपक पसंद है\n",
     "emoji": "ok \U0001f600\n",
     "table": "text\tlabel\na\tx\n",
+    "pages": "the end of a page\f\nthe next\vone\n",
     "short": "ab",
 }
 
