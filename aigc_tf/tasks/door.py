@@ -92,6 +92,17 @@ def _tokenizer_hashes(facts: DataFacts) -> set[str]:
     return {facts.encoder(column.name).sha256() for column in facts.schema.text_columns}
 
 
+def refusals(*checks: Callable[[], object]) -> list[str]:
+    """Runs checks that raise InputError, and returns the sentences of those that do."""
+    sentences = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            sentences.append(str(error))
+    return sentences
+
+
 def policy_of(precision: str) -> str:
     """Returns the Keras dtype policy of a resolved `training.devices.precision`."""
     return "mixed_bfloat16" if precision == "bfloat16" else "float32"

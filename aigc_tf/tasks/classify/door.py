@@ -3,7 +3,7 @@
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.tasks.classify.asking import classification_answerer
 from aigc_tf.tasks.classify.serving import classification_servable, draw_confusions
-from aigc_tf.tasks.classify.training import classify
+from aigc_tf.tasks.classify.training import classify, data_warnings
 from aigc_tf.tasks.door import TaskDoor
 
 DOOR = TaskDoor(
@@ -15,4 +15,5 @@ DOOR = TaskDoor(
     draw=draw_confusions,
     unit="examples",
     rate="examples_per_second",
+    data_warnings=data_warnings,
 )

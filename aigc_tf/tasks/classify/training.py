@@ -25,12 +25,17 @@ from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.models.classifiers import classifier
 from aigc_tf.models.packed import check_packed, packed_logits
 from aigc_tf.tasks.classify.spec import LABEL, SPEC, TEXT
-from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
+from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of, refusals
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
 from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.step.step import Observe
 from aigc_tf.training.task import Evaluation, Task
+
+
+def data_warnings(config: ExperimentConfig, prepared: PreparedDataset) -> list[str]:
+    """Returns why a classifier cannot learn from the data with this config: class weights of other labels."""
+    return refusals(lambda: _class_weights(config, prepared, prepared.facts.encoder(LABEL).names))
 
 
 def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:

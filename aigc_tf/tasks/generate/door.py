@@ -4,7 +4,7 @@ from aigc_tf.models.generators import generator
 from aigc_tf.tasks.door import TaskDoor
 from aigc_tf.tasks.generate.asking import generation_answerer
 from aigc_tf.tasks.generate.serving import generation_servable
-from aigc_tf.tasks.generate.training import generate, warn_of_windows
+from aigc_tf.tasks.generate.training import data_warnings, generate
 
 DOOR = TaskDoor(
     build=generate,
@@ -15,5 +15,5 @@ DOOR = TaskDoor(
     draw=lambda metrics, facts: {},
     unit="windows",
     rate="tokens_per_second",
-    data_warnings=warn_of_windows,
+    data_warnings=data_warnings,
 )

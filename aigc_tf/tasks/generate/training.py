@@ -25,7 +25,7 @@ from aigc_tf.models.blocks import repeated_blocks
 from aigc_tf.models.generators import generator
 from aigc_tf.models.packed import check_packed
 from aigc_tf.serving.local.text_generator import TextGenerator
-from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of
+from aigc_tf.tasks.door import check_sizes, check_tokenizer, policy_of, refusals
 from aigc_tf.tasks.generate.spec import SPEC, TEXT
 from aigc_tf.training.devices.strategy import Devices
 from aigc_tf.training.step import losses
@@ -33,14 +33,12 @@ from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.task import Evaluation, Shown, Task
 
 
-def warn_of_windows(config: ExperimentConfig, prepared: PreparedDataset) -> list[str]:
-    """Returns why no window can be cut of the data, as the sentence that training would end with."""
-    try:
-        if not config.data.packing:
-            check_size(prepared.splits["train"].column(TEXT), config.data.max_length)
-    except InputError as error:
-        return [str(error)]
-    return []
+def data_warnings(config: ExperimentConfig, prepared: PreparedDataset) -> list[str]:
+    """Returns why a generator cannot learn from the data: no end of text, or no window."""
+    return refusals(
+        lambda: _end_of_text(prepared.facts.encoder(TEXT)),
+        lambda: _check_windows(config, prepared),
+    )
 
 
 def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
@@ -48,8 +46,7 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
     tokenizer: Tokenizer = prepared.facts.encoder(TEXT)
-    if not config.data.packing:
-        check_size(prepared.splits["train"].column(TEXT), config.data.max_length)
+    _check_windows(config, prepared)
     rows = _rows(config, prepared, tokenizer, name="train", batch_size=config.training.global_batch_size)
     model_config = dataclasses.replace(config.model, source=resolve_sample(config.model.source))
 
@@ -87,6 +84,11 @@ def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
         blocks=repeated_blocks,
         samples=_sampler(config, tokenizer),
     )
+
+
+def _check_windows(config: ExperimentConfig, prepared: PreparedDataset) -> None:
+    if not config.data.packing:
+        check_size(prepared.splits["train"].column(TEXT), config.data.max_length)
 
 
 def _end_of_text(tokenizer: Tokenizer) -> int:
