@@ -55,7 +55,7 @@ def test_a_tokenizer_without_an_end_of_text_is_warned_of(warnings):
 
 def test_class_weights_of_another_number_of_labels_are_warned_of(warnings):
     rows = "".join(f"good{' day' * number}\t{'ab'[number % 2]}\n" for number in range(20))
-    fields = dict(task="classify", said="class_weights", column_names=("text", "label"))
+    fields = dict(task="classify", said="class_weights has", column_names=("text", "label"))
     _, [shown] = warnings("a.tsv", rows, loss=LossConfig(class_weights=(1.0, 2.0, 3.0)), **fields)
     assert shown.startswith("training.loss.class_weights has 3 numbers, but the data have 2 labels: a, b;")
     assert warnings("a.tsv", rows, loss=LossConfig(class_weights=(1.0, 2.0)), **fields)[1] == []

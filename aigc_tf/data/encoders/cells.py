@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aigc_tf import storage
 from aigc_tf.errors import InputError
 
@@ -16,6 +14,9 @@ ENCODER_FILE = "encoder.json"
 
 VALUE, CODE, CODES = "value", "code", "codes"
 """How an encoded cell is stored: a float32; an int32 code, whose meaning is known at the end; a set of codes."""
+
+# Below it a number rounds to a finite float32. Not the largest float32: its shortest decimal is a little above it.
+_FLOAT32_END = 2.0**128 - 2.0**103
 
 
 class BrokenCellError(ValueError):
@@ -35,7 +36,7 @@ def parse_number(cell: str, what: str) -> float:
         value = float(cell) if "_" not in cell else math.nan  # Python reads 1_000 as a number; few others do
     except ValueError:
         raise BrokenCellError(f"{what} is no number", f"{cell[:80]!r}") from None
-    if not abs(value) <= float(np.finfo(np.float32).max):
+    if not abs(value) < _FLOAT32_END:
         raise BrokenCellError(f"{what} is no finite number", f"{cell[:80]!r}")
     return value
 
