@@ -313,6 +313,9 @@ def _check_found(files: list[SourceFile], data: DataConfig) -> None:
     seen: dict[str, str] = {}
     for file in files:
         path = file.path or file.uri
+        readable = os.fsencode(path).decode("utf-8", "replace")
+        if readable != path:  # it would fail where dataset.json is written, after the work
+            raise InputError(f"The name of {readable} is no UTF-8 where {chr(0xFFFD)} stands; rename it.")
         key = file.uri if file.format == "tfds" else os.path.realpath(path)
         if key in seen:
             same = f" (the same file as {seen[key]})" if seen[key] != file.uri else ""

@@ -263,6 +263,12 @@ def test_a_path_that_is_not_there_names_the_nearest(tmp_path):
     refuses("There is no sample 'vadre'. Did you mean 'vader'", "sample:vadre")
 
 
+def test_a_name_that_is_no_utf8_is_one_sentence(tmp_path):
+    write(tmp_path / "caf\udce9.csv", "text,label\na,b\n")  # what Python makes of the byte E9
+    for source in (tmp_path, f"{tmp_path}/*.csv"):
+        refuses("The name of .*/caf\ufffd.csv is no UTF-8 where \ufffd stands; rename it.", str(source))
+
+
 def test_what_is_no_file_is_one_sentence(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "a.csv")
     refuses("is not a regular file", f"{tmp_path}/a.csv")
