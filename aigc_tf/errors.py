@@ -1,11 +1,11 @@
-"""The errors that every room raises, and how they suggest the name that was meant. Standard library only."""
+"""The errors of all rooms, and the suggestion of a misspelt name. Standard library only."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
-    """Something a user handed over does not fit. One sentence: what came, what fits, what to do. Exit status 2."""
+    """An input of the user does not fit. One sentence: what came, what fits, what to do. Exit status 2."""
 
 
 class RunError(RuntimeError):
@@ -23,13 +23,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns ` Did you mean 'x'?` for the nearest known name, or nothing where none is near."""
+    """Returns ` Did you mean 'x'?` for the nearest known name, or nothing if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def some_of(names: Sequence[str], shown: int = 10, *, separator: str = ", ") -> str:
-    """Returns the first names, and how many there are besides.
+    """Returns the first names and the number of others.
 
     >>> some_of(["a", "b", "c"], shown=2)
     'a, b and 1 more'

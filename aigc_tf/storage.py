@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, staged folders, hashes. Local paths and `gs://` alike.
+"""Files that are complete or absent: atomic writes, staged folders, locks, hashes; on local paths and `gs://`.
 
-A file or folder gets its final name only when it is complete and on disk. A write that fails (full disk, no
-permission) leaves what was there before and raises one sentence.
+A file or folder gets its final name only when it is complete and on disk. A failed write (full disk, no permission)
+leaves what was there before, and raises one sentence.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from aigc_tf.errors import InputError, RunError, some_of
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names an object store (`gs://...`), which TensorFlow's file layer reads and writes."""
+    """Whether `path` is on an object store (`gs://...`), which TensorFlow's file layer reads and writes."""
     return "://" in os.fspath(path)
 
 
@@ -48,7 +48,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def list_folder(path: str | os.PathLike[str]) -> list[str]:
-    """Returns the sorted names in a folder; empty where there is none."""
+    """Returns the sorted names in a folder; empty if there is no folder."""
     if is_remote(path):
         with _reached(path):
             names = _gfile().listdir(os.fspath(path)) if _gfile().isdir(os.fspath(path)) else []
@@ -57,7 +57,7 @@ def list_folder(path: str | os.PathLike[str]) -> list[str]:
 
 
 def nearest_path(path: str) -> str:
-    """Returns what is near a path or glob that is not there: the folder that is missing, the nearest name, or some."""
+    """Returns a hint on a missing path or glob: the missing folder, the nearest name, or some names."""
     if is_remote(path):
         return ""
     parent, name = os.path.split(path.rstrip("/"))
@@ -95,7 +95,7 @@ def remove_file(path: str | os.PathLike[str]) -> None:
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
-    """Removes a folder with all it holds, if it is there."""
+    """Removes a folder with all its content, if it is there."""
     if is_remote(path):
         if _gfile().exists(os.fspath(path)):
             _gfile().rmtree(os.fspath(path))
@@ -111,22 +111,24 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a whole file under its final name, or nothing.
+    """Writes a whole file, or nothing.
 
     Raises:
-        RunError: If the disk is full or the place cannot be written.
+        RunError: If the disk is full or the path cannot be written.
     """
     with one_sentence(path):
-        if is_remote(path):  # an object appears when it is closed, whole
+        if is_remote(path):  # an object appears whole, when it is closed
             with remote_errors():
                 _write_object(os.fspath(path), content)
             return
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        # A random name, since two processes may write the same file at the same time.
         partial = f"{os.fspath(path)}.partial-{uuid.uuid4().hex[:8]}"
         try:
             with open(partial, "wb") as file:
                 file.write(content)
                 file.flush()
+                # Before the rename: after a power cut the new name must not lead to an empty file.
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
@@ -135,20 +137,20 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _write_object(path: str, content: bytes) -> None:
-    _gfile().makedirs(path.rpartition("/")[0])  # some file systems list no folder without
+    _gfile().makedirs(path.rpartition("/")[0])  # without it some file systems do not list the folder
     if path.startswith("ram://") and exists(path):
         _gfile().remove(path)  # TensorFlow's file system in memory would append to it
     with _gfile().GFile(path, "wb") as file:
         file.write(content)
     if read_bytes(path) != content:
-        raise OSError("what was read back is not what was written")
+        raise OSError("reading it back gives something else than was written")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: If the file is missing or no JSON.
+        InputError: If the file is missing or not JSON.
     """
     if not exists(path):
         raise InputError(f"There is no file {os.fspath(path)}.")
@@ -159,35 +161,36 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes JSON, indented by 2, NaN refused (it is no JSON)."""
+    """Writes JSON, indented by 2, NaN refused (it is not JSON)."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 @contextlib.contextmanager
 def staged_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Yields an empty local folder beside `path` that takes its place when the block ends without an error.
+    """Yields an empty local folder beside `path` that replaces it when the block ends without an error.
 
-    What a killed process left of an earlier attempt is removed first. With `overwrite` the old folder goes only
-    once the new one is complete.
+    The remains of a killed attempt are removed first. With `overwrite` the old folder is removed only once the new one
+    is complete.
 
     Raises:
         InputError: If `path` is there already and `overwrite` is False.
-        RunError: If the disk is full or the place cannot be written.
+        RunError: If the disk is full or the path cannot be written.
     """
     final = Path(path)
     if final.exists() and not overwrite:
         raise InputError(f"{final} is there already; nothing was overwritten. Give --overwrite to replace it.")
     staging = final.with_name(f".{final.name}.partial")
     retired = final.with_name(f".{final.name}.retired")
-    # A file that the block itself does not find is no trouble of this folder.
+    # FileNotFoundError passes: the block itself misses a file, which has nothing to do with this folder.
     with one_sentence(path, passing=(FileNotFoundError,)):
-        _put_back(retired, final)  # of a process that was killed between the two renames below
+        _put_back(retired, final)  # from a process that was killed between the two renames below
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         try:
             yield staging
             _sync_tree(staging)
             shutil.rmtree(retired, ignore_errors=True)
+            # Two renames, since a folder cannot be replaced in one; `_put_back` undoes the first if the second fails.
             if final.exists():
                 final.rename(retired)
             staging.rename(final)
@@ -211,7 +214,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def copy_folder(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Copies the files of a folder and of those in it; either side may be an object store. Files there are replaced."""
+    """Copies all files below a folder and replaces existing ones; either side may be an object store."""
     for name in _relative_files(source):
         write_bytes(join(target, *name.split("/")), read_bytes(join(source, *name.split("/"))))
 
@@ -223,7 +226,7 @@ def _relative_files(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def as_local_folder(folder: str | os.PathLike[str]) -> Path:
-    """Returns a folder that any library can open: itself, or a copy of one on an object store, kept to the end."""
+    """Returns a folder that any library can open: itself, or a copy from an object store, removed at exit."""
     if not is_remote(folder):
         return Path(folder)
     copy = tempfile.mkdtemp(prefix="aigc_tf-")
@@ -234,15 +237,15 @@ def as_local_folder(folder: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "", waits: bool = False) -> Iterator[None]:
-    """Holds a lock that the operating system frees when the process ends; on an object store there is none.
+    """Holds a lock that the operating system frees when the process ends; on an object store there is no lock.
 
     Args:
-        path: A local file, which is made and stays.
-        busy: What to say where another process holds it.
-        advice: What to do where the file cannot be made.
-        waits: Say `busy` on standard error and wait for the other process, instead of raising it.
+        path: A local file, which is created and stays.
+        busy: The error if another process holds it.
+        advice: What to do if the file cannot be created.
+        waits: Print `busy` on standard error and wait for the other process, instead of raising it.
     Raises:
-        RunError: If another process holds it, or the file cannot be made.
+        RunError: If another process holds it, or the file cannot be created.
     """
     if is_remote(path):
         yield
@@ -262,7 +265,7 @@ def locked_file(path: str | os.PathLike[str], *, busy: str, advice: str = "", wa
             print(busy, file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            pass  # a network drive without locks
+            pass  # a network drive without locks: work without one rather than not at all
         yield
 
 
@@ -278,7 +281,7 @@ def cache_folder(name: str) -> Path:
     try:
         if own:
             cache = Path(own).expanduser().absolute()
-        elif os.path.isabs(shared):  # the XDG specification: a relative path is to be ignored
+        elif os.path.isabs(shared):  # the XDG specification: a relative path must be ignored
             cache = Path(shared, "aigc_tf")
         else:
             cache = Path.home() / ".cache" / "aigc_tf"
@@ -294,18 +297,18 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 def sha256_read_back(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of what the disk or the object store gives back, past what memory still holds of the file."""
+    """Returns the sha256 of a file read from the disk or object store itself, not from the page cache."""
     if is_remote(path):
         return hashlib.sha256(read_bytes(path)).hexdigest()
     with open(path, "rb") as file:
-        if hasattr(os, "posix_fadvise"):  # not on macOS
+        if hasattr(os, "posix_fadvise"):  # missing on macOS
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def remote_errors() -> Iterator[None]:
-    """Turns the errors of TensorFlow's file layer into those that the same trouble on a local disk gives."""
+    """Turns the errors of TensorFlow's file layer into the errors of a local disk."""
     import tensorflow as tf  # seconds to import, and only object stores need it
 
     try:
@@ -313,13 +316,13 @@ def remote_errors() -> Iterator[None]:
     except tf.errors.NotFoundError as error:
         raise FileNotFoundError(2, error.message) from error
     except tf.errors.OpError as error:
-        reason = re.sub(r"{{.*?}} ?| \[Op:.*", "", error.message)  # the names of graph nodes tell a user nothing
+        reason = re.sub(r"{{.*?}} ?| \[Op:.*", "", error.message)  # names of graph nodes do not help a user
         raise OSError(f"{type(error).__name__}: {reason}") from error
 
 
 @contextlib.contextmanager
 def _reached(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an object store's refusal to be asked, or the lack of a network, into one sentence."""
+    """Turns an object store's refusal, or a missing network, into one sentence."""
     try:
         with remote_errors():
             yield
@@ -331,12 +334,12 @@ def _reached(path: str | os.PathLike[str]) -> Iterator[None]:
 def one_sentence(
     path: str | os.PathLike[str], *, advice: str = "What was there before is untouched.", passing: tuple[type, ...] = ()
 ) -> Iterator[None]:
-    """Turns the operating system's refusal to write into one sentence.
+    """Turns a write that the operating system refuses into one sentence.
 
     Args:
-        path: What is written.
-        advice: What follows: what is left, or what to do.
-        passing: Errors that pass as they are.
+        path: The file or folder that is written.
+        advice: Second sentence: what is left, or what to do.
+        passing: Errors that pass unchanged.
     """
     try:
         yield

@@ -1,6 +1,4 @@
-"""The scripts that ask a model: what they take follows from how the tasks are asked, and is checked before TensorFlow
-is imported.
-"""
+"""The scripts that ask a model. Their inputs follow from the tasks, and are checked before TensorFlow is imported."""
 
 import contextlib
 import dataclasses
@@ -26,12 +24,12 @@ def predict(options: Options) -> None:
 
 
 def generate(options: Options) -> None:
-    """Continues texts with a run or an exported model. Without prompts, those of standard input or a conversation."""
+    """Continues texts with a run or an exported model. Without prompts it reads standard input or converses."""
     _ask_model(options, generate.__name__, must_have_questions=False)
 
 
 def _ask_model(options: Options, script: str, *, must_have_questions: bool) -> None:
-    """Asks a model; `script` is the name of the script, which a task's `AskSpec` names."""
+    """Asks a model; `script` is the script's name, as in a task's `AskSpec`."""
     model = required_path(options, "model")
     given = _questions(options, script, must_have=must_have_questions)
     source, target = _files(options)
@@ -59,7 +57,7 @@ def ask(options: Options) -> None:
     given = _questions(options, must_have=sys.stdin is None or sys.stdin.isatty())
     source, target = _files(options)
     settings = _generation_settings(options)
-    # Only gRPC needs TensorFlow: REST answers before that would be loaded.
+    # Only gRPC needs TensorFlow; REST answers before TensorFlow would be loaded.
     needs_tensorflow = options.server.startswith("grpc")
     room = (
         heavy_room("commands.asking.asking_server")
@@ -81,11 +79,11 @@ def ask(options: Options) -> None:
 
 
 def _questions(options: Options, script: str = "", *, must_have: bool) -> dict[str, list[str]]:
-    """Returns the values of the questions by the name of their flag, as many of each.
+    """Returns the values of the questions by flag, equally many of each.
 
     Raises:
-        InputError: If there are more of one than of another, they are of several tasks, a file is given besides, or
-            there are neither but must be.
+        InputError: If their numbers differ, they belong to several tasks, a file is given besides, or there are neither
+            questions nor a file although `must_have` is set.
     """
     named = ((name, getattr(options, name, None)) for name in question_flags(script))
     given = {name: values for name, values in named if values}
@@ -119,7 +117,7 @@ def _files(options: Options) -> tuple[str, str]:
 
 
 def _generation_settings(options: Options) -> dict[str, Any]:
-    """Returns the fields of GenerationConfig that flags set, checked."""
+    """Returns the fields of GenerationConfig that flags set, after checking them."""
     given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(GenerationConfig)}
     settings: dict[str, Any] = {
         name: tuple(value) if name == "stop" else value for name, value in given.items() if value is not None

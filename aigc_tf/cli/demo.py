@@ -1,7 +1,7 @@
-"""Chooses how long `make demo` trains, by what this machine does: python -m aigc_tf.cli.demo FOLDER [full]
+"""Chooses how long `make demo` trains, by the speed of this machine: python -m aigc_tf.cli.demo FOLDER [full]
 
-Both data sets are prepared before. The choice is written to FOLDER/variant, which the Makefile reads, and stays: a demo
-that was stopped goes on with what it began.
+Both data sets are prepared before. The choice is written to FOLDER/variant, which the Makefile reads. It stays, so that
+a stopped demo resumes what it began.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from aigc_tf.config.files import load_config
 from aigc_tf.errors import InputError, RunError
 
 FULL, BRIEF = "", "_brief"
-"""What stands behind the name of a config in configs/."""
+"""The suffix of a config's name in configs/."""
 FULL_MINUTES = 9
-"""The demo trains to the end where both trainings take at most this: with the rest of it that is less than 12 min."""
+"""The demo trains all steps if both trainings take at most this; with the other parts that is less than 12 min."""
 _FILE = "variant"
 
 
@@ -29,7 +29,7 @@ class Part:
     name: str
     config: str
     results: dict[str, str]
-    """By variant, what the docstring of its config says was measured."""
+    """By variant, the result that the docstring of its config states."""
 
     def path(self, variant: str) -> str:
         return f"configs/{self.config}{variant}.py"
@@ -67,11 +67,11 @@ def choose(trainings: Sequence[Training], *, is_full: bool) -> tuple[str, str]:
     """Chooses the variant of the demo.
 
     Args:
-        trainings: Every part in both variants, with the seconds it would take here.
-        is_full: Whether to train to the end however long it takes.
+        trainings: Every part in both variants, with the seconds that it would take here.
+        is_full: Whether to train all steps however long that takes.
 
     Returns:
-        `FULL` or `BRIEF`, and what to tell the user.
+        `FULL` or `BRIEF`, and the message for the user.
     """
     full = [training for training in trainings if training.variant == FULL]
     brief = [training for training in trainings if training.variant == BRIEF]
@@ -84,10 +84,10 @@ def choose(trainings: Sequence[Training], *, is_full: bool) -> tuple[str, str]:
 
 
 def main(folder: str, *, is_full: bool) -> None:
-    """Measures, tells, and writes the choice; a choice that is there already stays."""
+    """Measures, prints and writes the choice; an existing choice stays."""
     path = os.path.join(folder, _FILE)
     if os.path.exists(path):
-        print(f"This demo goes on with what it began; remove {folder} to begin anew.")
+        print(f"This demo resumes what it began; remove {folder} to start again.")
         return
     print("Measuring how fast this machine trains ...", flush=True)
     variant, message = choose([one for part in PARTS for one in _trainings(part)], is_full=is_full)

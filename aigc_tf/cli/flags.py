@@ -1,8 +1,8 @@
-"""The flags of the scripts: what they are, how they are read, what `--help` prints, and a sentence for each typo.
+"""The flags of the scripts: how they are defined and read, what `--help` prints, and a sentence for each typo.
 
-Flags are absl's and dotted overrides of config fields are ml_collections'. Each script parses flags of its own, so
-that neither `--help` nor a typo's suggestions are lost among those that other modules define; absl's own
-(`--verbosity` and the like) work as ever.
+Flags are absl's; dotted overrides of config fields are ml_collections'. Each script parses its own flags, so that
+neither `--help` nor a typo's suggestions include flags that other modules define. absl's own flags (`--verbosity` and
+the like) still work.
 """
 
 import os
@@ -39,7 +39,7 @@ from aigc_tf.errors import InputError, suggest
 Options = types.SimpleNamespace
 """The values of a script's flags by name; `config` is an ExperimentConfig or None."""
 
-_NO_FLAGS = ("config", "command", "folder")  # the config's own flags, and what stands without a name
+_NO_FLAGS = ("config", "command", "folder")  # the config's own flags, and arguments without a name
 _HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _CONFIG_FLAG = re.compile(r"--?config(=|$)")
 _OVERRIDE_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -50,11 +50,11 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
 
     Args:
         argv: The program's name and its arguments.
-        names: The flags the script has, keys of `HELP`.
+        names: The flags of the script, keys of `HELP`.
         description: The script's docstring, for `--help`.
 
     Raises:
-        InputError: One sentence on what does not fit.
+        InputError: One sentence on the flag that does not fit.
         SystemExit: With status 0, after `--help` was printed.
     """
     values = _define(names)
@@ -64,10 +64,11 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
         given, command = given[:start], given[start + 1 :]
     try:
         arguments = values.read_flags_from_files(given, force_gnu=True)
+        # Before any flag is parsed, so that --help also works beside a wrong flag.
         if _HELP_FLAGS & set(arguments):
             print(help_text(names, description))
             raise SystemExit(0)
-        # Three sets of flags, each leaving what it does not know to the next: ours, the config's, absl's.
+        # Three parsers, ours, the config's and absl's; each passes the flags that it does not know to the next.
         rest = values([argv[0], *arguments], known_only=True)[1:]
         options = Options(
             **{name: _decoded(name, values[typed(name)].value) for name in names if name not in _NO_FLAGS}
@@ -84,23 +85,23 @@ def parse(argv: Sequence[str], *, names: Sequence[str], description: str) -> Opt
     except (flags.Error, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        if isinstance(error.__context__, InputError):  # absl keeps only the text of what a parser raised
+        if isinstance(error.__context__, InputError):  # absl keeps only the text of a parser's error
             raise error.__context__ from None
         raise InputError(f"{str(error).rstrip('.')}.") from error
     if leftover:
         raise InputError(_leftover(leftover[0], takes_command="command" in names))
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]  # app.run would make it INFO
+        flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]  # app.run would set it to INFO
     return options
 
 
 def _decoded(name: str, value: Any) -> Any:
-    """Returns the value of a flag as text that can be written anywhere, and of a path with its home folder.
+    """Returns the value of a flag as text that can be encoded; in a path, `~` becomes the home folder.
 
-    Bytes of the command line that are no UTF-8 come as halves of surrogate pairs, which nothing encodes.
+    Python turns bytes of the command line that are not UTF-8 into lone surrogates, which cannot be encoded.
 
     Raises:
-        InputError: If there are such bytes where no text to answer stands.
+        InputError: If there are such bytes in a flag other than a text to answer.
     """
     if isinstance(value, list | tuple):
         return [_decoded(name, item) for item in value]
@@ -108,9 +109,7 @@ def _decoded(name: str, value: Any) -> Any:
         return value
     text = os.fsencode(value).decode("utf-8", "replace")
     if text != value and name not in ("stop", *question_flags()):
-        raise InputError(
-            f"--{typed(name)} is {text!r}, which is no UTF-8 where {chr(0xFFFD)} stands; write it in UTF-8."
-        )
+        raise InputError(f"--{typed(name)} is {text!r}, which is not UTF-8 at {chr(0xFFFD)}; write it in UTF-8.")
     return os.path.expanduser(text) if name in PATHS else text
 
 
@@ -124,10 +123,10 @@ def help_text(names: Sequence[str], description: str) -> str:
     if "config" in names:
         sections = [name for name, value in vars(ExperimentConfig()).items() if not isinstance(value, str)]
         about = (
-            "Any field of the config can be set beside it, such as --config.training.optimizer.learning_rate=1e-3 or "
+            "Any field of the config can be set as well, such as --config.training.optimizer.learning_rate=1e-3 or "
             f"--config.data.sources=a.csv,b.csv. Sections: {', '.join(sections)}. "
-            "--dry_run prints the fields that the task reads, with their values; aigc_tf/config/experiment.py says "
-            "what each means."
+            "--dry_run prints the fields that the task reads, with their values; aigc_tf/config/experiment.py "
+            "explains each."
         )
         lines += ["", *textwrap.wrap(about, 119)]
     return "\n".join(lines)
@@ -155,9 +154,9 @@ def _define(names: Sequence[str]) -> flags.FlagValues:
 
 
 def _parse_config(arguments: list[str], options: Options) -> list[str]:
-    """Loads the config, sets single fields of it, and returns the arguments that are neither.
+    """Loads the config, sets single fields of it, and returns the other arguments.
 
-    Fields given without a config are set in that of the run folder, if the script reads one.
+    Without a config, fields are set in the config of the run folder, if the script reads one.
     """
     overrides = [match[1] for match in map(_OVERRIDE_FLAG.match, arguments) if match]
     for field in overrides:
@@ -165,13 +164,13 @@ def _parse_config(arguments: list[str], options: Options) -> list[str]:
     chosen = [index for index, argument in enumerate(arguments) if _CONFIG_FLAG.match(argument)]
     if len(chosen) > 1:
         raise InputError("--config is given twice; a run has one config.")
-    if chosen:  # it comes first, as ml_collections wants it: a field's flag is known once there is a config
+    if chosen:  # moved to the front: ml_collections knows the fields' flags only after the config
         end = chosen[0] + (1 if "=" in arguments[chosen[0]] else 2)
         arguments = arguments[chosen[0] : end] + arguments[: chosen[0]] + arguments[end:]
     elif overrides and hasattr(options, "checkpoint") and options.workdir:
         path = storage.join(options.workdir, "config.json")
         if not storage.exists(path):
-            raise InputError(f"{options.workdir} is no run: it has no config.json.")
+            raise InputError(f"{options.workdir} is not a run: it has no config.json.")
         arguments = [f"--config={path}", *arguments]
     elif overrides:
         raise InputError(f"--config.{overrides[0]} sets a field of a config, so --config is needed too.")
@@ -189,7 +188,7 @@ def _parse_config(arguments: list[str], options: Options) -> list[str]:
 
 
 class _ConfigFile(flags.ArgumentParser):
-    """Loads config files as ml_collections' own parser does, but says what is wrong with one."""
+    """Loads config files in place of ml_collections' parser, with errors that say what is wrong."""
 
     def parse(self, path: str) -> ExperimentConfig:
         return load_config(_decoded("config", path))
@@ -212,7 +211,7 @@ class _Number(flags.ArgumentParser):
 
 
 class _Tuple(tuple_parser.TupleParser):
-    """A tuple given as `a,b`, as `('a', 'b')`, or by one flag for each item; nothing after the `=` is no item."""
+    """A tuple given as `a,b`, as `('a', 'b')`, or by one flag per item; nothing after the `=` means no items."""
 
     def __init__(self, convert: Callable[[Any], Any], fits: str):
         self._convert, self._fits = convert, fits
@@ -242,7 +241,7 @@ for _type, _parser in {
 
 
 def _unknown_flag(name: str, names: Sequence[str]) -> str:
-    """Returns the sentence on an unknown flag, which may be a config field's name."""
+    """Returns the sentence on an unknown flag, which may be the name of a config field."""
     field = field_named(name)
     if field and "config" in names:
         return f"There is no flag --{name}. Did you mean --config.{field}?"
@@ -252,7 +251,7 @@ def _unknown_flag(name: str, names: Sequence[str]) -> str:
 
 def _leftover(argument: str, *, takes_command: bool) -> str:
     if takes_command:
-        return f"The argument {argument!r} belongs to no flag; the command to run comes after -- alone."
+        return f"The argument {argument!r} belongs to no flag; write the command to run after a separate --."
     hint = ""
     if argument in ("true", "false", "True", "False"):
         hint = f" Join a switch and its value: --name={argument.lower()}."

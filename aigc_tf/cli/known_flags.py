@@ -6,7 +6,7 @@ from aigc_tf.config import SERVERS, ExportConfig, GenerationConfig
 from aigc_tf.tasks import TASKS
 
 TYPED = {"exports": "model", "served": "model", "deployment": "output"}
-"""What a user types for a flag that means something else, or may be repeated, in another script."""
+"""The typed names of flags that have another meaning, or cannot be repeated, in other scripts."""
 
 HELP: dict[str, str] = {
     "config": "Python file whose get_config() describes the experiment, or the config.json of a run.",
@@ -76,7 +76,7 @@ VALUE_NAMES |= {
     "target": "|".join(SERVERS),
 }
 PATHS = ("workdir", "model", "input", "output", "exports", "deployment", "batching", "folder")
-"""Flags of files and folders: a shell leaves the ~ of --workdir=~/runs alone."""
+"""Flags of files and folders: a shell does not expand the ~ of --workdir=~/runs."""
 BOOLEANS = ("dry_run", "overwrite", "debug")
 REPEATED = ("stop", "search", "exports", "stable", "canary")
 """Flags that may be given several times, besides those of questions."""
@@ -88,20 +88,20 @@ CHOICES = {"checkpoint": (CHECKPOINTS[0], CHECKPOINTS), "target": (ExportConfig(
 
 
 def typed(name: str) -> str:
-    """Returns what a user types for a key of `HELP`."""
+    """Returns the flag's name, as typed, for a key of `HELP`."""
     return TYPED.get(name, name)
 
 
 def question_inputs(script: str = "") -> list[tuple[str, ...]]:
-    """Returns what a question has for each task that a script asks, or for every task."""
+    """Returns the inputs of a question for each task that a script asks, or for every task."""
     return [spec.ask.inputs for spec in TASKS.values() if script in ("", spec.ask.script)]
 
 
 def question_flags(script: str = "") -> tuple[str, ...]:
-    """Returns the flags of the values of a question, of a script or of all."""
+    """Returns the flags of a question's values, for one script or for all."""
     return tuple(dict.fromkeys(name for inputs in question_inputs(script) for name in inputs))
 
 
 def help_of(name: str) -> str:
-    """Returns the line of `--help` on a flag; that of a task from elsewhere needs none in `HELP`."""
+    """Returns the line of `--help` on a flag; an input of a task defined elsewhere needs no entry in `HELP`."""
     return HELP.get(name, f"Value of {name} in a question; give it once for each.")

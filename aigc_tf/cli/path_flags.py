@@ -1,4 +1,4 @@
-"""The paths that flags give: whether they are there, and fit."""
+"""Checks of the paths that flags give."""
 
 import os
 
@@ -11,7 +11,7 @@ def required_path(options: Options, name: str) -> str:
     """Returns the folder that a flag gives.
 
     Raises:
-        InputError: If it is missing, or a file.
+        InputError: If it is missing, or is a file.
     """
     path: str = getattr(options, name) or ""
     if not path:
@@ -36,11 +36,11 @@ def check_output(path: str, *, overwrite: bool) -> None:
     """Checks that a file can be written.
 
     Raises:
-        InputError: If it is a folder, is there already, or its folder is missing.
+        InputError: If it is a folder, exists already, or its folder is missing.
     """
     if os.path.isdir(path):
         raise InputError(f"--output {path} is a folder; give a file.")
-    if os.path.isfile(path) and not overwrite:  # what is no plain file, such as /dev/null, is written to as it is
+    if os.path.isfile(path) and not overwrite:  # special files such as /dev/null may be written to
         raise InputError(f"{path} is there already; nothing was overwritten. Give --overwrite to replace it.")
     folder = os.path.dirname(path)
     if folder and not os.path.isdir(folder):
@@ -48,10 +48,10 @@ def check_output(path: str, *, overwrite: bool) -> None:
 
 
 def check_no_file(what: str, path: str) -> None:
-    """Checks that a path is no file.
+    """Checks that a path is not a file.
 
     Raises:
-        InputError: If it is one.
+        InputError: If it is a file.
     """
     if os.path.isfile(path):
         raise InputError(f"{what} is {path!r}, which is a file; give a folder.")

@@ -1,7 +1,6 @@
-"""Runs a script: its flags, its command, and every error as one line.
+"""Runs a script: reads its flags, calls its command, prints every error as one line.
 
-Exit status: 0 done, 1 the run failed, 2 something the user handed over does not fit, 130 interrupted (Ctrl-C), 143
-asked to end (SIGTERM).
+Exit status: 0 done, 1 the run failed, 2 an input does not fit, 130 interrupted (Ctrl-C), 143 asked to end (SIGTERM).
 """
 
 import contextlib
@@ -23,7 +22,7 @@ def run(command: Callable[[Options], None], *, flags: Sequence[str], description
     """Runs a script: reads its flags, calls its command, exits.
 
     Args:
-        command: What the script does, a function of `cli.scripts` or `cli.asking`.
+        command: The script's command, a function of `cli.scripts` or `cli.asking`.
         flags: The flags it reads, keys of `known_flags.HELP`; `--help` and `--debug` come with every script.
         description: The script's docstring, which `--help` prints.
 
@@ -44,16 +43,16 @@ def _one_line_errors(is_debugged: bool) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads our output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again when it flushes at its end
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again when it flushes at exit
         raise SystemExit(141) from None
     except KeyboardInterrupt:
-        _fail("Interrupted. What was complete is kept; the same command may be run again.", status=130)
+        _fail("Interrupted. Complete files are kept; the same command can be run again.", status=130)
     except Preempted:
         _fail(
-            "Asked to end: what is done is in the last checkpoint, and the same command goes on from there.", status=143
+            "Asked to end: the last checkpoint has all finished steps, and the same command resumes there.", status=143
         )
-    except Exception as error:  # the one place that must let nothing pass
+    except Exception as error:  # the only place that catches everything
         if is_debugged:
             traceback.print_exc()
         message = filled(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))
@@ -69,14 +68,14 @@ def _one_line_errors(is_debugged: bool) -> Iterator[None]:
                 status=1,
             )
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(f"Cannot write: {error.strerror}. Make room and run the same command again.", status=1)
+            _fail(f"Cannot write: {error.strerror}. Free some space and run the same command again.", status=1)
         hint = "" if is_debugged else " Run again with --debug to see where."
         shown = _shorten(message)
         _fail(f"{kind}: {shown}{'' if shown.endswith('.') else '.'}{hint}", status=1)
 
 
 def filled(message: str) -> str:
-    """Puts the config that was typed into the commands of a message, so that they can be pasted as they are."""
+    """Fills the typed config into the commands of a message, so that they can be pasted."""
     typed: list[str] = []
     is_value = False
     for word in sys.argv[1:]:
@@ -89,6 +88,7 @@ def filled(message: str) -> str:
 
 
 def _fail(message: str, *, status: int) -> NoReturn:
+    # What was printed before comes first; a closed pipe must not hide the error.
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)

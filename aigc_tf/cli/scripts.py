@@ -1,6 +1,6 @@
-"""What each script does before its command: reads its flags, and refuses what does not fit.
+"""What each script does before its command: it reads flags and checks them.
 
-TensorFlow takes seconds to import, so that waits until flags, config and sources are known to be right.
+TensorFlow takes seconds to import, so it is imported only after flags, config and sources are checked.
 """
 
 import glob
@@ -38,17 +38,17 @@ def prepare(options: Options) -> None:
 
 
 def train(options: Options) -> None:
-    """Trains an experiment into its run folder, or goes on with it."""
+    """Trains an experiment into its run folder, or resumes it."""
     config = _checked_config(options)
     workdir = required_path(options, "workdir")
     _check_prepared(config)
     if options.device and not options.dry_run:
-        raise InputError("--device says what a run is asked to fit, so it goes with --dry_run; give both or neither.")
+        raise InputError("--device names the device that --dry_run checks; give both or neither.")
     heavy_room("commands.train").train(config, workdir, dry_run=options.dry_run, device=options.device)
 
 
 def sweep(options: Options) -> None:
-    """Trains an experiment again and again with other values of some fields, and says which are best."""
+    """Trains an experiment several times with other values of some fields, and prints the best."""
     config = _checked_config(options)
     workdir = required_path(options, "workdir")
     space = parse_search(options.search or [])
@@ -65,7 +65,7 @@ def sweep(options: Options) -> None:
         print("\n".join(["", "search", *(f"  {dimension}" for dimension in space), f"  {options.trials} trials"]))
         return
     train_script = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "train.py")
-    # Not a heavy room: TensorFlow would hold a TPU that the trials need.
+    # Not through heavy_room: TensorFlow would hold a TPU that the trials need.
     room = importlib.import_module("aigc_tf.commands.sweep")
     room.sweep(config, workdir, space=space, num_trials=options.trials, train_script=train_script)
 
@@ -78,7 +78,7 @@ def _check_prepared(config: ExperimentConfig) -> None:
 
 
 def evaluate(options: Options) -> None:
-    """Judges a run's weights on its validation and test data."""
+    """Evaluates a run's weights on its validation and test data."""
     workdir, config = _run_folder(options)
     if options.dry_run:
         print(shown_config(config or load_config(storage.join(workdir, "config.json"))))
@@ -104,7 +104,7 @@ def export(options: Options) -> None:
 
 
 def render_deployment(options: Options) -> None:
-    """Writes the files that serving exported models needs."""
+    """Writes the files needed to serve exported models."""
     output = options.deployment or ""
     if not output:
         raise InputError(f"--output is missing: {HELP['deployment']}")
@@ -118,7 +118,7 @@ def render_deployment(options: Options) -> None:
         raise InputError(f"There is no file {batching}.{storage.nearest_path(batching)}")
     room = importlib.import_module(
         "aigc_tf.serving.deployment.deployment"
-    )  # not a heavy room, but its libraries are for it alone
+    )  # imported here, since only this script needs its libraries
     done = room.render_deployment(
         folders,
         output=output,
@@ -131,14 +131,14 @@ def render_deployment(options: Options) -> None:
 
 
 def check_servable(options: Options) -> None:
-    """Says whether a stock TensorFlow Serving serves a SavedModel."""
+    """Prints whether a stock TensorFlow Serving serves a SavedModel."""
     folder = options.folder
     if not folder:
         raise InputError("The folder is missing: python scripts/check_servable.py saved_models/NAME")
     check_no_file("The argument", folder)
     if not storage.exists(folder):
         raise InputError(f"There is no folder {folder}.{storage.nearest_path(folder)}")
-    # Not a heavy room: nothing is run, so TensorFlow is not needed.
+    # Not through heavy_room: nothing is run, so TensorFlow is not needed.
     importlib.import_module("aigc_tf.serving.gate.op_gate").report(folder, target=options.target)
 
 
@@ -156,7 +156,7 @@ def launch(options: Options) -> None:
 
 
 def _typed_without(*names: str) -> str:
-    """Returns the arguments of this command but for some flags, as a shell takes them: for the next command."""
+    """Returns the arguments of this command without some flags, quoted for a shell: for the next command."""
     kept, is_value = [], False
     for argument in sys.argv[1:]:
         name, is_joined, _ = argument.lstrip("-").partition("=")
@@ -178,10 +178,10 @@ def _checked_config(options: Options) -> ExperimentConfig:
 
 
 def _run_folder(options: Options) -> tuple[str, ExperimentConfig | None]:
-    """Returns a run's folder, and the config if one is given beside it."""
+    """Returns a run's folder, and the config if one is given too."""
     workdir = required_path(options, "workdir")
     if not storage.exists(storage.join(workdir, "config.json")):
-        raise InputError(f"{workdir} is no run: it has no config.json.{storage.nearest_path(workdir)}")
+        raise InputError(f"{workdir} is not a run: it has no config.json.{storage.nearest_path(workdir)}")
     if options.config is not None:
         check_config(options.config)
     return workdir, options.config

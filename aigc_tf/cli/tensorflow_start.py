@@ -1,4 +1,4 @@
-"""Imports what needs TensorFlow, late and without the noise that its C++ libraries make while they are loaded."""
+"""Imports TensorFlow late, and without the messages of its C++ libraries while they load."""
 
 import contextlib
 import glob
@@ -11,9 +11,9 @@ from typing import Any
 
 from aigc_tf.cli.running import is_debugged
 
-_ERRORS = "2"  # TF_CPP_MIN_LOG_LEVEL that leaves warnings out: what matters of them is said by us
-_FATAL = "3"  # and errors too: among workers the loss of one is an error of every sum, and what matters is raised
-# What TensorFlow's C++ libraries print while they are loaded, when no log level reaches them yet: nothing is wrong.
+_ERRORS = "2"  # TF_CPP_MIN_LOG_LEVEL without warnings: this program reports the relevant ones
+_FATAL = "3"  # without errors: a lost worker fails every sum, and the error is raised anyway
+# Harmless messages that TensorFlow's C++ libraries print while they load, before any log level applies.
 _START_NOISE = (
     r"^I0000 ",
     r"^WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR",
@@ -27,18 +27,18 @@ _NO_GPU_NOISE = (r"failed call to cuInit", r"Could not find cuda drivers")
 
 
 def heavy_room(name: str) -> Any:
-    """Imports a module that needs TensorFlow. Here and not at the top, since every check before needs none of it."""
+    """Imports a module that needs TensorFlow; called after all checks that do not need it."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with quiet():
         import tensorflow as tf
 
         room = importlib.import_module(f"aigc_tf.{name}")
-        tf.config.list_physical_devices()  # has the GPU libraries say now what they have to say
+        tf.config.list_physical_devices()  # makes the GPU libraries print their messages now, where they are filtered
     return room
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:
-    """Keeps TensorFlow's C++ libraries from talking, unless the user has set how much they shall talk."""
+    """Silences TensorFlow's C++ libraries, unless the user has set their log level."""
     level = _FATAL if os.environ.get("TF_CONFIG") and not is_debugged() else _ERRORS
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level) != level:
         return contextlib.nullcontext()
@@ -47,21 +47,21 @@ def quiet() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _filtered_stderr() -> Iterator[None]:
-    """Keeps known noise off the terminal. All else passes at once, also when this process dies while it loads."""
+    """Filters known messages from standard error. Others pass at once, even if this process dies while loading."""
     has_gpu = glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg")
     pattern = "|".join(_START_NOISE if has_gpu else _START_NOISE + _NO_GPU_NOISE)
     command = ["grep", "--line-buffered", "--invert-match", "--extended-regexp", pattern]
     sys.stderr.flush()
     saved = os.dup(2)
     try:
-        # In a session of its own, or Ctrl-C would end it before it has passed on what was said.
+        # In its own session, or Ctrl-C would end it before it has passed on all messages.
         grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=saved, start_new_session=True)
     except FileNotFoundError:
         os.close(saved)
         yield
         return
     try:
-        with grep.stdin as pipe:  # type: ignore[union-attr]  # it is there, as asked for
+        with grep.stdin as pipe:  # type: ignore[union-attr]  # set, since stdin is a pipe
             os.dup2(pipe.fileno(), 2)
         yield
     finally:

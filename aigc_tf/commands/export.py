@@ -1,4 +1,4 @@
-"""Publishes a run's weights as a SavedModel and says what comes next."""
+"""Publishes a run's weights as a SavedModel and prints the next commands."""
 
 import os
 import sys
@@ -33,12 +33,13 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
         "data_sha256": facts.sha256,
     }
     try:
+        # A run can be exported where its data are missing: samples only widen the trial of the export.
         prepared: PreparedDataset | None = open_prepared_of(config)
     except InputError as error:
-        print(f"Without samples of the data: {error}", file=sys.stderr)
+        print(f"Exporting without samples of the data: {error}", file=sys.stderr)
         prepared = None
     if prepared is not None and prepared.sha256 != facts.sha256:
-        print("Without samples of the data, which were prepared anew since.", file=sys.stderr)
+        print("Exporting without samples of the data, which were prepared again since the training.", file=sys.stderr)
         prepared = None
     done = publish(
         door.servable(model, config, facts, prepared=prepared),
@@ -51,7 +52,7 @@ def export(workdir: str, *, config: ExperimentConfig | None = None, checkpoint: 
     )
     print(done.summary())
     if table := done.cost_table():
-        print(f"\nWhat its weights cost:\n{table}")
+        print(f"\nCost of its weights:\n{table}")
     folder = os.path.dirname(done.path)
     _print_what_comes_next(folder, config)
 

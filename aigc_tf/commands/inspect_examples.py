@@ -15,7 +15,7 @@ from aigc_tf.training.devices import strategy
 
 
 def inspect_examples(workdir: str, *, config: ExperimentConfig | None = None, step: int = 0) -> None:
-    """Prints the examples of a bad step of a run, the worst first, with their losses."""
+    """Prints the examples of a bad step of a run, with their losses, the highest first."""
     config = config_of_run(workdir, config)
     facts = read_facts(workdir)
     step, rows = skipping.read_examples(workdir, step)

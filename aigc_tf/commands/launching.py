@@ -1,8 +1,8 @@
-"""Several workers on one host: the same command several times, each with its place in TF_CONFIG; standard library only.
+"""Several workers on one host: the same command several times, each with its own TF_CONFIG; standard library only.
 
-The first worker writes to the terminal as if it ran alone; what the others write comes line by line, with their number
-before it. A signal to end goes to all. When one fails, the others get `PATIENCE_SECONDS` to notice it and stop by
-themselves, as `training.devices.workers` has them do; then they are ended from here.
+The first worker writes to the terminal as if it ran alone. Each line of the others gets their number as a prefix. A
+signal to end goes to all workers. If one fails, the others have `PATIENCE_SECONDS` to notice and stop by themselves, as
+`training.devices.workers` makes them do; then this module ends them.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def launch(command: Sequence[str], num_workers: int) -> int:
     """Runs a command as that many workers and waits for them.
 
     Args:
-        command: Program and arguments; a first word that ends in .py is run by the Python that runs this.
+        command: Program and arguments; a first word that ends in .py is run by this Python.
         num_workers: At least 1.
     Returns:
         The exit status: 0, or that of the worker that failed first (128 + n if signal n ended it).
@@ -54,7 +54,7 @@ def launch(command: Sequence[str], num_workers: int) -> int:
                     stdin=subprocess.DEVNULL,
                     stdout=pipe,
                     stderr=pipe,
-                    process_group=0,  # Ctrl-C reaches the workers once, by way of this process
+                    process_group=0,  # Ctrl-C reaches the workers once, through this process
                 )
             )
         try:
@@ -68,7 +68,7 @@ def launch(command: Sequence[str], num_workers: int) -> int:
 
 
 def worker_environments(num_workers: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """Returns the environment variables of each worker: its place, its GPUs, its share of the cores.
+    """Returns the environment variables of each worker: TF_CONFIG, its GPUs, its share of the cores.
 
     Raises:
         InputError: If the GPUs cannot be shared out evenly.
@@ -84,7 +84,7 @@ def worker_environments(num_workers: int, environment: Mapping[str, str]) -> lis
     threads = str(max(1, len(os.sched_getaffinity(0)) // num_workers))
     environments = []
     for index in range(num_workers):
-        own = {name: threads for name in _THREAD_LIMITS} | dict(environment)  # what the user has set stays
+        own = {name: threads for name in _THREAD_LIMITS} | dict(environment)  # the user's own settings stay
         place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         own["TF_CONFIG"] = json.dumps(place)
         if gpus:
@@ -108,6 +108,7 @@ def _gpus(environment: Mapping[str, str]) -> list[str]:
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
+        # All sockets stay open until each has its port: the system could give a port that was closed to the next one.
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
@@ -127,7 +128,7 @@ class _Group:
         self.send(number)
 
     def send(self, number: int) -> None:
-        """Sends a signal to each worker that still runs, and to what it has started."""
+        """Sends a signal to each worker that still runs, and to the processes that it started."""
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -155,7 +156,7 @@ def _wait(group: _Group) -> int:
             status, failed_at = _note_failure(*failed[0]), time.monotonic()
         if not running:
             return status
-        # A worker that was asked to end may leave before another has written the last checkpoint.
+        # A worker that was asked to end may finish before another has written the last checkpoint.
         if failed and not group.is_asked_to_end and status != _ASKED_TO_END:
             waited = time.monotonic() - failed_at
             if waited > PATIENCE_SECONDS + KILL_SECONDS:
@@ -167,7 +168,7 @@ def _wait(group: _Group) -> int:
 
 
 def _note_failure(index: int, code: int) -> int:
-    """Says how a worker ended; returns its exit status as a shell counts."""
+    """Prints how a worker ended; returns its exit status by the shell's rule."""
     if code > 0:
         print(f"worker {index} ended with status {code}", file=sys.stderr, flush=True)
         return code
@@ -177,7 +178,7 @@ def _note_failure(index: int, code: int) -> int:
 
 
 def _copy_lines(index: int, process: subprocess.Popen[bytes]) -> list[threading.Thread]:
-    """Starts to copy what a worker writes, each line with the worker's number before it."""
+    """Starts to copy a worker's output, with the worker's number before each line."""
     threads = []
     for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
         thread = threading.Thread(target=_prefix_lines, args=(f"[worker {index}] ", source, target), daemon=True)
@@ -187,7 +188,7 @@ def _copy_lines(index: int, process: subprocess.Popen[bytes]) -> list[threading.
 
 
 def _prefix_lines(prefix: str, source: IO[bytes], target: IO[str]) -> None:
-    with contextlib.suppress(OSError):  # nobody reads any more
+    with contextlib.suppress(OSError):  # the reader is gone
         for line in source:
             target.write(f"{prefix}{line.decode(errors='replace').rstrip()}\n")
             target.flush()

@@ -1,4 +1,4 @@
-"""Makes the prepared data set of an experiment, and says what training with the same config will refuse of it."""
+"""Makes the prepared data set of an experiment, and warns of data that training with the same config will refuse."""
 
 from rich.console import Console
 
@@ -11,10 +11,10 @@ from aigc_tf.tasks import TASKS
 
 
 def prepare(config: ExperimentConfig, *, overwrite: bool = False, console: Console | None = None) -> PreparedDataset:
-    """Prepares the data, as `data.preparing.preparation.prepare` does, and prints the warnings of the task.
+    """Prepares the data, as `data.preparing.preparation.prepare` does, and prints the task's warnings.
 
     Raises:
-        InputError: If sources, labels or tokenizer do not fit, or the data set that is there is another one.
+        InputError: If sources, labels or tokenizer do not fit, or another data set has the same folder.
         RunError: If the disk is full, or another process prepares the same data set.
     """
     console = console or Console()

@@ -1,10 +1,10 @@
-"""A run folder: what a run keeps besides checkpoints and metrics, and how later commands read it.
+"""A run folder: its files besides checkpoints and metrics, and how later commands read them.
 
-config.json         the resolved config, with what `auto` became; written last, it says that this is a run
+config.json         the resolved config, with every `auto` settled; written last, it marks a run folder
 architecture.json   the model's architecture, so that nothing later needs the model's source
-facts.json          what the model has to know of its data (`DataFacts`)
-encoders/<column>/  what made each column of the prepared data
-started.json        when the run started first
+facts.json          what the model must know of its data (`DataFacts`)
+encoders/<column>/  the encoder of each column of the prepared data
+started.json        the time of the run's first start
 """
 
 import os
@@ -28,7 +28,7 @@ from aigc_tf.training.devices.strategy import Devices
 
 CONFIG = "config.json"
 _STARTED = "started.json"
-_BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # each padded length is a compilation under XLA
+_BUCKETS_COMPILED, _BUCKETS_PLAIN = 8, 32  # under XLA each padded length costs a compilation
 
 
 def door_of(config: ExperimentConfig) -> TaskDoor:
@@ -38,20 +38,21 @@ def door_of(config: ExperimentConfig) -> TaskDoor:
 
 
 def describe_run(workdir: str, config: ExperimentConfig, facts: DataFacts, model: keras.Model) -> None:
-    """Writes what later commands need of a run besides its weights; config.json, which says it is a run, last."""
+    """Writes what later commands need besides the weights; config.json, which marks a run folder, comes last."""
+    # The order matters: a kill in between leaves a folder that is not yet a run, and the next start writes all again.
     storage.write_json(storage.join(workdir, ARCHITECTURE_FILE), door_of(config).describe(model))
     write_facts(workdir, facts)
     storage.write_bytes(storage.join(workdir, CONFIG), to_json(config).encode())
 
 
 def first_start(workdir: str, *, goes_on: bool) -> float | None:
-    """Returns when a run started first, in seconds since 1970, and keeps it in the run folder.
+    """Returns the time of a run's first start, in seconds since 1970, and keeps it in the run folder.
 
     Args:
         workdir: The run folder.
-        goes_on: Whether there is a checkpoint; without one this start is the first.
+        goes_on: Whether there is a checkpoint; without one, this start counts as the first.
     Returns:
-        None for a run that was begun by a version that did not keep it.
+        The time; None if an older version began the run and did not keep it.
     """
     path = storage.join(workdir, _STARTED)
     if not goes_on:
@@ -61,11 +62,11 @@ def first_start(workdir: str, *, goes_on: bool) -> float | None:
     try:
         return float(storage.read_json(path)["seconds_since_1970"]) if storage.exists(path) else None
     except (InputError, KeyError, TypeError, ValueError):
-        return None  # it is damaged, and nothing but the goodput hangs on it
+        return None  # damaged, but only the goodput needs it
 
 
 def stored_config(workdir: str) -> ExperimentConfig | None:
-    """Reads config.json of a run folder; None where there is none.
+    """Reads config.json of a run folder; None if there is none.
 
     Raises:
         InputError: If it is broken.
@@ -80,14 +81,16 @@ def stored_config(workdir: str) -> ExperimentConfig | None:
 
 
 def config_of_run(workdir: str, config: ExperimentConfig | None) -> ExperimentConfig:
-    """Returns the config a run was trained with; of one given beside it, only operational fields count.
+    """Returns the config a run was trained with; a given config may change only operational fields.
 
     Raises:
         InputError: If there is no run, or the given config is another experiment's.
     """
     stored = stored_config(workdir)
     if stored is None:
-        raise InputError(f"{workdir} is no run: it has no {CONFIG}. Train one: python scripts/train.py --workdir=...")
+        raise InputError(
+            f"{workdir} is not a run: it has no {CONFIG}. Train one: python scripts/train.py --workdir=..."
+        )
     if config is None:
         return stored
     then, now = stored.training.devices, config.training.devices
@@ -106,12 +109,12 @@ def config_of_run(workdir: str, config: ExperimentConfig | None) -> ExperimentCo
 def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: Devices) -> ExperimentConfig:
     """Returns the config with every `auto` settled.
 
-    Precision and number of buckets stay as at the run's first start; where it runs and whether XLA compiles, which are
-    operational, go by this machine.
+    Precision and number of buckets stay as at the run's first start. Operational values, such as the strategy and
+    whether XLA compiles, are chosen for this machine.
 
     Raises:
-        InputError: If the run began with another config; the fields are named. If what `auto` chose then does not fit
-            this machine.
+        InputError: If the run began with another config (the message names the fields), or if the precision that `auto`
+            chose then does not fit this machine.
     """
     precision, num_buckets = config.training.devices.precision, config.data.num_buckets
     if stored:
@@ -134,41 +137,42 @@ def resolve(config: ExperimentConfig, stored: ExperimentConfig | None, devices: 
 
 
 def _check_precision(chosen: str) -> None:
-    """Refuses to go on in a precision that `auto` chose on another machine and would not choose on this one.
+    """Refuses to resume in a precision that `auto` chose on another machine and would not choose here.
 
     Raises:
-        InputError: If it is bfloat16 and this machine multiplies none.
+        InputError: If it is bfloat16 and this machine does not multiply it.
     """
     if chosen == "bfloat16" and strategy.resolve_precision("auto") != "bfloat16":
         raise InputError(
-            "This run computes in bfloat16, which training.devices.precision 'auto' chose where it began, but the "
-            "hardware here has no bfloat16; go on where it does, or give "
-            "--config.training.devices.precision=bfloat16 to compute so here all the same, slower and rounded "
-            "otherwise."
+            "This run computes in bfloat16, which training.devices.precision 'auto' chose where the run began, but "
+            "this hardware has no bfloat16; resume it where it began, or give "
+            "--config.training.devices.precision=bfloat16 to compute in it here too, more slowly and with different "
+            "rounding."
         )
 
 
 def _check_same_run(config: ExperimentConfig, stored: ExperimentConfig) -> None:
     before, now = flatten(stored), flatten(config)
     changed = [name for name in now if now[name] != before[name] and name not in OPERATIONAL_FIELDS]
+    # Not refused: more steps extend a run. Fewer could end before the step that it has already reached.
     if now["training.num_steps"] > before["training.num_steps"]:
         changed.remove("training.num_steps")
     if changed:
         differences = "; ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changed)
         raise InputError(
             f"This run began with another config: {differences}. "
-            "Take another --workdir for another experiment, or the old value to go on with this one."
+            "Take another --workdir for another experiment, or the old value to resume this one."
         )
 
 
 def load_model(workdir: str, config: ExperimentConfig, *, checkpoint: str, dtype: str) -> tuple[keras.Model, int]:
-    """Builds a run's model with its weights; returns it and the step the weights are of.
+    """Builds a run's model with its weights; returns it and the step of the weights.
 
     Args:
         workdir: The run folder.
-        config: Its config, of `config_of_run`.
-        checkpoint: `best` or `last`, with the weights that `evaluation.weights` says; `best_raw` or `last_raw`.
-        dtype: A Keras dtype policy, whatever it was trained in.
+        config: Its config, from `config_of_run`.
+        checkpoint: `best` or `last`, with the weights that `evaluation.weights` selects; `best_raw` or `last_raw`.
+        dtype: A Keras dtype policy, whatever the training dtype.
     Raises:
         InputError: If the run has no checkpoint.
     """

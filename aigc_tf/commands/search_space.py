@@ -1,7 +1,7 @@
-"""What a sweep searches: config fields and the values to try, as `--search` gives them. Standard library only.
+"""The search space of a sweep: config fields and the values to try, from `--search`. Standard library only.
 
-training.optimizer.learning_rate=log:1e-5..1e-3     numbers of a range, drawn evenly on a logarithmic scale
-training.schedule.warmup_steps=0..100              numbers of a range, whole ones where the field is whole
+training.optimizer.learning_rate=log:1e-5..1e-3     numbers of a range, drawn uniformly on a logarithmic scale
+training.schedule.warmup_steps=0..100              numbers of a range, whole numbers if the field is whole
 training.schedule.name=linear|cosine           one of several values
 """
 
@@ -21,7 +21,7 @@ Value = str | int | float | bool
 
 _EXAMPLES = "'training.optimizer.learning_rate=log:1e-5..1e-3' or 'training.schedule.name=linear|cosine'"
 _MAX_CORNERS = 4096
-"""Combinations of extreme values that are checked before a sweep starts."""
+"""The most combinations of extreme values that are checked before a sweep starts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def parse_search(texts: Sequence[str]) -> tuple[Dimension, ...]:
     """Reads the values of `--search`.
 
     Raises:
-        InputError: One sentence on the first that does not fit.
+        InputError: One sentence on the first value that does not fit.
     """
     if not texts:
         raise InputError(f"--search is missing: a field and the values to try, such as {_EXAMPLES}; once for each.")
@@ -68,13 +68,13 @@ def _parse_one(text: str) -> Dimension:
     field, equals, values = text.partition("=")
     field = field.strip().removeprefix("config.")
     if not equals or not values.strip():
-        raise InputError(f"--search is {text!r}; it is a field and its values, such as {_EXAMPLES}.")
+        raise InputError(f"--search is {text!r}; give a field and its values, such as {_EXAMPLES}.")
     check_field(field)
     default = flatten(ExperimentConfig())[field]
     if field in OPERATIONAL_FIELDS or field == "name":
-        raise InputError(f"--search names {field}, which changes nothing that is learned; take another field.")
+        raise InputError(f"--search names {field}, which does not change the result of training; take another field.")
     if isinstance(default, tuple):
-        raise InputError(f"--search names {field}, which holds several values; a sweep searches fields of one.")
+        raise InputError(f"--search names {field}, which holds several values; a sweep searches fields with one value.")
     if "|" in values:
         return _choices(field, values, default)
     if ".." in values:
@@ -91,17 +91,18 @@ def _choices(field: str, values: str, default: Any) -> Dimension:
 
 def _range(field: str, values: str, default: Any) -> Dimension:
     if isinstance(default, str | bool):
-        raise InputError(f"--search gives a range for {field}, which is no number; give choices A|B.")
+        raise InputError(f"--search gives a range for {field}, which is not a number; give choices A|B.")
     is_log, numbers = values.startswith("log:"), values.removeprefix("log:")
     low, high = (_convert(field, number.strip(), default) for number in numbers.split("..", 1))
     if not low < high:
         raise InputError(f"--search {field}={values} must go from the lower to the higher number.")
     if is_log and low <= 0:
-        raise InputError(f"--search {field}={values} must begin above 0, since a logarithmic scale has no 0.")
+        raise InputError(f"--search {field}={values} must start above 0, since a logarithmic scale has no 0.")
     return Dimension(field=field, low=float(low), high=float(high), is_log=is_log, is_whole=isinstance(default, int))
 
 
 def _convert(field: str, text: str, default: Any) -> Any:
+    # bool comes first: Python counts it as an int.
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise InputError(f"--search gives {field} the value {text!r}; true|false fits here.")
@@ -134,10 +135,12 @@ def check_space(config: ExperimentConfig, space: Sequence[Dimension]) -> None:
     """Checks that the config is valid with the extreme values of the space, in every combination.
 
     Raises:
-        InputError: If it is not; the values are named.
+        InputError: If it is not; the message names the values.
     """
     fields = [dimension.field for dimension in space]
     corners = itertools.product(*(dimension.extremes for dimension in space))
+    # The checks of a config compare fields with bounds and with each other, so the extremes show the conflicts. A
+    # conflict found later would end a sweep that is under way.
     for corner in itertools.islice(corners, _MAX_CORNERS):
         values = dict(zip(fields, corner, strict=True))
         try:

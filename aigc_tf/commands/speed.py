@@ -1,4 +1,4 @@
-"""How long a run would take on this machine, from a few of its own training steps."""
+"""Estimates the time of a run on this machine from a few of its training steps."""
 
 import dataclasses
 import functools
@@ -21,24 +21,24 @@ from aigc_tf.training.task import Task
 
 _TIMED_STEPS = 5
 _FORWARD_SHARE = 1 / 3
-"""Cost of an evaluated position over that of a trained one: backward has two products for each one of forward."""
+"""Cost of an evaluated position relative to a trained one: per forward product, backward computes two."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What was measured of one experiment."""
+    """Measured times of one experiment."""
 
     start_seconds: float
-    """To build the model and trace its step."""
+    """Seconds to build the model and trace its step."""
     position_seconds: float
-    """To train on one position of a batch, padding included."""
+    """Seconds to train on one position of a batch, padding included."""
 
 
 def run_seconds(configs: Sequence[ExperimentConfig]) -> list[float]:
     """Measures the speed of the first config and returns the seconds that each run would take, evaluations included.
 
     Args:
-        configs: Of one experiment, whose data are prepared. They differ in their schedules only.
+        configs: Configs of one experiment with prepared data; they differ only in their schedules.
     """
     devices = strategy.build_devices("none")
     config = resolve(configs[0], None, devices)
@@ -50,13 +50,13 @@ def run_seconds(configs: Sequence[ExperimentConfig]) -> list[float]:
 
 
 def measure_speed(task: Task, config: TrainingConfig, devices: Devices, *, started: float) -> Speed:
-    """Times the first steps of a run; nothing of them is kept.
+    """Times the first steps of a run, and discards their result.
 
     Args:
-        task: What is trained.
-        config: How.
-        devices: Where.
-        started: When the work on `task` began, by `time.perf_counter`.
+        task: The task to train.
+        config: How to train it.
+        devices: Where to train it.
+        started: `time.perf_counter()` when the work on `task` began.
     """
     state = build_state(task, config, devices)
     run_steps = build_run_steps(
@@ -75,11 +75,12 @@ def measure_speed(task: Task, config: TrainingConfig, devices: Devices, *, start
         columns, _, _ = run_steps(
             iterator, tf.constant(first_step, tf.int64), tf.constant(num_steps), history, tf.constant(False)
         )
-        columns["loss"].numpy()  # waits for the steps
+        columns["loss"].numpy()  # waits for the steps, since calls return before the device is done
 
     run(0, 1)  # traces the step
     traced = time.perf_counter()
     run(1, _TIMED_STEPS)
+    # Per position, since steps have different lengths and padding costs as much as tokens.
     positions = _positions(task, config, range(1, 1 + _TIMED_STEPS))
     return Speed(start_seconds=traced - started, position_seconds=(time.perf_counter() - traced) / positions)
 
@@ -99,6 +100,6 @@ def estimate_seconds(speed: Speed, task: Task, config: ExperimentConfig) -> floa
 def _positions(task: Task, config: TrainingConfig, steps: range) -> int:
     """Returns the positions of some steps, padding included.
 
-    Batches are grouped by length, so a few timed steps may all be short; the order knows the lengths of all steps.
+    Batches are grouped by length, so a few timed steps may all be short; the order has the lengths of all steps.
     """
     return config.global_batch_size * sum(math.prod(task.order.batch(step).shape.values()) for step in steps)

@@ -1,15 +1,15 @@
 """A sweep: many runs of one experiment with different values of some fields, chosen by Optuna.
 
     runs/sweep/
-      sweep.json      the config, the space that is searched, and the metric
-      study.db        Optuna's study, SQLite: what was tried and what came of it
-      trial-0007/     a run folder as scripts/train.py leaves it, with trial.json, its config, and output.log, what it
-                      said
+      sweep.json      the config, the search space, and the metric
+      study.db        Optuna's study, SQLite: the trials and their results
+      trial-0007/     a run folder as scripts/train.py leaves it, with trial.json, its config, and output.log, its
+                      output
       results.json    all trials, best first
 
-Each trial trains in a process of its own, so that its memory and devices are free when it ends. What Optuna proposes is
-a function of the config's seed, the number of the trial and the results before it: a sweep that was killed goes on with
-the trial that was under way, in its folder, and ends as one that never was.
+Each trial trains in its own process, so that memory and devices are free when it ends. What Optuna proposes is a
+function of the config's seed, the number of the trial and the results before it. So a sweep that was killed resumes the
+unfinished trial in its folder, and ends as if it had never been killed.
 """
 
 import dataclasses
@@ -37,10 +37,10 @@ from aigc_tf.tasks import check_config, spec_of
 _META, _STUDY, _RESULTS = "sweep.json", "study.db", "results.json"
 _TRIAL, _OUTPUT = "trial.json", "output.log"
 _RANDOM_TRIALS = 10
-"""Trials that are drawn at random before Optuna goes by results: its own default."""
+"""Trials that are drawn at random before Optuna uses results; Optuna's default."""
 
 Runner = Callable[[Sequence[str], str], int]
-"""`run(command, output)`: runs a command to its end, appends what it says to a file, returns its exit status."""
+"""`run(command, output)`: runs a command to its end, appends its output to a file, returns its exit status."""
 
 
 def sweep(
@@ -52,15 +52,15 @@ def sweep(
     train_script: str,
     run: Runner | None = None,
 ) -> None:
-    """Runs trials until `num_trials` are done, and prints what came of them.
+    """Runs trials until `num_trials` are done, and prints their results.
 
     Args:
-        config: A valid config; its prepared data are there.
-        workdir: Where the sweep lies, on a disk.
-        space: What to search; the config is valid with it (`search_space.check_space`).
-        num_trials: Trials of the whole sweep, those of earlier processes included.
+        config: A valid config; its data are prepared.
+        workdir: Folder of the sweep, on a disk.
+        space: The search space; the config is valid with it (`search_space.check_space`).
+        num_trials: Trials of the whole sweep, including those of earlier processes.
         train_script: Path of scripts/train.py.
-        run: Stands in for the process of a trial.
+        run: Replaces the process of a trial.
     Raises:
         InputError: If the sweep began with another config or space, or a trial's config does not fit.
         RunError: If another process sweeps there, optuna is not installed, or no trial has a result.
@@ -68,8 +68,9 @@ def sweep(
     optuna = _import_optuna()
     metric, sign = best_metric(spec_of(config).metrics(config), config.evaluation.best_metric)
     _check_data(config, space)
-    busy = f"Another process sweeps in {workdir} right now; wait until it is done, or take another --workdir."
+    busy = f"Another process sweeps in {workdir} now; wait until it is done, or take another --workdir."
     with storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir."):
+        # Written before the study: a study without a description would accept another search space.
         _begin(config, workdir, space, metric)
         study = optuna.create_study(
             storage=f"sqlite:///{os.path.abspath(storage.join(workdir, _STUDY))}",
@@ -95,7 +96,7 @@ def _import_optuna() -> Any:
 
 
 def _check_data(config: ExperimentConfig, space: Sequence[Dimension]) -> None:
-    """Refuses what all trials would fail at: other data than are prepared, or none to be judged on."""
+    """Refuses what would fail in all trials: fields of the prepared data, or data without a validation split."""
     folder = storage.join(config.data.prepared_dir, config.name)
     info = storage.read_json(storage.join(folder, "dataset.json"))
     for dimension in space:
@@ -106,16 +107,16 @@ def _check_data(config: ExperimentConfig, space: Sequence[Dimension]) -> None:
             )
     if "validation" not in info["splits"]:
         raise InputError(
-            f"The prepared data {folder} have no validation split, and a sweep goes by the metric on it; "
+            f"The prepared data {folder} have no validation split, and a sweep ranks trials by the metric on it; "
             "prepare them with one."
         )
 
 
 def _begin(config: ExperimentConfig, workdir: str, space: Sequence[Dimension], metric: str) -> None:
-    """Writes what the sweep is, or checks that it still is.
+    """Writes the sweep's description, or checks that it did not change.
 
     Raises:
-        InputError: If it began with another config or space; the differences are named.
+        InputError: If it began with another config or space; the message names the differences.
     """
     path = storage.join(workdir, _META)
     searched = sorted(str(dimension) for dimension in space)
@@ -138,7 +139,7 @@ def _begin(config: ExperimentConfig, workdir: str, space: Sequence[Dimension], m
     if differences:
         raise InputError(
             f"This sweep began with another config: {'; '.join(differences)}. "
-            "Take another --workdir for another sweep, or the old values to go on with this one."
+            "Take another --workdir for another sweep, or the old values to resume this one."
         )
 
 
@@ -161,15 +162,15 @@ class _Sweeper:
         self._optuna = _import_optuna()
 
     def go_on(self, num_trials: int) -> None:
-        """Finishes the trial that is under way, and runs more until `num_trials` are done."""
+        """Finishes an interrupted trial, and runs more until `num_trials` are done."""
         for trial in self._study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
-                if len(trial.params) < len(self._space):  # killed while its values were drawn: nothing ran
+                if len(trial.params) < len(self._space):  # killed while its values were drawn, before it ran
                     self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
                 else:
                     self._try(trial.number, trial.params)
         while (num_begun := self._num_begun()) < num_trials:
-            # A sampler of its own for each trial: what it draws is the same whether or not the sweep was restarted.
+            # Each trial has its own sampler, so that its draws do not depend on whether the sweep was restarted.
             self._study.sampler = self._optuna.samplers.TPESampler(
                 n_startup_trials=_RANDOM_TRIALS, seed=(self._config.training.seed + 1_000_003 * num_begun) % 2**32
             )
@@ -188,7 +189,7 @@ class _Sweeper:
         return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.is_log)
 
     def _try(self, number: int, params: Mapping[str, Any]) -> None:
-        """Trains one trial and tells the study what came of it."""
+        """Trains one trial and tells the study its result."""
         folder = _folder(self._workdir, number)
         config = with_values(self._config, params)
         try:
@@ -196,11 +197,12 @@ class _Sweeper:
         except InputError as error:
             raise InputError(f"Trial {number} would try {show(params)}, which does not fit: {error}") from error
         busy = f"Trial {number} still trains in {folder} from an earlier start; wait until it is done."
+        # The lock is only probed here: the trial's own process takes it. A killed sweep may have left a trial running.
         with storage.locked_file(storage.join(folder, ".lock"), busy=busy):
             pass
         storage.write_bytes(storage.join(folder, _TRIAL), to_json(config).encode())
         output = storage.join(folder, _OUTPUT)
-        print(f"trial {number}: {show(params)}; what it says goes to {output}", flush=True)
+        print(f"trial {number}: {show(params)}; its output goes to {output}", flush=True)
         trial = [f"--config={storage.join(folder, _TRIAL)}", f"--workdir={folder}"]
         status = self._run([sys.executable, self._train_script, *trial], output)
         state = self._optuna.trial.TrialState
@@ -215,7 +217,7 @@ class _Sweeper:
         elif status == 2:
             raise InputError(f"Trial {number} does not fit: {_failure(folder, status)}")
         else:
-            raise RunError(f"Trial {number} ended unfinished with status {status}; the same command goes on with it.")
+            raise RunError(f"Trial {number} ended unfinished with status {status}; the same command resumes it.")
 
 
 def _folder(workdir: str, number: int) -> str:
@@ -223,19 +225,19 @@ def _folder(workdir: str, number: int) -> str:
 
 
 def _value_of(folder: str, metric: str) -> float | None:
-    """Returns the metric on the validation data of a trial's best weights; None where it is undefined."""
+    """Returns the metric on the validation data of a trial's best weights; None if it is undefined."""
     value = report.read_report(folder)["metrics"]["validation"].get(metric)
     return None if value is None else float(value)
 
 
 def _failure(folder: str, status: int | None = None) -> str:
-    """Returns the sentence with which a trial ended."""
+    """Returns the last error of a trial as a sentence."""
     path = storage.join(folder, _OUTPUT)
     lines = storage.read_bytes(path).decode(errors="replace").splitlines() if storage.exists(path) else []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if status is not None and status < 0:
-        return f"ended by {signal.Signals(-status).name}; where that is SIGKILL, the machine may be out of memory."
-    return errors[-1] if errors else f"it said nothing; see {path}."
+        return f"ended by {signal.Signals(-status).name}; for SIGKILL, the machine may be out of memory."
+    return errors[-1] if errors else f"it printed no error; see {path}."
 
 
 def _ended(folder: str) -> str:
@@ -250,15 +252,15 @@ def _why(ranked: Sequence[Any], workdir: str, metric: str) -> str:
         return ""
     last = _folder(workdir, ranked[-1].number)
     if _ended(last) == "failed":
-        return f" The last said: {_failure(last)}"
+        return f" The last error: {_failure(last)}"
     return f" {metric} is undefined for the validation data; take another evaluation.best_metric, or other data."
 
 
 def _run(command: Sequence[str], output: str) -> int:
-    """Runs a trial. Ctrl-C and SIGTERM are passed on, so that it ends by its own rules, and then end the sweep."""
+    """Runs a trial. Ctrl-C and SIGTERM go to the trial first, which writes a checkpoint; then they end the sweep."""
     caught: list[int] = []
     with open(output, "ab") as log:
-        # In a session of its own, or a terminal's Ctrl-C would reach it twice.
+        # In its own session, or a terminal's Ctrl-C would reach it twice.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -295,7 +297,7 @@ def _write_results(workdir: str, study: Any, metric: str) -> None:
 
 
 def _ranked(study: Any) -> list[Any]:
-    """The trials that ran, best first, then those that failed."""
+    """Returns the trials that ran, best first, then those that failed."""
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
     return sorted(trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))
@@ -305,7 +307,7 @@ def _print_results(workdir: str, study: Any, space: Sequence[Dimension], metric:
     """Prints the table of trials, the best of them, and what to do next.
 
     Raises:
-        RunError: If none has a result.
+        RunError: If no trial has a result.
     """
     ranked = _ranked(study)
     fields = [dimension.field for dimension in space]
@@ -327,4 +329,4 @@ def _print_results(workdir: str, study: Any, space: Sequence[Dimension], metric:
     trial = storage.join(folder, _TRIAL)
     print(f"\nCompare them:      {shell_line('tensorboard', f'--logdir={workdir}')}")
     print(f"Export the best:   {shell_line('python', 'scripts/export.py', f'--workdir={folder}')}")
-    print(f"Train it anew:     {shell_line('python', 'scripts/train.py', f'--config={trial}', '--workdir=...')}")
+    print(f"Train it again:    {shell_line('python', 'scripts/train.py', f'--config={trial}', '--workdir=...')}")

@@ -1,4 +1,4 @@
-"""Trains a run or goes on with it, judges its best weights and writes its report. The same for every task."""
+"""Trains or resumes a run, evaluates its best weights and writes its report. The same for every task."""
 
 import contextlib
 import functools
@@ -41,18 +41,18 @@ from aigc_tf.training.devices.workers import Workers, joined
 from aigc_tf.training.planning import preflight
 from aigc_tf.training.task import Task
 
-# Places on a worker's own host, which may differ between workers.
+# Paths on a worker's own host, which may differ between workers.
 _PLACES = ("data.prepared_dir", "data.tfds_data_dir", "data.tfds_download", "export.directory")
 
 
 def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False, device: str | None = None) -> None:
-    """Trains or continues a run, judges its best weights and writes its report.
+    """Trains or resumes a run, evaluates its best weights and writes its report.
 
     Args:
         config: The experiment.
         workdir: The run folder.
-        dry_run: Print what the run would do and take instead.
-        device: With `dry_run`, a name of hardware's table: what the run is asked to fit.
+        dry_run: Only print what the run would do and need.
+        device: With `dry_run`: a device of the hardware table that the run should fit.
     """
     kind = named_device(device) if device else None
     facts = {"the version of aigc_tf": __version__, "the version of TensorFlow": tf.__version__, "--dry_run": dry_run}
@@ -63,7 +63,7 @@ def train(config: ExperimentConfig, workdir: str, *, dry_run: bool = False, devi
 
 
 def _compared(config: ExperimentConfig) -> dict[str, Any]:
-    """Returns the fields that must be equal at all workers."""
+    """Returns the fields that must be equal on all workers."""
     return {name: value for name, value in flatten(config).items() if name not in _PLACES}
 
 
@@ -74,13 +74,13 @@ def _last_step(workdir: str) -> int:
 
 
 def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: DeviceKind | None, workers: Workers) -> None:
-    """Trains with all workers there."""
+    """Trains once all workers are up."""
     door = door_of(config)
     with workers.connecting():
         devices = strategy.build_devices(config.training.devices.strategy)
     if config.training.devices.deterministic:
         tf.config.experimental.enable_op_determinism()
-    # A run that failed before its first checkpoint binds nobody to its config.
+    # A run that failed before its first checkpoint may start again with another config.
     stored = stored_config(workdir) if checkpoints.any_there(workdir) else None
     config = resolve(config, stored, devices)
     keras.utils.set_random_seed(config.training.seed % 2**32)
@@ -92,10 +92,11 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
         print(shown_config(config))
         _print_plan(config, task, devices, kind)
         return
+    # Reads all data once: a damaged file would otherwise change what the model learns, and nobody would notice.
     verify_prepared(prepared.folder)
     with contextlib.ExitStack() as stack:
-        if devices.is_chief:  # before the checkpoints are read: another process may be writing its last one
-            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
+        if devices.is_chief:  # locked before reading checkpoints, since another process may be writing its last one
+            busy = f"Another process trains into {workdir} now; wait until it is done, or take another --workdir."
             lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
             stack.enter_context(lock)
         newest, complaints = checkpoints.load_newest(workdir)
@@ -124,7 +125,7 @@ def _train(
     devices: Devices,
 ) -> None:
     state = run_state.build_state(task, config.training, devices)
-    # On every worker: where the chief refused a network alone, the others would wait for it.
+    # On every worker: if only the chief refused a network, the others would wait for it forever.
     flops = count_step_flops(preflight.trace_step(task, state.model, devices), task)
     if newest:
         run_state.restore(state, newest)
@@ -147,6 +148,7 @@ def _train(
                 watcher=watcher,
                 stop_requested=stop_requested,
             )
+        # All workers read the best checkpoint below, so they wait here until the chief has written it.
         loop.agree(devices)
         _finish(
             config, workdir, task=task, state=state, devices=devices, started=started, stop_requested=stop_requested
@@ -167,12 +169,13 @@ def _finish(
     started: float | None,
     stop_requested: Callable[[], bool],
 ) -> None:
-    """Judges the best weights on every split and writes the report. Every worker takes part in the evaluation."""
+    """Evaluates the best weights on every split and writes the report. Every worker takes part in the evaluation."""
+    # Hashed below: the best weights overwrite them in the same variables.
     last_weights = weights_by_path(state.model)
     try:
         best = checkpoints.load_named(workdir, "best")
-    except RunError as error:  # the run is not lost for that
-        print(f"{error} Judging the last weights instead.", file=sys.stderr)
+    except RunError as error:  # a broken best checkpoint must not lose the run
+        print(f"{error} Evaluating the last weights instead.", file=sys.stderr)
         best = checkpoints.load_named(workdir, "last")
     weights = best.weights_of(config.evaluation.weights)
     checkpoints.assign(state.model.variables, weights, what="weights")
@@ -201,7 +204,7 @@ def _finish(
 
 
 def _print_plan(config: ExperimentConfig, task: Task, devices: Devices, device: DeviceKind | None) -> None:
-    """Prints what a run would do and take: steps, shapes, FLOPs, memory, and whether a device fits it."""
+    """Prints what a run would do and need: steps, shapes, FLOPs, memory, and whether a device fits it."""
     training, order = config.training, task.order
     unit = "rows" if config.data.packing else door_of(config).unit
     plan = preflight.plan_run(task, training, devices)

@@ -1,4 +1,4 @@
-"""What is recorded and shown while a run trains: metrics.jsonl, TensorBoard, the progress bar, the profiler."""
+"""Records and shows a run while it trains: metrics.jsonl, TensorBoard, the progress bar, the profiler."""
 
 import contextlib
 import math
@@ -35,17 +35,17 @@ from aigc_tf.training.task import Shown, Task
 
 
 class RunWatcher:
-    """Tells telemetry, the profiler and the progress bar what happens in the loop. A context manager.
+    """Passes the loop's events to telemetry, the profiler and the progress bar. A context manager.
 
     Args:
-        config: Of the run, resolved.
+        config: Resolved config of the run.
         workdir: The run folder.
-        task: What is trained.
-        state: The run in memory, at the step where it starts or goes on.
-        devices: Where it trains; on all workers but the chief nothing is recorded.
-        facts: Of the data.
-        flops: Floating-point operations of its step by padded length, or why they are not known.
-        started: When the run's first start was, in seconds since 1970. None: that is not known.
+        task: The task that is trained.
+        state: The run in memory, at the step where it starts or resumes.
+        devices: Where it trains; only the chief records.
+        facts: Facts of the data.
+        flops: Floating-point operations of its step by padded length, or the reason why they are unknown.
+        started: Time of the run's first start, in seconds since 1970; None if unknown.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RunWatcher:
         self._telemetry, self._example_ids = self._open(state.step)
 
     def _open(self, resume_step: int) -> tuple[Telemetry, StepLog | None]:
-        """Opens the records of the run, cut back to a step."""
+        """Opens the records of the run, cut back to `resume_step`."""
         training, is_chief = self._config.training, self._devices.is_chief
         telemetry = Telemetry(
             self._workdir, resume_step=resume_step, log_every=training.recording.log_every, enabled=is_chief
@@ -106,18 +106,18 @@ class RunWatcher:
 
     def _end_session(self, error: BaseException | None) -> None:
         if isinstance(error, Preempted):
-            return  # the run is not over: the same command goes on
-        # The error that ended the run is the one to report, not that this could not be written either.
+            return  # the run is not over: the same command resumes it
+        # A failure to write this must not hide the error that ended the run.
         with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():
             self._telemetry.session_end(succeeded=error is None)
 
     def on_start(self, step: int) -> None:
         if step:
-            self._progress.note(f"going on after step {step}")
+            self._progress.note(f"resuming after step {step}")
         self._peak = machine_peak(self._devices, self._config.training.devices.precision)
         self._telemetry.text(step, "time/peak_flops", self._peak.origin)
         if isinstance(self._flops, str):
-            self._progress.note(f"without FLOPs utilisation: {self._flops}")
+            self._progress.note(f"no FLOPs utilisation: {self._flops}")
         self._profile.after_step(step)
 
     def on_steps(self, records: list[dict[str, float]]) -> None:
@@ -131,7 +131,7 @@ class RunWatcher:
             self._draw_weights(step)
 
     def _speeds(self, records: list[dict[str, float]]) -> dict[str, float]:
-        """Returns how well a call into the graph used the devices; nothing where it computed nothing."""
+        """Returns how well a call into the graph used the devices; empty if it computed nothing."""
         rows = self._task.train.global_batch_size
         seconds = len(records) * rows / records[-1].get("time/examples_per_second", math.inf)
         if not seconds:
@@ -160,9 +160,9 @@ class RunWatcher:
         if value is None and not self._said_undefined:
             self._said_undefined = True
             self._progress.note(
-                f"{metric} is undefined for the {split} data, such as a correlation where all labels are equal; such "
-                "an evaluation names no best checkpoint and does not count for early stopping. If it stays so, take "
-                "another evaluation.best_metric or other data."
+                f"{metric} is undefined for the {split} data, such as a correlation with equal labels; such "
+                "an evaluation chooses no best checkpoint and does not count for early stopping. If that persists, "
+                "take another evaluation.best_metric or other data."
             )
 
     def on_early_stop(self, step: int, message: str) -> None:
@@ -198,15 +198,16 @@ class RunWatcher:
         self._progress.note(message)
 
     def on_rollback(self, step: int) -> None:
+        # Closed first, since opening cuts the files back to the step: buffered lines would be written after the cut.
         self._telemetry.close()
         if self._example_ids is not None:
             self._example_ids.close()
         self._telemetry, self._example_ids = self._open(step)
-        self._progress.note(f"went back to what the run was after step {step}")
+        self._progress.note(f"rolled back to step {step}")
 
 
 def count_step_flops(step: TracedStep, task: Task) -> StepFlops | str:
-    """Returns the floating-point operations of a traced step by padded length, or why they are not known."""
+    """Returns the floating-point operations of a traced step by padded length, or the reason why they are unknown."""
     try:
         return StepFlops(step, task.order.bucket_lengths)
     except ValueError as reason:
@@ -214,13 +215,13 @@ def count_step_flops(step: TracedStep, task: Task) -> StepFlops | str:
 
 
 def _parts(record: dict[str, float]) -> dict[str, float]:
-    """Returns the parts of the loss among what was recorded of a step."""
+    """Returns the parts of the loss in the record of a step."""
     trained = {tag.removeprefix("train/"): value for tag, value in record.items() if tag.startswith("train/")}
     return {name: value for name, value in trained.items() if name not in RECORDED_NAMES}
 
 
 def _show_text(telemetry: Telemetry, step: int, tag: str, sample: Shown) -> str:
-    # Indented, markdown shows a text as it is; what was given is told from what was generated.
+    # Markdown shows indented text literally. The mark ⟩ separates the prompt from the generated text.
     shown = "\n".join(f"    {line}" for line in f"{sample.caption}⟩{sample.value}".split("\n"))
     telemetry.text(step, tag, shown)
     return shown
@@ -232,28 +233,27 @@ def _show_picture(telemetry: Telemetry, step: int, tag: str, sample: Shown) -> s
     return f"    {sample.caption}⟩a picture of {width} x {height}, in TensorBoard as {tag}"
 
 
-# How each kind of sample is recorded; what is returned is for the terminal.
+# How each kind of sample is recorded; the functions return the text for the terminal.
 _SHOW: dict[str, Callable[[Telemetry, int, str, Shown], str]] = {"text": _show_text, "picture": _show_picture}
 
 
 def goodput(train_seconds: float, started: float | None) -> float | None:
     """Returns the share of the time since a run's first start that went into training steps that count.
 
-    Steps that a restart did again count once, since a checkpoint keeps the seconds of the steps it has. What is left
-    went into starting, compiling outside of calls, evaluations, checkpoints, steps done again, and time in which the
-    run was down.
+    Steps that a restart repeated count once, since a checkpoint keeps the seconds of its steps. The other time is for
+    starting, compiling outside of calls, evaluations, checkpoints, repeated steps, and time when the run was down.
 
     Args:
-        train_seconds: Seconds inside training calls of the steps that the run's weights have seen.
-        started: When the run's first start was, in seconds since 1970. None: not known, and so is the share.
+        train_seconds: Seconds inside training calls of the steps that led to the run's weights.
+        started: Time of the run's first start, in seconds since 1970; None if unknown, then the result is None.
     """
     return None if started is None else train_seconds / max(time.time() - started, train_seconds, 1e-9)
 
 
 def memory_in_use() -> dict[str, float]:
-    """Returns what this process holds now and held at most, by tag; on GPUs the fullest one's memory too."""
+    """Returns the current and peak memory of this process, by tag, and on GPUs that of the fullest one."""
     held = resident_bytes()
-    # The system keeps the two counts apart, and the greatest may lag a little behind.
+    # The system counts the two separately, and the peak may lag a little behind.
     found: dict[str, float] = {"time/host_peak_memory_bytes": max(peak_memory_bytes(), held)}
     if held:
         found["time/host_memory_bytes"] = held

@@ -1,6 +1,6 @@
-"""Whether a config fits, whatever its task: types, ranges, combinations. Standard library only.
+"""The checks of a config for any task: types, ranges, combinations. Standard library only.
 
-What fits a task is checked by `tasks.check_config`, which calls this first.
+`tasks.check_config` calls these first, then the checks of the task.
 """
 
 import dataclasses
@@ -80,8 +80,8 @@ def validate(config: ExperimentConfig) -> None:
     _validate_adapter(config)
     if "://" in data.prepared_dir:
         raise InputError(
-            f"data.prepared_dir is {data.prepared_dir!r}; prepared data are read by memory map, so they lie on a disk "
-            "(NFS and GCSFuse fit too)."
+            f"data.prepared_dir is {data.prepared_dir!r}; prepared data are memory-mapped, so they must be on a disk "
+            "(NFS and GCSFuse also work)."
         )
     if data.split == "files" and not data.test_files:
         raise InputError(
@@ -96,14 +96,14 @@ def validate(config: ExperimentConfig) -> None:
 
 
 def _validate_optimisation(training: TrainingConfig) -> None:
-    """The optimizer, the schedule, and that no field is set which they do not read."""
+    """Checks the optimizer and the schedule, and that no field is set that they do not read."""
     for name in sorted({name for names in OPTIMIZERS.values() for name in names}):
         value, default = getattr(training.optimizer, name), getattr(OptimizerConfig(), name)
         if name not in OPTIMIZERS[training.optimizer.name] and value not in (default, 0.0):
             readers = ", ".join(optimizer for optimizer, names in OPTIMIZERS.items() if name in names)
             raise InputError(
                 f"training.optimizer.{name} is {value!r}, which the optimizer {training.optimizer.name!r} does not "
-                f"read; leave it out, or take one that does: {readers}."
+                f"read; leave it out, or use one that does: {readers}."
             )
     if training.optimizer.name == "lion" and not training.optimizer.beta_1:
         raise InputError("training.optimizer.beta_1 is 0.0; for the optimizer 'lion' it must be above 0.")
@@ -121,7 +121,7 @@ def _validate_optimisation(training: TrainingConfig) -> None:
     if training.schedule.final_rate_share and training.schedule.name not in ("linear", "cosine", "wsd"):
         raise InputError(
             f"training.schedule.final_rate_share is {training.schedule.final_rate_share!r}, but the schedule "
-            f"{training.schedule.name!r} falls to no final rate; leave it out, or take linear, cosine or wsd."
+            f"{training.schedule.name!r} has no final rate; leave it out, or use linear, cosine or wsd."
         )
     share = training.schedule.final_rate_share
     _require(0 <= share <= 1, "training.schedule.final_rate_share", share, "a share in [0, 1]")
@@ -134,7 +134,7 @@ def _validate_optimisation(training: TrainingConfig) -> None:
 
 
 def check_columns(data: DataConfig, *fields: str) -> None:
-    """Checks the fields of `data` that name columns a task reads; `text_b_column` may be empty.
+    """Checks the fields of `data` that name the columns a task reads; `text_b_column` may be empty.
 
     Raises:
         InputError: If one is empty, or names a column that `column_names` lacks.
@@ -149,12 +149,12 @@ def check_columns(data: DataConfig, *fields: str) -> None:
 
 
 def check_unread(config: ExperimentConfig, names: Collection[str], why: str) -> None:
-    """Refuses fields that nothing reads and that are not at their defaults, so that nobody believes they do something.
+    """Refuses fields that are set although nothing reads them, so that nobody believes they have an effect.
 
     Args:
         config: The config.
         names: Dotted names of fields, or of sections with a dot at their end.
-        why: Says why they are not read, as the second half of the sentence.
+        why: The reason why they are not read, as the second half of the sentence.
     Raises:
         InputError: If one of them is set.
     """
@@ -178,7 +178,7 @@ def _validate_adapter(config: ExperimentConfig) -> None:
 
 
 def validate_generation(generation: GenerationConfig, *, prefix: str = "generation.") -> None:
-    """Checks the settings of generation, whose names are shown after `prefix`.
+    """Checks the settings of generation, whose names get `prefix` in messages.
 
     Raises:
         InputError: One sentence that names the setting, its value and what fits.
@@ -260,7 +260,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     model = config.model
     if model.hidden_dim % model.num_heads:
         raise InputError(
-            f"model.hidden_dim is {model.hidden_dim}, which is no multiple of model.num_heads, {model.num_heads}."
+            f"model.hidden_dim is {model.hidden_dim}, which is not a multiple of model.num_heads, {model.num_heads}."
         )
     if config.training.schedule.warmup_steps >= config.training.num_steps:
         raise InputError(
@@ -271,7 +271,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
         config.training.optimizer.epsilon > 0,
         "training.optimizer.epsilon",
         config.training.optimizer.epsilon,
-        "above 0, or 0 would divide 0",
+        "above 0, since 0 would divide 0",
     )
     if config.training.bad_steps.rollback_batches > 1 and config.training.bad_steps.policy != "rollback":
         raise InputError(
@@ -284,7 +284,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
     window = config.training.recording.profile_steps
     if window and (len(window) != 2 or not 1 <= window[0] <= window[1]):
         raise InputError(
-            f"training.recording.profile_steps is {window}; it is the first and the last step to profile, counted "
+            f"training.recording.profile_steps is {window}; give the first and the last step to profile, counted "
             "from 1, such as 20,24."
         )
     if window and window[0] > config.training.num_steps:
@@ -297,7 +297,7 @@ def _validate_numbers(config: ExperimentConfig) -> None:
 
 
 def check_types(config: ExperimentConfig) -> None:
-    """Checks that every field is there, with a value of its type: config files can assign anything, flags cannot.
+    """Checks that every field exists with a value of its type, since config files, unlike flags, can assign anything.
 
     Raises:
         InputError: One sentence that names the field.
@@ -319,7 +319,7 @@ def check_types(config: ExperimentConfig) -> None:
 
 
 def _check_sections(config: Any, default: Any, prefix: str) -> None:
-    """Finds sections replaced by something else, and attributes that are no fields, which Python lets anyone set."""
+    """Refuses sections of another type, and attributes that are not fields, since Python allows setting both."""
     if type(config) is not type(default):
         if prefix and isinstance(config, str | int | float):
             raise no_section(prefix.rstrip("."), config)

@@ -2,9 +2,9 @@
 
 Standard library only, so that a wrong config is reported before TensorFlow is imported.
 
-A config file builds an `ExperimentConfig`, flags override single fields, `checks.validate` checks the whole;
-after that nobody writes to it. Fields are str, int, float, bool or tuples of those, which is what dotted flags can
-override. On resume only operational fields may differ.
+A config file builds an `ExperimentConfig`, flags override single fields, `checks.validate` checks the whole; after that
+it does not change. Fields are str, int, float, bool or tuples of those, which dotted flags can override. When a run is
+resumed, only operational fields may differ.
 """
 
 import dataclasses
@@ -45,45 +45,45 @@ class DataConfig:
     sources: tuple[str, ...] = ()
     """Files, globs or folders, `sample:NAME`, or `tfds:NAME[/CONFIG][:VERSION]`."""
     validation_sources: tuple[str, ...] = ()
-    """With split `given`: the sources of the validation split. Empty: taken from `sources` by the hash rule."""
+    """With split `given`: the sources of the validation split. Empty: chosen from `sources` by the hash rule."""
     test_sources: tuple[str, ...] = ()
-    """With split `given`: the sources of the test split. TFDS data sets bring their own named splits."""
+    """With split `given`: the sources of the test split. TFDS data sets have their own named splits."""
     format: str = "auto"
-    """One of `FORMATS`; `auto` goes by the file's ending (a trailing .gz is looked through). `document`: a file is one
+    """One of `FORMATS`; `auto` chooses by the file's suffix (before .gz). `document`: a file is one
     text, whereas `text` makes each of its lines one."""
     column_names: tuple[str, ...] = ()
     """Names of the columns of CSV and TSV files that have no header line. Empty: the first line is the header."""
     text_column: str = "text"
     """Column of the text."""
     text_b_column: str = ""
-    """Column of the second text of a pair; for a generator that of the response to the prompt in `text_column`, which
-    alone it learns to write. Empty: single texts."""
+    """Column of the second text of a pair; for a generator that of the response to the prompt in `text_column`; the
+    generator learns only the response. Empty: single texts."""
     label_column: str = "label"
     """Column of the label; with multi_label several, separated by `label_separator` or a JSON list."""
     problem_type: str = "single_label"
     """One of `PROBLEM_TYPES`."""
     label_names: tuple[str, ...] = ()
-    """Allowed labels; any other is a broken row. Empty: the labels found. With `label_thresholds`: one name a range."""
+    """Allowed labels; a row with another is broken. Empty: those found. With `label_thresholds`: a name per range."""
     label_separator: str = "|"
-    """Between the labels of one multi_label row."""
+    """Separator of the labels in a multi_label row."""
     label_thresholds: tuple[float, ...] = ()
     """Ascending cuts that turn a numeric column into classes: class i lies above i of them (`value > cut`)."""
     label_margin: float = 0.0
-    """Rows whose number is nearer than this to a threshold are left out, and counted."""
+    """Rows whose number is closer than this to a threshold are left out, and counted."""
     encoding: str = "utf-8"
     """Encoding of the source files."""
     drop_duplicates: bool = False
-    """Leave out each text that came before, and every text that has two different labels."""
+    """Leave out repeated texts, and all texts that have two different labels."""
     max_bad_share: float = 0.01
-    """Share of broken rows, in [0, 1], above which preparing stops instead of going on without them."""
+    """Share of broken rows, in [0, 1], above which preparing stops instead of leaving them out."""
     split: str = "hash"
-    """One of `SPLITS`: by hash of the text, by named files, or the sources' own."""
+    """One of `SPLITS`: by hash of the text, by named files, or by the sources' own splits."""
     validation_files: tuple[str, ...] = ()
-    """With split `files`: globs on file names that are the validation split. Empty: by the hash rule."""
+    """With split `files`: globs on the file names of the validation split. Empty: by the hash rule."""
     test_files: tuple[str, ...] = ()
-    """With split `files`: globs on file names that are the test split."""
+    """With split `files`: globs on the file names of the test split."""
     licence: str = ""
-    """Licence of the sources, written into the data set's ledger."""
+    """Licence of the sources, recorded in the data set's ledger."""
     prepared_dir: str = "prepared"
     """Folder of prepared data sets; this experiment's lies in `<prepared_dir>/<name>`."""
     tfds_data_dir: str = ""
@@ -92,16 +92,16 @@ class DataConfig:
     """Let TFDS download a data set that is not on disk."""
     max_length: int = 128
     """Tokens of one example, special tokens included; longer ones are truncated when batches are made. For a generator
-    the length of the windows it is trained on, which is how far back it looks."""
+    the length of the windows it is trained on, which is the length of its context."""
     truncation: str = "head"
-    """One of `TRUNCATIONS`: which tokens of too long a text are kept."""
+    """One of `TRUNCATIONS`: which tokens of a too long text are kept."""
     num_buckets: int = 0
-    """Number of padded lengths. 0: 8 where each shape is a compilation, 32 elsewhere."""
+    """Number of padded lengths. 0: 8 if each shape costs a compilation, else 32."""
     bucket_run_length: int = 1
-    """Consecutive steps of one padded length. On TPU, where a call takes steps of one shape, as `steps_per_call`."""
+    """Consecutive steps of one padded length. On a TPU, where a call runs steps of one shape, use `steps_per_call`."""
     packing: bool = False
     """Train on rows of `max_length` tokens that hold several examples each, none of which sees another. For a generator
-    they take the place of the windows; longer documents are cut. BERT and GPT-2 only."""
+    they replace the windows; longer documents are cut. BERT and GPT-2 only."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -111,7 +111,7 @@ class TokenizerConfig:
     source: str = ""
     """`train`, a vocabulary file, a Hugging Face folder, a KerasNLP preset, `sample:NAME`. Empty: the model's own."""
     kind: str = "auto"
-    """With source `train`, one of `TOKENIZER_KINDS`; `auto` is what suits the task."""
+    """With source `train`, one of `TOKENIZER_KINDS`; `auto` is the task's default."""
     vocabulary_size: int = 30522
     """With source `train`: entries of the vocabulary, special tokens included."""
     lowercase: bool = True
@@ -120,12 +120,12 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class ModelConfig:
-    """The network and where its weights start."""
+    """The network and its initial weights."""
 
     source: str = ""
     """A KerasNLP preset (name or folder), a Hugging Face folder, `sample:NAME`, a run folder. Empty: random weights."""
     dropout: float = 0.1
-    """Dropout before the classification head, and of the whole network where it starts from random weights."""
+    """Dropout before the classification head, and in the whole network if it starts from random weights."""
     num_layers: int = 6
     """Random weights only: transformer layers."""
     hidden_dim: int = 384
@@ -141,7 +141,7 @@ class OptimizerConfig:
     """How a gradient becomes an update of the weights."""
 
     name: str = "adamw"
-    """A key of `OPTIMIZERS`, which says what other fields it reads."""
+    """A key of `OPTIMIZERS`, which lists the other fields it reads."""
     learning_rate: float = 5e-5
     """Peak rate, reached after warm-up."""
     weight_decay: float = 0.01
@@ -155,9 +155,9 @@ class OptimizerConfig:
     momentum: float = 0.9
     """Decay of the momentum of SGD and Muon, in [0, 1). Muon's author takes 0.95."""
     clip_norm: float = 1.0
-    """Global norm the gradient is clipped to. 0: no clipping."""
+    """Global norm to which the gradient is clipped. 0: no clipping."""
     layer_decay: float = 1.0
-    """Factor on the rate from each layer to the one below, in (0, 1]; the head has the whole rate. 1: one rate."""
+    """Factor on the rate from each layer to the one below, in (0, 1]; the head has the full rate. 1: one rate."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, in [0, 1), such as 0.999. 0: none is kept."""
     freeze: tuple[str, ...] = ()
@@ -180,14 +180,14 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class LossConfig:
-    """What bends and weights the loss."""
+    """Regularisation and weights of the loss."""
 
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
     z_loss: float = 0.0
     """Weight of the squared log of the softmax's denominator in the loss. PaLM's authors take 1e-4. 0: none."""
     class_weights: tuple[float, ...] = ()
-    """One loss weight a label, in the sorted order of the labels. Empty: 1 each."""
+    """One loss weight per label, in the sorted order of the labels. Empty: 1 each."""
     balance_classes: bool = False
     """Weight the classes by n / (num_classes * count), as scikit-learn's `balanced` does."""
 
@@ -197,32 +197,32 @@ class DevicesConfig:
     """Where and how precisely the steps are computed."""
 
     precision: str = "auto"
-    """One of `PRECISIONS`; `auto` is bfloat16 (mixed) where the hardware multiplies it, else float32."""
+    """One of `PRECISIONS`; `auto` is bfloat16 (mixed) if the hardware multiplies it, else float32."""
     jit: str = "auto"
     """One of `JIT_MODES`: compile forward and backward with XLA; `auto` is on for GPU and TPU, off for CPU."""
     strategy: str = "auto"
     """One of `STRATEGIES`; `auto`: multi_worker under TF_CONFIG, tpu on a TPU, mirrored on several GPUs, else none."""
     deterministic: bool = False
-    """Make every op deterministic on GPU; on CPU they are so anyway."""
+    """Make every op deterministic on GPU; on CPU they always are."""
     steps_per_call: int = 10
-    """Steps of one call into the graph. Intervals below are cut at exactly their step all the same."""
+    """Steps per call into the graph. Calls end early at the steps of the intervals below."""
     micro_batches: int = 1
-    """Parts that each replica's rows are computed in, one after another (gradient accumulation): less memory, the same
+    """Parts into which each replica's rows are split (gradient accumulation): less memory, the same
     result."""
     recompute: bool = False
-    """Compute the network's blocks again in the backward pass instead of keeping what is inside them: less memory."""
+    """Compute the network's blocks again in the backward pass instead of keeping their activations: less memory."""
     workers_timeout: int = 600
-    """Seconds that a worker waits at the start until all the others are there."""
+    """Seconds that a worker waits at the start until all others are up."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class BadStepsConfig:
-    """What happens at a loss or gradient that is not finite, or at a spike of the loss."""
+    """The handling of a loss or gradient that is not finite, and of a spike of the loss."""
 
     policy: str = "stop"
     """One of `BAD_STEP_POLICIES`: what happens at a loss or gradient that is not finite, or a spike of the loss."""
     spike_threshold: float = 0.0
-    """Standard deviations above its running mean from which a step's loss is a spike. 0: spikes are not looked for."""
+    """A loss this many standard deviations above its running mean is a spike. 0: spikes are not detected."""
     rollback_batches: int = 1
     """With policy `rollback`: batches left out from then on, the bad one and those right before it."""
 
@@ -232,18 +232,18 @@ class RecordingConfig:
     """What a run records while it trains."""
 
     log_every: int = 10
-    """Steps between two records in TensorBoard and the progress bar; metrics.jsonl has them all."""
+    """Steps between two records in TensorBoard and the progress bar; metrics.jsonl has every step."""
     log_example_ids: bool = False
     """Write which examples each step saw to example_ids.jsonl."""
     profile_steps: tuple[int, ...] = ()
-    """First and last step, counted from 1, that TensorFlow's profiler watches; calls are cut there. Empty: none."""
+    """First and last step, counted from 1, that TensorFlow's profiler records; calls end there. Empty: none."""
     histograms_every: int = 0
-    """Steps between two histograms of every trained weight in TensorBoard; calls are cut there. 0: none."""
+    """Steps between two histograms of every trained weight in TensorBoard; calls end there. 0: none."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingConfig:
-    """How long and on what a run trains, and when it is judged and kept."""
+    """How long a run trains, and when it is evaluated and saved."""
 
     num_steps: int = 1000
     """Optimizer steps of the whole run."""
@@ -257,7 +257,7 @@ class TrainingConfig:
     evaluate_every: int = 500
     """Steps between two evaluations on the validation split. 0: only at the end."""
     early_stopping_patience: int = 0
-    """Stop after this many evaluations without a better one. 0: never."""
+    """Stop after this many evaluations without an improvement. 0: never."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
@@ -268,42 +268,42 @@ class TrainingConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class EvaluationConfig:
-    """How a model is judged."""
+    """How a model is evaluated."""
 
     batch_size: int = 64
     """Examples of one evaluation batch over all workers and replicas."""
     best_metric: str = "auto"
-    """Metric of the validation split that names the best checkpoint; `auto`: accuracy, micro_f1 or mse by problem,
+    """Metric of the validation split that chooses the best checkpoint; `auto`: accuracy, micro_f1 or mse by problem,
     for a generator loss."""
     weights: str = "auto"
-    """One of `WEIGHT_KINDS`: which weights are judged, exported and asked; `auto`: averaged where
+    """One of `WEIGHT_KINDS`: which weights are evaluated, exported and asked; `auto`: averaged if
     training.optimizer.ema_decay is set."""
     sample_prompts: tuple[str, ...] = ("",)
-    """Generators: what is continued after each evaluation, for people to read. Empty: nothing is."""
+    """Generators: prompts that are continued after each evaluation, for people to read. Empty: none."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class GenerationConfig:
-    """How text is generated where nothing else is asked for: in samples, by scripts/generate.py, by a server."""
+    """Default settings of generated text: in samples, in scripts/generate.py, on a server."""
 
     max_new_tokens: int = 128
-    """Longest continuation; it ends earlier at an end of text, a stop string, or where the context is full."""
+    """Longest continuation; it ends earlier at an end of text, a stop string, or when the context is full."""
     temperature: float = 1.0
     """Divides the logits. 0: always the likeliest token."""
     top_k: int = 0
-    """Draw from that many likeliest tokens. 0: from all."""
+    """Draw from this many likeliest tokens. 0: from all."""
     top_p: float = 1.0
     """Draw from the fewest likeliest tokens that have this share of the probability, in (0, 1]."""
     min_p: float = 0.0
     """Draw from tokens with at least this share of the likeliest one's probability, in [0, 1]."""
     repetition_penalty: float = 1.0
-    """Divides positive logits of tokens that are there already, and multiplies negative ones. 1: none."""
+    """Divides positive logits of tokens that already occur, and multiplies negative ones. 1: none."""
     stop: tuple[str, ...] = ()
     """Text before which a continuation ends."""
     num_beams: int = 1
-    """More than 1: beam search, which draws nothing."""
+    """More than 1: beam search, without random draws."""
     seed: int = 0
-    """Row i of a batch draws by seed + i."""
+    """Row i of a batch uses the seed `seed + i`."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -313,25 +313,25 @@ class ExportConfig:
     directory: str = "saved_models"
     """The model goes to `<directory>/<name>/<version>`."""
     dtype: str = "float32"
-    """Data type the exported model computes in: float32 or bfloat16."""
+    """Data type in which the exported model computes: float32 or bfloat16."""
     long_prompt: str = "cut"
     """One of `LONG_PROMPTS`: what a generator does with a prompt of data.max_length tokens or more: `cut` off its
     beginning, or `refuse` that row alone."""
     weights: str = "float32"
-    """One of `STORED_WEIGHTS`: data type that the exported model's weights are stored in."""
+    """One of `STORED_WEIGHTS`: data type in which the exported model's weights are stored."""
     target: str = "2.20"
-    """One of `SERVERS`: the oldest TensorFlow Serving that has to load the model."""
+    """One of `SERVERS`: the oldest TensorFlow Serving that must load the model."""
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
-    """Rows of the requests that the server warms up with, ascending; a rendered deployment makes batches of these
+    """Rows of the requests that the server warms up with, ascending; a rendered deployment allows batches of these
     sizes."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class AdapterConfig:
-    """A few new weights that train in the place of the model's own."""
+    """A few new weights that train instead of the model's own."""
 
     enabled: bool = False
-    """Train an adapter and, of a classifier, the head; all other weights stay those of `model.source`."""
+    """Train only an adapter and a classifier's head; all other weights stay those of `model.source`."""
     kind: str = "lora"
     """One of `ADAPTER_KINDS`: low-rank updates of kernels, or learned keys and values before every text (GPT-2)."""
     rank: int = 8
@@ -339,11 +339,11 @@ class AdapterConfig:
     alpha: float = 16.0
     """lora: the update is scaled by alpha / rank."""
     targets: tuple[str, ...] = ()
-    """lora: globs on paths of kernels. Empty: those of queries and values; in GPT-2 keys are in the same one."""
+    """lora: globs on paths of kernels. Empty: those of queries and values; GPT-2 has keys in the same kernel."""
     prefix_length: int = 16
     """prefix: learned positions before the first."""
     source: str = ""
-    """Folder of a saved adapter, which an export leaves beside its formats, to start from. Empty: a new one."""
+    """Folder of a saved adapter, which an export writes beside its formats, to start from. Empty: a new one."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -351,7 +351,7 @@ class ExperimentConfig:
     """One experiment. `name` names its prepared data and its exported model."""
 
     name: str = ""
-    """Letters, digits, `_`, `-` and `.`, at most 100 bytes; it becomes a folder and a part of a server's URL."""
+    """Letters, digits, `_`, `-` and `.`, at most 100 bytes; it becomes a folder and part of a server's URL."""
     task: str = ""
     """A key of `tasks.TASKS`."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -397,7 +397,7 @@ OPERATIONAL_FIELDS = frozenset(
     | {f"generation.{field.name}" for field in dataclasses.fields(GenerationConfig)}
 )
 
-# Fields that hold paths, or what may be one: a source can be a preset's name or a sample: as well.
+# Fields that hold paths, or may hold one: a source can also be a preset's name or sample:NAME.
 PATH_FIELDS = frozenset(
     {
         "data.sources",

@@ -28,7 +28,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def table(config: ExperimentConfig, *, leave_out: Collection[str] = ()) -> str:
-    """Returns the config as aligned lines, one field a line, a group a section, without the sections to leave out."""
+    """Returns the config as aligned lines, one field per line, grouped by section, without some sections."""
     fields = {path: value for path, value in flatten(config).items() if path.partition(".")[0] not in leave_out}
     width = max(len(path.rpartition(".")[2]) for path in fields)
     lines, last_section = [], ""
@@ -50,7 +50,7 @@ def from_json(text: str) -> ExperimentConfig:
     """Reads what `to_json` wrote.
 
     Raises:
-        InputError: If the text is no JSON object or has a field this version does not know.
+        InputError: If the text is not a JSON object or has a field that this version does not know.
     """
     try:
         return with_home(_from_dict(ExperimentConfig, json.loads(text), ""))
@@ -78,11 +78,11 @@ def _from_dict(cls: type, values: Any, prefix: str) -> Any:
 
 
 def replace_fields(config: Any, values: Mapping[str, Any]) -> Any:
-    """Returns a copy of a config with other values in some fields.
+    """Returns a copy of a config with new values in some fields.
 
     Args:
         config: A config dataclass.
-        values: By dotted name, such as `training.devices.jit`.
+        values: New values by dotted name, such as `training.devices.jit`.
     """
     for path, value in values.items():
         name, _, rest = path.partition(".")
@@ -92,10 +92,10 @@ def replace_fields(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def with_home(config: ExperimentConfig) -> ExperimentConfig:
-    """Returns the config with the user's home folder in the place of a `~` that a path begins with.
+    """Returns the config with a leading `~` of its paths replaced by the user's home folder.
 
-    Whatever brings a config in does this, so that all else takes paths as they are, and so that a run goes on whether
-    its config.json has the path as it was typed or as it was found.
+    Every way to load a config calls this, so that all other code takes paths literally, and so that a run resumes
+    whether its config.json has the path as typed or as expanded.
     """
     changed: dict[str, Any] = {}
     for name, value in flatten(config).items():
@@ -118,11 +118,11 @@ RENAMED = {
     "training.schedule": "training.schedule.name",
     "training.on_bad_step": "training.bad_steps.policy",
 }
-"""Fields whose last name changed too when the sections of `training` came; the others kept theirs."""
+"""Fields whose last name also changed when `training` got sections; the other fields kept theirs."""
 
 
 def field_named(name: str, section: str = "") -> str:
-    """Returns the dotted path of the first field of that last name, now or once, below a section; empty if none."""
+    """Returns the dotted path of the first field below a section with this present or former last name; else empty."""
     for old, path in RENAMED.items():
         if name == old.rpartition(".")[2] and path.startswith(section):
             return path
@@ -131,9 +131,9 @@ def field_named(name: str, section: str = "") -> str:
 
 
 def unknown_field(cls: type, name: str) -> InputError:
-    """Returns the error of a field that a config dataclass does not have, with the nearest field that there is.
+    """Returns the error of a field that a config dataclass does not have, with the nearest existing field.
 
-    A field that stands deeper in the same section comes first: that is where fields of older versions went.
+    A field deeper in the same section comes first, since fields of older versions moved there.
     """
     section = _section_of(cls)
     fields = [field.name for field in dataclasses.fields(cls)]
@@ -158,7 +158,7 @@ def _section_of(cls: type) -> str:
 
 
 def no_section(path: str, value: Any) -> InputError:
-    """Returns the error of a section that was set as if it were a field, which a few of them once were."""
+    """Returns the error for a section that was set like a field; some sections were fields in older versions."""
     return InputError(f"{path} is {value!r}, but {_a_section(path)}")
 
 
@@ -171,7 +171,7 @@ def check_field(path: str) -> None:
     """Checks that a dotted path, such as `training.optimizer.learning_rate`, names a field of the config.
 
     Raises:
-        InputError: If it names nothing, or a whole section.
+        InputError: If it names no field, or a whole section.
     """
     holder: Any = ExperimentConfig()
     for name in path.split("."):

@@ -1,7 +1,7 @@
 """Loads a config file: a Python file with `get_config()`, or the config.json of a run.
 
-A Python config file is code and runs with your rights, like any script; config.json is data. While it runs, its own
-folder comes first on the import path, so that a variant can `import bert_sentiment` and change what differs.
+A Python config file is code and runs with your rights, like any script; config.json is data. While a config file runs,
+its folder comes first on the import path, so that a variant can `import bert_sentiment` and change what differs.
 """
 
 import difflib
@@ -29,7 +29,7 @@ def load_config(path: str) -> ExperimentConfig:
         path: `FILE.py`, `FILE.py:ARGUMENT` for a `get_config(argument)`, or `FILE.json`, which may be `gs://`.
 
     Raises:
-        InputError: If there is no such file, it fails (with its line and error), or what it returns is no config.
+        InputError: If there is no such file, it fails (with its line and error), or it does not return a config.
     """
     if storage.is_remote(path):
         config = _read_json(storage.read_bytes(path), path)
@@ -62,7 +62,7 @@ def _read_json(source: bytes, name: str) -> ExperimentConfig:
 
 
 def _run(source: bytes, name: str, arguments: list[str]) -> ExperimentConfig:
-    """Runs a config file. It is compiled from its text each time: cached bytecode can be older than it looks."""
+    """Runs a config file. It is compiled from its text each time, since cached bytecode can be stale."""
     module = types.ModuleType("config_file")
     module.__file__ = name
     folder = os.path.dirname(os.path.abspath(name))
@@ -74,11 +74,13 @@ def _run(source: bytes, name: str, arguments: list[str]) -> ExperimentConfig:
         config = module.get_config(*arguments)
     except SyntaxError as error:
         raise InputError(f"{error.filename or name} line {error.lineno}: {error.msg}.") from error
+    # Already one sentence, such as that of a helper that the file calls.
     except InputError:
         raise
     except Exception as error:  # a config file is the user's code, which may raise anything
         raise InputError(f"{name}{_line(error, name)} raised {_describe(error)}") from error
     finally:
+        # Removed again, or a later import could find the experiment's files instead of a package.
         sys.path.remove(folder)
     if not isinstance(config, ExperimentConfig):
         forgotten = "; is its return statement missing?" if config is None else "."
@@ -89,13 +91,13 @@ def _run(source: bytes, name: str, arguments: list[str]) -> ExperimentConfig:
 
 
 def _line(error: Exception, name: str) -> str:
-    """Returns where in the file it happened, also when it was raised deeper."""
+    """Returns the file's line of an error, even if the error was raised deeper."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
     return f" line {lines[-1]}" if lines else ""
 
 
 def _describe(error: Exception) -> str:
-    """Returns type and message; for a field that no config class has, the sentence that names the nearest one."""
+    """Returns type and message; for an unknown config field, the sentence that names the nearest one."""
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if match and match[1] in _CLASSES:
         return f"TypeError: {unknown_field(_CLASSES[match[1]], match[2])}"
@@ -103,7 +105,7 @@ def _describe(error: Exception) -> str:
 
 
 def _nearest_config(name: str) -> str:
-    """Returns the file with the nearest name; else the config files that stand there, or in configs/."""
+    """Returns the file with the nearest name; else the config files in its folder, or in configs/."""
     folder = name if os.path.isdir(name) else os.path.dirname(name)
     there = sorted(glob.glob(os.path.join(glob.escape(folder), "*.py"))) or sorted(glob.glob("configs/*.py"))
     near = {os.path.basename(file): file for file in there}

@@ -1,26 +1,26 @@
-"""The one rule for the name of an experiment: of its prepared data, its exported model, and what a server calls it."""
+"""The rule for an experiment's name, which names its prepared data and its exported model, also on a server."""
 
 import re
 
 from aigc_tf.errors import InputError
 
 MAX_NAME_BYTES = 100
-"""File systems take 255 bytes, and lock files and unfinished folders add to the name."""
+"""File systems allow 255 bytes, and lock files and unfinished folders extend the name."""
 _NAME = re.compile(r"\w[\w.-]*")
 _FORMATS = "-formats"
-"""The formats of a model `x` lie in `x-formats` beside it."""
+"""The other formats of a model `x` are in `x-formats` beside it."""
 
 
 def check_name(name: str, *, what: str = "name") -> None:
-    """Refuses a name that is no folder of its own, or that the URL of a server cannot hold; `what` it is the name of.
+    """Refuses a name that cannot be one folder, or cannot be in a server's URL; `what` names it in messages.
 
     Raises:
-        InputError: One sentence that says what fits.
+        InputError: One sentence that says which names fit.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{what} is {name!r}; a name has letters, digits, '_', '-' and '.' only and begins with none of the last "
-            "two, such as 'bert_sentiment': it becomes a folder and a part of a server's URL."
+            f"{what} is {name!r}; a name has only letters, digits, '_', '-' and '.', and does not start with '-' or "
+            "'.', such as 'bert_sentiment': it becomes a folder and part of a server's URL."
         )
     if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
         raise InputError(
@@ -30,5 +30,5 @@ def check_name(name: str, *, what: str = "name") -> None:
     if name.endswith(_FORMATS):
         raise InputError(
             f"{what} is {name!r}, but a folder that ends in {_FORMATS} holds the other formats of an exported model; "
-            "give it another end."
+            "give it another ending."
         )

@@ -1,4 +1,4 @@
-"""Commands that are printed, ready to be pasted into a shell."""
+"""Printed commands that can be pasted into a shell."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ import shlex
 def shell_line(*words: str | os.PathLike[str]) -> str:
     """Returns a command line in which blanks, quotes and brackets of the words are quoted.
 
-    Of a flag only the value is quoted, as one would type it.
+    Only the value of a flag is quoted, as one would type it.
 
     >>> shell_line("python", "scripts/train.py", "--workdir=runs/my run (2)")
     "python scripts/train.py --workdir='runs/my run (2)'"

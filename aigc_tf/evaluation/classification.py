@@ -1,7 +1,7 @@
-"""Metrics of a classifier or regressor, added up from its logits batch by batch.
+"""Metrics of a classifier or regressor, accumulated from its logits batch by batch.
 
-NumPy, SciPy and scikit-learn only. A metric that is 0/0 for the data at hand (the recall of a class without a
-row, a correlation with a constant) is None, never NaN and never a convenient 0; it is JSON's `null`.
+NumPy, SciPy and scikit-learn only. A metric that is 0/0 for the data (the recall of a class without rows, a correlation
+with a constant) is None, never NaN and never a convenient 0; in JSON it is `null`.
 
 Shape letters: N examples, C classes or labels.
 """
@@ -19,14 +19,14 @@ from aigc_tf.errors import InputError, RunError, suggest
 
 
 class Classification:
-    """Judges logits against labels. `add` takes the rows of a batch, `result` gives the metrics of all rows so far.
+    """Compares logits with labels. `add` takes the rows of a batch, `result` returns the metrics of all rows so far.
 
-    What is kept of a split is sums (regression: two floats a row, which the correlations need), so that memory does
-    not grow with it and no metric depends on how the rows were cut into batches.
+    It keeps only sums (for regression two floats per row, which the correlations need). So memory does not grow with
+    the split, and no metric depends on how the rows were cut into batches.
 
     Args:
         problem_type: One of `config.PROBLEM_TYPES`.
-        label_names: C names, in the order of the logits; not read for regression.
+        label_names: C names, in the order of the logits; ignored for regression.
     Raises:
         ValueError: If there are no names.
     """
@@ -50,7 +50,7 @@ class Classification:
 
         Args:
             rows: `labels`, `(N,)` int in [0, C) for single_label, `(N, C)` of 0 and 1 for multi_label, `(N,)` float
-                for regression; `logits`, `(N, C)` float, `(N, 1)` or `(N,)` for regression. Other keys are not read.
+                for regression; `logits`, `(N, C)` float, `(N, 1)` or `(N,)` for regression. Other keys are ignored.
         Raises:
             ValueError: If shapes or labels do not fit together.
         """
@@ -61,17 +61,17 @@ class Classification:
         self._sums.add(labels[~is_broken], logits[~is_broken])
 
     def result(self) -> dict[str, Any]:
-        """Returns plain numbers, None where a metric is undefined, and nested dicts and lists of those.
+        """Returns plain numbers, None for an undefined metric, and nested dicts and lists of those.
 
         `num_examples`, and
 
         - single_label: `loss` (mean cross-entropy in nats), `accuracy`, `accuracy_standard_error` (binomial),
-          `majority_accuracy` (what always answering the most frequent class gets), `macro_f1` (mean over the
+          `majority_accuracy` (of always answering the most frequent class), `macro_f1` (mean over the
           classes that were seen or predicted), `weighted_f1` (weighted by support), `matthews`,
           `per_class: {name: {precision, recall, f1, support}}`, `confusion_matrix` (C x C, rows are the truth);
         - multi_label: `loss` (mean binary cross-entropy over N and C), `subset_accuracy`, `micro_f1`, `macro_f1`,
-          `per_class`; a label is predicted where its logit is above 0;
-        - regression: `loss` and `mse`, `mae`, `baseline_mse` (what always answering the mean label gets),
+          `per_class`; a label is predicted if its logit is above 0;
+        - regression: `loss` and `mse`, `mae`, `baseline_mse` (of always answering the mean label),
           `pearson`, `spearman`.
 
         Raises:
@@ -80,18 +80,18 @@ class Classification:
         if self._num_broken:
             raise RunError(
                 f"The logits of {self._num_broken} of {self._num_rows} rows are NaN or infinite, so the model cannot "
-                "be judged; train again with a lower learning rate or from an earlier checkpoint."
+                "be evaluated; train again with a lower learning rate or from an earlier checkpoint."
             )
         return self._sums.result()
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
-    """Returns the single numbers among the metrics (None where undefined), without the tables; for curves."""
+    """Returns the single numbers among the metrics (None if undefined), without the tables; for curves."""
     return {key: value for key, value in metrics.items() if value is None or isinstance(value, (int, float))}
 
 
 def confusion(labels: np.ndarray, logits: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts `(C, C)` int64: entry [i, j] is how many rows of class i were taken for class j.
+    """Counts `(C, C)` int64: entry [i, j] counts the rows of class i that were predicted as class j.
 
     Args:
         labels: `(N,)` int in [0, C).
@@ -99,6 +99,7 @@ def confusion(labels: np.ndarray, logits: np.ndarray, num_classes: int) -> np.nd
         num_classes: C.
     """
     predicted = np.argmax(logits, axis=-1)
+    # bincount over numbered cells, since np.add.at on the matrix is slow.
     cells = np.asarray(labels, np.int64) * num_classes + predicted
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -127,6 +128,7 @@ def _checked(
             f"logits {fits_logits}, received {labels.shape} and {logits.shape}."
         )
     _check_label_range(labels, problem_type, num_classes)
+    # float64, so that the sums hardly depend on how the rows were cut into batches.
     return labels, logits.astype(np.float64)
 
 
@@ -174,10 +176,10 @@ class _SingleLabel:
 
 
 def _matthews(matrix: np.ndarray) -> float | None:
-    # With a single class in the truth or among the predictions it is 0/0, which scikit-learn reports as 0.
+    # With a single class among the labels or the predictions it is 0/0, which scikit-learn reports as 0.
     if np.count_nonzero(matrix.sum(axis=1)) < 2 or np.count_nonzero(matrix.sum(axis=0)) < 2:
         return None
-    truth, predicted = np.indices(matrix.shape).reshape(2, -1)  # a row a cell, which counts as often as it was seen
+    truth, predicted = np.indices(matrix.shape).reshape(2, -1)  # one row per cell, weighted by its count
     return float(matthews_corrcoef(truth, predicted, sample_weight=matrix.ravel()))
 
 
@@ -214,7 +216,7 @@ class _MultiLabel:
 
 
 class _Regression:
-    """Labels and predictions themselves: ranks, and so Spearman's correlation, are known only once all are there."""
+    """Keeps labels and predictions: Spearman's correlation needs their ranks, which need all rows."""
 
     def __init__(self) -> None:
         self._labels: list[np.ndarray] = [np.zeros(0)]
@@ -228,6 +230,7 @@ class _Regression:
         labels, predictions = np.concatenate(self._labels), np.concatenate(self._predictions)
         errors, num_examples = predictions - labels, len(labels)
         mse = _mean((errors**2).sum(), num_examples)
+        # A constant has no correlation; SciPy would warn and return NaN.
         varies = num_examples > 1 and np.ptp(labels) > 0 and np.ptp(predictions) > 0
         return {
             "num_examples": num_examples,
@@ -243,7 +246,7 @@ class _Regression:
 def _per_class(
     label_names: Sequence[str], *, hits: np.ndarray, predicted: np.ndarray, supports: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Scores each class from `(C,)` counts; not scikit-learn's, which takes a single column for a binary problem."""
+    """Scores each class from `(C,)` counts. scikit-learn's function would read a single column as a binary problem."""
     return {
         name: {
             "precision": _ratio(hit, positive),

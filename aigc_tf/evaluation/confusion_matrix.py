@@ -21,13 +21,13 @@ _MAX_TICKS = 60  # names on an axis
 
 
 def plot_confusion_matrix(matrix: np.ndarray | Sequence[Sequence[int]], label_names: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix: colour is the share of the row's truth, numbers are counts.
+    """Draws a confusion matrix: colours are shares of the rows (the true classes), numbers are counts.
 
-    A name with characters that no installed font has is shown as its class number (`#3`); the middle of a long
-    one is left out. Beyond 30 classes cells have no numbers, beyond 60 only some ticks have names.
+    A name with characters that no installed font has becomes its class number (`#3`); a long name loses its middle.
+    Above 30 classes cells have no numbers, above 60 only some ticks have names.
 
     Args:
-        matrix: `(C, C)` int, rows are the truth.
+        matrix: `(C, C)` int, rows are the true classes.
         label_names: C names.
 
     Returns:
@@ -40,7 +40,7 @@ def plot_confusion_matrix(matrix: np.ndarray | Sequence[Sequence[int]], label_na
     num_classes = len(label_names)
     if counts.shape != (num_classes, num_classes) or not num_classes:
         raise ValueError(
-            f"matrix must be (C, C) with one name a class, received {counts.shape} and {num_classes} names."
+            f"matrix must be (C, C) with one name per class, received {counts.shape} and {num_classes} names."
         )
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(0.42 * num_classes, 3.0), 18.0)  # inches of the square of cells
@@ -55,24 +55,25 @@ def plot_confusion_matrix(matrix: np.ndarray | Sequence[Sequence[int]], label_na
     axes.set_ylabel("truth")
     figure.colorbar(image, ax=axes, label="share of the truth", shrink=0.8)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning)  # names too long for the layout are still drawn
+        # Matplotlib warns of names that are too long for the layout, and draws them all the same.
+        warnings.filterwarnings("ignore", category=UserWarning)
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _font_families() -> list[str]:
-    """Fonts tried character by character; asking for one that is not installed would fill the log."""
+    """Returns the fonts to try for each character; a font that is not installed would fill the log with warnings."""
     installed = set(font_manager.get_font_names())
     return ["DejaVu Sans", *(family for family in _WIDE_FONTS if family in installed)]
 
 
 def _name_ticks(axes: Any, label_names: Sequence[str], *, points: float) -> None:
-    """Names both axes, which are about `points` long."""
+    """Names both axes, which have a length of about `points`."""
     families = _font_families()
     fonts = [font_manager.get_font(font_manager.findfont(family)) for family in families]
     shown = [_drawable_name(name, index, fonts) for index, name in enumerate(label_names)]
     ticks = list(range(0, len(shown), math.ceil(len(shown) / _MAX_TICKS)))
-    # parse_math: a dollar sign in a class name is a dollar sign.
+    # Without parse_math a dollar sign in a class name would start a formula.
     style = {"fontfamily": families, "fontsize": min(points / len(ticks) * 0.5, 10.0), "parse_math": False}
     axes.set_xticks(ticks, [shown[tick] for tick in ticks], rotation=90, **style)
     axes.set_yticks(ticks, [shown[tick] for tick in ticks], **style)
@@ -90,7 +91,7 @@ def _number_cells(axes: Any, counts: np.ndarray, shares: np.ndarray, *, points: 
 
 
 def _drawable_name(name: str, index: int, fonts: Sequence[FT2Font]) -> str:
-    name = " ".join(name.split())  # a line break would push the axis away
+    name = " ".join(name.split())  # a line break would move the axis
     if not name or any(not any(font.get_char_index(ord(character)) for font in fonts) for character in name):
         return f"#{index}"
     if len(name) <= _MAX_NAME:

@@ -1,8 +1,8 @@
-"""How good a language model is: loss, perplexity and bits per byte over the whole of a text.
+"""Metrics of a language model: loss, perplexity and bits per byte over a whole split.
 
-Every token of a split is a target once, with the tokens before it in its window as context, the end-of-text token of
-each document among them. Bits per byte divide by the bytes of the raw UTF-8 text, so that models with different
-vocabularies compare.
+Every token of a split is a target once, including the end-of-text token of each document. Its context is the tokens
+before it in its window. Bits per byte divide by the bytes of the raw UTF-8 text, so that models with different
+vocabularies are comparable.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class LanguageModel:
-    """Judges the next tokens of a split. `add` takes the rows of a batch, `result` gives the metrics of all so far.
+    """Evaluates next-token predictions. `add` takes the rows of a batch, `result` returns the metrics of all so far.
 
     Args:
         utf8_bytes: Bytes of the raw texts of the split, without separators.
@@ -25,13 +25,13 @@ class LanguageModel:
         self._correct = self._tokens = 0
 
     def add(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Adds windows.
+        """Adds the rows of windows.
 
         Args:
-            rows: `(N,)` each: `losses`, float, summed cross-entropy in nats of the targets of a window; `correct`, its
-                targets that were the likeliest token; `weights`, its targets.
+            rows: `(N,)` each: `losses`, float, the summed cross-entropy in nats of a window's targets; `correct`, the
+                number of targets that were the likeliest token; `weights`, the number of targets.
         """
-        # In float64: a float32 total of millions of tokens would lose the small ones.
+        # In float64, since a float32 total of millions of tokens would lose small losses.
         self._loss += float(np.sum(rows["losses"], dtype=np.float64))
         self._correct += int(np.sum(rows["correct"], dtype=np.int64))
         self._tokens += int(np.sum(rows["weights"], dtype=np.int64))
@@ -39,7 +39,7 @@ class LanguageModel:
     def result(self) -> dict[str, Any]:
         """Returns the metrics.
 
-        They are `loss` (nats a token), `perplexity` (e to the loss; None where that is no finite number),
+        They are `loss` (nats a token), `perplexity` (e to the loss; None if that is not finite),
         `bits_per_byte`, `accuracy` (share of targets that were the likeliest token), `tokens` (targets) and
         `utf8_bytes`.
         """

@@ -1,4 +1,4 @@
-"""report.json of a run folder: what was trained, on what, how fast, and how good it is. Written whole or not at all.
+"""report.json of a run folder: what was trained, how fast, and its metrics. It is written whole or not at all.
 
 Its top-level keys are `REPORT_KEYS`, always all of them:
 
@@ -6,16 +6,16 @@ Its top-level keys are `REPORT_KEYS`, always all of them:
     config_sha256         `config.sha256` of the resolved config
     weights_sha256        `models.weights.weights_sha256` of the weights of the last step
     steps                 optimizer steps
-    train_seconds         wall time of all lives of the run; null if unknown
+    train_seconds         wall time over all restarts of the run; null if unknown
     examples_per_second   of training, over the same time; null if unknown
-    tokens_per_second     the same, padding not counted
+    tokens_per_second     the same, without padding
     goodput               share of the time since the run's first start that went into training; null if unknown
-    peak_memory_bytes     largest resident set of the process that ended the training
+    peak_memory_bytes     largest resident set of the process that finished the training
     versions              `versions()`
     metrics               {"validation": {...}, "test": {...}}, as `classification_metrics` or `language_model_metrics`
-                          returns them, and the `step` whose weights were judged: those of the best checkpoint
+                          returns them, and the `step` of the evaluated weights: those of the best checkpoint
 
-A metric that is undefined is null in the file and `undefined` on the terminal.
+An undefined metric is null in the file and `undefined` on the terminal.
 """
 
 import importlib.metadata
@@ -49,9 +49,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 REPORT_KEYS = tuple(_TYPES)
 
-# TensorFlow is one module under several distribution names, by device.
+# The module tensorflow has several distribution names, by device.
 _TENSORFLOWS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu", "tf-nightly")
-_MAX_MATRIX = 12  # classes up to which the confusion matrix fits a terminal
+_MAX_MATRIX = 12  # the most classes whose confusion matrix fits a terminal
 
 
 def write_report(
@@ -75,9 +75,9 @@ def write_report(
         config_sha256: Hex digest of the resolved config.
         weights_sha256: Hex digest of the weights of the last step.
         steps: Optimizer steps of the run.
-        train_seconds: Seconds of training, over all lives of the run.
-        examples_per_second: Training examples a second.
-        tokens_per_second: Training tokens a second, without padding.
+        train_seconds: Seconds of training, over all restarts of the run.
+        examples_per_second: Training examples per second.
+        tokens_per_second: Training tokens per second, without padding.
         goodput: Share of the time since the run's first start that went into training steps that count.
         metrics: Split name to its metrics; finite numbers, None, and dicts and lists of those.
 
@@ -114,12 +114,12 @@ def read_report(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     report = storage.read_json(path)
     missing = [key for key in REPORT_KEYS if key not in report] if isinstance(report, dict) else list(REPORT_KEYS)
     if missing:
-        raise InputError(f"{path} is no report of this version: it lacks {', '.join(missing)}.")
+        raise InputError(f"{path} is not a report of this version: it lacks {', '.join(missing)}.")
     for key, types in _TYPES.items():
         if not isinstance(report[key], types):
-            raise InputError(f"{path} is broken: its {key!r} is {str(report[key])[:80]!r}.")
+            raise InputError(f"{path} is broken: {key!r} is {str(report[key])[:80]!r}.")
     if not all(isinstance(values, dict) for values in report["metrics"].values()):
-        raise InputError(f"{path} is broken: its 'metrics' must hold one object a split.")
+        raise InputError(f"{path} is broken: 'metrics' must hold one object per split.")
     return report
 
 
@@ -128,7 +128,7 @@ def update_metrics(workdir: str | os.PathLike[str], metrics: Mapping[str, Mappin
 
     Args:
         workdir: The run folder.
-        metrics: As for `write_report`, of every split, so that no report mixes two judgements.
+        metrics: As for `write_report`, of every split, so that no report mixes two evaluations.
 
     Raises:
         InputError: If the report is missing or broken; nothing is written then.
@@ -141,7 +141,7 @@ def update_metrics(workdir: str | os.PathLike[str], metrics: Mapping[str, Mappin
 
 
 def versions() -> dict[str, str | None]:
-    """Returns the versions a result depends on; None for what is not installed."""
+    """Returns the versions that a result depends on; None for packages that are not installed."""
     return {
         "python": platform.python_version(),
         "tensorflow": next(filter(None, map(_version, _TENSORFLOWS)), None),
@@ -155,7 +155,7 @@ def versions() -> dict[str, str | None]:
 
 
 def peak_memory_bytes() -> int:
-    """Returns the largest resident set this process has had, in bytes."""
+    """Returns the largest resident set of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
@@ -167,18 +167,18 @@ def print_report(
     console: Console | None = None,
     split: str = "test",
 ) -> None:
-    """Prints a report: metrics of the splits side by side, classes and confusions of one split, speed, place.
+    """Prints a report: metrics of the splits side by side, classes and confusions of one split, speed, path.
 
     Args:
         report: As `read_report` returns it.
-        workdir: The run folder, to say where the report lies.
+        workdir: The run folder, to print the report's path.
         console: Where to print; standard output by default.
         split: Whose classes are shown; the last one in the report if it has no such split.
     """
     console = console or Console()
     metrics = report["metrics"]
     if not metrics:
-        console.print("There is no metric: the data have neither a validation nor a test split.")
+        console.print("There are no metrics: the data have neither a validation nor a test split.")
     else:
         console.print(_metrics_table(metrics))
         split = split if split in metrics else list(metrics)[-1]
@@ -233,7 +233,8 @@ def _table(title: str, first: str, columns: Any) -> Table:
     table = Table(title=Text(title, style="bold"), title_justify="left")
     table.add_column(first, overflow="fold")
     for column in columns:
-        table.add_column(Text(column), justify="right", overflow="fold")  # Text: a class may be called [red]
+        # Text, since rich would take a class name such as [red] for markup.
+        table.add_column(Text(column), justify="right", overflow="fold")
     return table
 
 

@@ -14,7 +14,8 @@ MANIFEST_FILE = "manifest.json"
 def version_folders(path: str | os.PathLike[str]) -> dict[int, str]:
     """Returns the names of the folders of a model's versions by their numbers, ascending.
 
-    A server parses the number: `0001` is version 1. Of two folders of one number it serves one; here the last.
+    A server parses the number: `0001` is version 1. Of two folders with one number it
+    serves one; this function takes the last.
     """
     names = [name for name in storage.list_folder(path) if name.isdecimal() and name.isascii()]
     by_number = {int(name): name for name in sorted(names)}
@@ -22,7 +23,7 @@ def version_folders(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def latest_version(path: str | os.PathLike[str]) -> str:
-    """Returns the folder of one version: of `saved_models/NAME/3` itself, of `saved_models/NAME` the newest one.
+    """Returns the folder of one version: `saved_models/NAME/3` itself, or the newest one in `saved_models/NAME`.
 
     Raises:
         InputError: If there is no exported model.
@@ -58,17 +59,17 @@ def read_manifest(folder: str | os.PathLike[str], *, question: str = "") -> dict
         folder: What `latest_version` returned.
         question: The first input of a question that the model must take, such as `text`; empty: any.
     Raises:
-        InputError: If this program did not export it, or it is asked for something else.
+        InputError: If this program did not export it, or it does not take that input.
     """
     path = storage.join(folder, MANIFEST_FILE)
     manifest: dict[str, Any] = storage.read_json(path)
     for key in ("task", "ask"):
         if not isinstance(manifest, dict) or key not in manifest:
-            raise InputError(f"{path} lacks {key!r}; export the model anew.")
+            raise InputError(f"{path} lacks {key!r}; export the model again.")
     ask = manifest["ask"]
     if question and ask["inputs"][0] != question:
         raise InputError(
-            f"The model {os.fspath(folder)} is one of task {manifest['task']!r}, which takes no {question}; ask it by "
+            f"The model {os.fspath(folder)} is of task {manifest['task']!r}, which takes no {question}; ask it with "
             f"scripts/{ask['script']}.py."
         )
     return manifest

@@ -1,4 +1,4 @@
-"""The tasks: for each how it trains, exports and answers. The only place where a task is named.
+"""The tasks, each with how it trains, exports and answers. No other place names a task.
 
 To add a task: a folder here with a `spec` and a `door`, its entry in `TASKS`, a config, a test, a page in docs.
 """
@@ -32,7 +32,7 @@ def spec_of(config: ExperimentConfig) -> TaskSpec:
 
 
 def check_config(config: ExperimentConfig) -> None:
-    """Checks a whole config: what every task shares, and what fits its own. The one check of every command.
+    """Checks a whole config, for every task and for its own. Every command calls this check.
 
     Raises:
         InputError: One sentence that names the field, its value and what fits.

@@ -1,4 +1,4 @@
-"""What every task has: the functions by which it enters the commands, and checks that all share."""
+"""The functions by which a task enters the commands, and checks that all tasks share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,31 +22,31 @@ class TaskDoor:
     """The functions by which a task enters the commands."""
 
     build: Callable[[ExperimentConfig, PreparedDataset, Devices], Task]
-    """What the training loop needs."""
+    """Builds the `Task` for the training loop."""
     describe: Callable[[keras.Model], dict[str, Any]]
-    """The architecture of a model, ready for JSON."""
+    """Returns the architecture of a model, for JSON."""
     rebuild: Callable[..., keras.Model]
-    """`rebuild(description, dtype=...)`: the architecture again, with random weights."""
+    """`rebuild(description, dtype=...)`: builds the model again, with random weights."""
     servable: Callable[..., Servable]
-    """`servable(model, config, facts, prepared=...)`: a trained model, ready to be published; `prepared` is None where
-    the data are not at hand."""
+    """`servable(model, config, facts, prepared=...)`: a trained model, ready to be published; `prepared` is None if
+    the data are not available."""
     answerer: Callable[[keras.Model, ExperimentConfig, DataFacts], Answerer]
-    """Trained model -> what answers questions with it."""
+    """Trained model -> its answerer."""
     draw: Callable[[dict[str, Any], DataFacts], dict[str, np.ndarray]]
     """Metrics of an evaluation -> pictures by tag, `(H, W, 3)` uint8."""
     unit: str
-    """What a batch counts: `examples` or `windows`."""
+    """What a batch consists of: `examples` or `windows`."""
     rate: str
-    """Which speed people look at: `examples_per_second` or `tokens_per_second`."""
+    """The speed to show: `examples_per_second` or `tokens_per_second`."""
     data_warnings: Callable[[ExperimentConfig, PreparedDataset], list[str]] = lambda config, prepared: []
-    """What training with this config will refuse of data that are in order by themselves; prepare prints it."""
+    """Returns warnings of intact data that training with this config will refuse; prepare prints them."""
 
 
 def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> None:
-    """Refuses at once what would fail at the first step or evaluation.
+    """Refuses sizes that would fail at the first step or evaluation.
 
     Raises:
-        InputError: If a batch cannot be split over the replicas, or early stopping has nothing to look at.
+        InputError: If a batch cannot be split over the replicas, or early stopping has no evaluations.
     """
     sizes = {
         "training.global_batch_size": config.training.global_batch_size,
@@ -73,7 +73,7 @@ def check_sizes(config: ExperimentConfig, prepared: PreparedDataset, devices: De
 
 
 def check_tokenizer(config: ExperimentConfig, prepared: PreparedDataset) -> None:
-    """Refuses data whose token ids mean something else to the run that the weights start from.
+    """Refuses data whose token ids differ in meaning from those of the run that the weights start from.
 
     Raises:
         InputError: If `model.source` is a run with another tokenizer.
@@ -84,7 +84,7 @@ def check_tokenizer(config: ExperimentConfig, prepared: PreparedDataset) -> None
     if theirs and theirs != ours:
         raise InputError(
             f"model.source {config.model.source!r} was trained with another tokenizer than {prepared.folder} was "
-            "prepared with; leave tokenizer.source empty, prepare the data anew, and they have the same."
+            "prepared with; leave tokenizer.source empty and prepare the data again to use the same."
         )
 
 

@@ -1,7 +1,7 @@
-"""What is known of a task before TensorFlow is imported: its name, the config it reads, how it is asked.
+"""The facts of a task that need no TensorFlow: its name, the config it reads, how it is asked.
 
-Standard library only, and so are the modules `spec` of the tasks, so that the command line, the checks of a config, a
-sweep and a deployment know a task at once.
+Standard library only, as are the `spec` modules of the tasks, so that the command line, the checks of a config, a sweep
+and a deployment know a task at once.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ class AskSpec:
     """How a trained or exported model of a task is asked."""
 
     script: str
-    """Name of the script that asks it, without `.py`."""
+    """Name of the script that asks its models, without `.py`."""
     inputs: tuple[str, ...]
     """Fields of one question, in order, such as `("text", "text_b")`. Each is a flag of the script and a column of
     a file of questions; the column of `prompt` is called `text`."""
@@ -27,22 +27,22 @@ class AskSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task, as far as it is known without TensorFlow."""
+    """A task as known without TensorFlow."""
 
     name: str
     sections: tuple[str, ...]
-    """The top-level sections of the config that it reads. Others are not printed, and are refused when set."""
+    """The top-level sections of the config that it reads. Other sections are not printed, and are refused if set."""
     schema: Callable[[ExperimentConfig], Schema]
     """The columns of its prepared data."""
     check: Callable[[ExperimentConfig], None]
     """Refuses fields that do not fit the task; called by `tasks.check_config` after `checks.validate`."""
     metrics: Callable[[ExperimentConfig], Mapping[str, int]]
-    """Metrics that can name the best checkpoint -> 1 where more is better, else -1. The first is the default."""
+    """Metrics that can choose the best checkpoint -> 1 if more is better, else -1. The first is the default."""
     ask: AskSpec
     latency_seconds: float
-    """What a rendered deployment takes as an acceptable latency of one request."""
+    """The latency of a request above which a rendered deployment alerts."""
     timeout_seconds: float
-    """After that a rendered deployment gives a request up."""
+    """The time after which a rendered deployment gives up a request."""
     load: Callable[[], Any]
     """Returns the task's `TaskDoor`; imports TensorFlow."""
 
@@ -52,7 +52,7 @@ class TaskSpec:
         return tuple(name for name in self.ask.inputs if name in columns) or self.ask.inputs[:1]
 
     def manifest_facts(self) -> dict[str, Any]:
-        """Returns what the manifest of an exported model keeps: deployment and asking read it there. For JSON."""
+        """Returns the facts for the manifest of an export, where deployment and asking read them. For JSON."""
         return {
             "task": self.name,
             "ask": dataclasses.asdict(self.ask),

@@ -1,4 +1,4 @@
-"""How much worse a model with smaller weights is on data that it was not trained on."""
+"""The quality that smaller weights cost, on data that the model was not trained on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,17 +23,17 @@ def compare_weights(
     accumulator: Callable[[], Accumulator],
     metric: str,
 ) -> dict[str, Any]:
-    """Judges two models on the same rows of a split: up to 512 in batches from all over it.
+    """Evaluates two models on the same rows of a split: up to 512, in batches spread over it.
 
     Args:
         models: With float32 weights, and with smaller ones.
-        split: Where the rows are from.
-        logits_of: The logits, `(B, ..., C)` float32.
+        split: The split that the rows come from.
+        logits_of: Returns the logits, `(B, ..., C)` float32.
         observe: Logits and their batch -> what the accumulator needs of each row.
-        accumulator: Makes one that adds up what was observed, for each model.
-        metric: Which of its metrics.
+        accumulator: Makes an accumulator, for each model.
+        metric: The metric to return.
     Returns:
-        `rows`, `values` of the two models, and `logits_difference`, the largest.
+        `rows`, `values` of the two models, and the largest `logits_difference`.
     """
 
     @tf.function(reduce_retracing=True)

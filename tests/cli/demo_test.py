@@ -58,7 +58,7 @@ def test_the_choice_is_written_and_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "_trainings", lambda part: pytest.fail("it measured again"))
     demo.main(str(folder), is_full=False)
     assert (folder / "variant").read_text() == demo.BRIEF
-    assert "goes on" in capsys.readouterr().out
+    assert "resumes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("part", demo.PARTS, ids=lambda part: part.name)

@@ -299,7 +299,7 @@ def test_bytes_that_are_no_utf8_are_replaced_in_texts_and_refused_elsewhere(run,
     assert calls[0][1] == (name, {"text": ["caf\ufffd"]})
     assert calls[1][1] == (name, {"prompt": ["caf\ufffd"]})
     assert calls[1][2]["settings"]["stop"] == ("caf\ufffd",)
-    wanted = "no UTF-8 where \ufffd stands; write it in UTF-8.\n"
+    wanted = "not UTF-8 at \ufffd; write it in UTF-8.\n"
     for flags in (
         [f"--config={CONFIG}", f"--workdir={latin}"],
         [f"--config={CONFIG}", f"--config.data.licence={latin}"],
@@ -650,10 +650,10 @@ def test_generate_says_what_does_not_fit(run, calls, texts, arguments, sentence)
 
 def test_a_folder_without_a_config_is_no_run(run, calls, tmp_path):
     _run_folder(tmp_path)
-    wanted = (2, "", "error: runs/s11 is no run: it has no config.json. Did you mean 'runs/s1'?\n")
+    wanted = (2, "", "error: runs/s11 is not a run: it has no config.json. Did you mean 'runs/s1'?\n")
     assert run("evaluate", "--workdir=runs/s11") == wanted
     status, _, errors = run("evaluate", "--workdir=runs/s2", "--config.evaluation.batch_size=3")
-    assert (status, errors) == (2, "error: runs/s2 is no run: it has no config.json.\n")
+    assert (status, errors) == (2, "error: runs/s2 is not a run: it has no config.json.\n")
 
 
 def test_a_missing_source_is_told_before_anything_heavy(run, calls):
@@ -681,13 +681,13 @@ def test_a_missing_source_is_told_before_anything_heavy(run, calls):
         (
             OSError(28, "No space left on device"),
             1,
-            "error: Cannot write: No space left on device. Make room and run the same command again.\n",
+            "error: Cannot write: No space left on device. Free some space and run the same command again.\n",
         ),
         (ValueError("y" * 900), 1, f"error: ValueError: {'y' * 500} ... Run again with --debug to see where.\n"),
         (
             KeyboardInterrupt(),
             130,
-            "error: Interrupted. What was complete is kept; the same command may be run again.\n",
+            "error: Interrupted. Complete files are kept; the same command can be run again.\n",
         ),
     ],
 )

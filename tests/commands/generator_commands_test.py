@@ -278,7 +278,7 @@ def test_one_document_is_trained_on_with_samples_and_nothing_to_judge(trained, t
     commands.train(config, str(tmp_path / "run"))
     shown = capsys.readouterr()
     assert "sample 1 after step 20" in shown.err
-    assert "There is no metric: the data have neither a validation nor a test split." in shown.out
+    assert "There are no metrics: the data have neither a validation nor a test split." in shown.out
     assert read_report(tmp_path / "run")["metrics"] == {}
 
 

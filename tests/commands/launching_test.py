@@ -111,7 +111,7 @@ def test_a_signal_goes_to_all_and_none_is_hurried(number):
         (["--num_workers=0", "--", "x"], "--num_workers is 0; give the number of processes to start, at least 1"),
         (["--num_workers=two", "--", "x"], "a whole number such as 1000 fits here"),
         (["--num_workers=2"], "There is no command to run; it comes after --"),
-        (["--num_workers=2", "python", "x.py"], "comes after -- alone"),
+        (["--num_workers=2", "python", "x.py"], "after a separate --"),
         (["--num_workers=2", "--", "no-such-program"], "There is no program 'no-such-program'"),
     ],
 )

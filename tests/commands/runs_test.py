@@ -37,7 +37,7 @@ def test_a_precision_that_the_hardware_cannot_honour_is_refused_unless_asked_for
     on_hardware(monkeypatch, "bfloat16")
     stored = runs.resolve(config(), None, devices)
     on_hardware(monkeypatch, "float32")
-    with pytest.raises(InputError, match="began, but the hardware here has no bfloat16"):
+    with pytest.raises(InputError, match="began, but this hardware has no bfloat16"):
         runs.resolve(config(), stored, devices)
     assert runs.resolve(config(precision="bfloat16"), stored, devices).training.devices.precision == "bfloat16"
     with pytest.raises(InputError, match=r"training\.devices\.precision was 'bfloat16' and is 'float32'"):

@@ -44,11 +44,11 @@ def test_ranges_and_choices_are_read_by_the_type_of_their_field():
         ),
         (
             ["training.optimizer.learning_rate"],
-            "--search is 'training.optimizer.learning_rate'; it is a field and its values, such as",
+            "--search is 'training.optimizer.learning_rate'; give a field and its values, such as",
         ),
         (
             ["training.optimizer.learning_rate= "],
-            "--search is 'training.optimizer.learning_rate= '; it is a field and its values",
+            "--search is 'training.optimizer.learning_rate= '; give a field and its values",
         ),
         (
             ["training.learning_rte=1..2"],
@@ -57,9 +57,9 @@ def test_ranges_and_choices_are_read_by_the_type_of_their_field():
         (["training=1..2"], "'training' is a section of the config; set one of its fields, such as training.num_steps"),
         (
             ["training.recording.log_every=1..9"],
-            "--search names training.recording.log_every, which changes nothing that is learned;",
+            "--search names training.recording.log_every, which does not change the result of training;",
         ),
-        (["name=a|b"], "--search names name, which changes nothing that is learned;"),
+        (["name=a|b"], "--search names name, which does not change the result of training;"),
         (
             ["training.loss.class_weights=1|2"],
             "--search names training.loss.class_weights, which holds several values;",
@@ -72,11 +72,11 @@ def test_ranges_and_choices_are_read_by_the_type_of_their_field():
         (["training.optimizer.beta_1=0.9|0.9"], "--search names a value of training.optimizer.beta_1 twice: 0.9|0.9."),
         (
             ["training.schedule.name=a..b"],
-            "--search gives a range for training.schedule.name, which is no number; give choices",
+            "--search gives a range for training.schedule.name, which is not a number; give choices",
         ),
         (
             ["training.loss.balance_classes=0..1"],
-            "--search gives a range for training.loss.balance_classes, which is no number;",
+            "--search gives a range for training.loss.balance_classes, which is not a number;",
         ),
         (
             ["training.loss.balance_classes=yes|no"],
@@ -96,7 +96,7 @@ def test_ranges_and_choices_are_read_by_the_type_of_their_field():
         ),
         (
             ["training.optimizer.beta_1=log:0..1"],
-            "--search training.optimizer.beta_1=log:0..1 must begin above 0, since a logarithmic",
+            "--search training.optimizer.beta_1=log:0..1 must start above 0, since a logarithmic",
         ),
         (
             ["training.optimizer.beta_1=0..0.5", "training.optimizer.beta_1=0.6|0.7"],

@@ -149,13 +149,13 @@ def test_a_config_that_does_not_fit_stops_the_sweep(config, tmp_path):
 
 
 def test_an_unfinished_trial_stops_the_sweep_and_stays_open(config, tmp_path):
-    with pytest.raises(RunError, match="Trial 0 ended unfinished with status 143; the same command goes on with it"):
+    with pytest.raises(RunError, match="Trial 0 ended unfinished with status 143; the same command resumes it"):
         run(config, tmp_path / "sweep", Trainer({0: 143}), trials=1)
     assert len(run(config, tmp_path / "sweep", Trainer(), trials=1)) == 1
 
 
 def test_without_any_result_the_sweep_has_failed(config, tmp_path):
-    with pytest.raises(RunError, match=r"No trial of .* has a result. The last said: Step 3 gave a loss of nan\."):
+    with pytest.raises(RunError, match=r"No trial of .* has a result. The last error: Step 3 gave a loss of nan\."):
         run(config, tmp_path / "sweep", Trainer({0: 1, 1: 1}), trials=2)
 
 
@@ -183,7 +183,7 @@ def test_what_the_prepared_data_depend_on_is_not_searched(config, tmp_path):
     with pytest.raises(InputError, match=r"names data.text_column, on which the prepared data depend"):
         run(config, tmp_path / "sweep", Trainer(), trials=1, space=space)
     write_data(config, splits=("train", "test"))
-    with pytest.raises(InputError, match="have no validation split, and a sweep goes by the metric on it"):
+    with pytest.raises(InputError, match="have no validation split, and a sweep ranks trials by the metric on it"):
         run(config, tmp_path / "sweep", Trainer(), trials=1)
 
 

@@ -185,7 +185,7 @@ def test_a_model_whose_flops_are_not_known_trains_without_them(tmp_path, monkeyp
     with run.watcher as watcher:
         watcher.on_start(0)
         run.call(1, 1)
-    assert "without FLOPs utilisation: The shape of x is not known" in capsys.readouterr().err
+    assert "no FLOPs utilisation: The shape of x is not known" in capsys.readouterr().err
     assert "time/flops_utilisation" not in read_metrics(tmp_path)[0]
 
 

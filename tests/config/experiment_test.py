@@ -48,7 +48,10 @@ def test_the_configs_that_come_along_are_valid(name, request):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"name": "senti:v2"}, "name is 'senti:v2'; a name has letters, digits, '_', '-' and '.' only and begins"),
+        (
+            {"name": "senti:v2"},
+            "name is 'senti:v2'; a name has only letters, digits, '_', '-' and '.', and does not start",
+        ),
         (
             {"data.sources": ()},
             "data.sources is (); it must be at least one file, glob, folder, sample: or tfds: name.",
@@ -76,7 +79,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ),
         (
             {"training.optimizer.momentum": 0.5},
-            "training.optimizer.momentum is 0.5, which the optimizer 'adamw' does not read; leave it out, or take "
+            "training.optimizer.momentum is 0.5, which the optimizer 'adamw' does not read; leave it out, or use "
             "one that does: "
             "sgd, muon.",
         ),
@@ -107,7 +110,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ),
         (
             {"training.schedule.final_rate_share": 0.1, "training.schedule.name": "constant"},
-            "training.schedule.final_rate_share is 0.1, but the schedule 'constant' falls to no final rate;",
+            "training.schedule.final_rate_share is 0.1, but the schedule 'constant' has no final rate;",
         ),
         (
             {"training.schedule.final_rate_share": 1.5},
@@ -152,7 +155,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ({"tokenizer.vocabulary_size": 99}, "tokenizer.vocabulary_size is 99; it must be a number of at least 100."),
         ({"model.num_layers": 0}, "model.num_layers is 0; it must be a number of at least 1."),
         ({"model.num_heads": 0}, "model.num_heads is 0; it must be a number of at least 1."),
-        ({"model.num_heads": 7}, "model.hidden_dim is 384, which is no multiple of model.num_heads, 7."),
+        ({"model.num_heads": 7}, "model.hidden_dim is 384, which is not a multiple of model.num_heads, 7."),
         ({"model.dropout": 1.0}, "model.dropout is 1.0; it must be in [0, 1)."),
         ({"training.num_steps": 0}, "training.num_steps is 0; it must be a number of at least 1."),
         ({"training.global_batch_size": 0}, "training.global_batch_size is 0; it must be a number of at least 1."),
@@ -166,7 +169,7 @@ def test_the_configs_that_come_along_are_valid(name, request):
         ),
         (
             {"training.optimizer.epsilon": -1.0},
-            "training.optimizer.epsilon is -1.0; it must be above 0, or 0 would divide 0.",
+            "training.optimizer.epsilon is -1.0; it must be above 0, since 0 would divide 0.",
         ),
         (
             {"training.optimizer.clip_norm": -1.0},
@@ -435,7 +438,7 @@ def test_prepared_data_on_an_object_store_are_refused():
     config = ExperimentConfig(
         name="x", task="classify", data=DataConfig(sources=("a.csv",), prepared_dir="gs://bucket/prepared")
     )
-    with pytest.raises(InputError, match="they lie on a disk"):
+    with pytest.raises(InputError, match="they must be on a disk"):
         validate(config)
 
 

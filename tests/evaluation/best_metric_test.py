@@ -30,11 +30,11 @@ def test_best_metric_names_the_key_and_the_direction(directions, name, expected)
 @pytest.mark.parametrize(
     ("directions", "name", "words"),
     [
-        (CLASSIFICATION["single_label"], "acuracy", "no metric of this task. Did you mean 'accuracy'"),
+        (CLASSIFICATION["single_label"], "acuracy", "not a metric of this task. Did you mean 'accuracy'"),
         (CLASSIFICATION["single_label"], "-accuracy", "Did you mean 'accuracy'"),
         (CLASSIFICATION["regression"], "micro_f1", "Known: auto, loss, mae"),
         (LANGUAGE_MODEL, "perplexty", "Did you mean 'perplexity'"),
-        (LANGUAGE_MODEL, "-accuracy", "no metric of this task"),
+        (LANGUAGE_MODEL, "-accuracy", "not a metric of this task"),
     ],
 )
 def test_an_unknown_metric_gets_the_nearest_name(directions, name, words):

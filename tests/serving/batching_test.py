@@ -252,5 +252,5 @@ def test_a_batching_file_is_read_with_the_defaults_of_the_server():
         max_batch_size=4, num_batch_threads=3, allowed_batch_sizes=(1, 4), pad_variable_length_inputs=True
     )
     message = read_batching("max_batch_size { value: 4 } enable_large_batch_splitting { value: true }", name="x")
-    with pytest.raises(InputError, match="enable_large_batch_splitting is not done by this double"):
+    with pytest.raises(InputError, match="enable_large_batch_splitting is not supported by the protocol double"):
         batching_of(message, num_cpus=1)

@@ -234,7 +234,12 @@ def test_classify_gives_pairs_of_label_and_score(double):
         ),
         ("echo:predict", b'{"instances": [{"\\uDC80": "a"}]}', 400, "The surrogate pair in string is invalid"),
         ("echo:classify", b'{"examples": [{"\\\\\\ud83d!": "a"}]}', 400, "The surrogate pair in string is invalid"),
-        ("echo:predict", b'{"inputs":' + b"[" * 64 + b"]" * 64 + b"}", 400, "takes tensors of less than 64 dimensions"),
+        (
+            "echo:predict",
+            b'{"inputs":' + b"[" * 64 + b"]" * 64 + b"}",
+            400,
+            "takes tensors of fewer than 64 dimensions",
+        ),
         (
             "echo/versions/9223372036854775808:predict",
             {"inputs": []},
@@ -618,7 +623,7 @@ def test_a_config_that_the_server_refuses_is_one_sentence(base, tmp_path):
     with pytest.raises(RunError, match=r"Version 1 of bad cannot be loaded.*Could not find SavedModel"):
         Double(single_model("bad", os.fspath(tmp_path / "bad")))
     (tmp_path / "models.config").write_text("model_config_list { config { nam: 'x' } }")
-    with pytest.raises(InputError, match="is no ModelServerConfig of TensorFlow Serving"):
+    with pytest.raises(InputError, match="is not a ModelServerConfig of TensorFlow Serving"):
         read_config(os.fspath(tmp_path / "models.config"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -631,7 +636,7 @@ def test_a_config_that_the_server_refuses_is_one_sentence(base, tmp_path):
 
 @pytest.mark.parametrize("flag", ["--port=65536", "--rest_api_port=-1"])
 def test_a_port_that_is_none_is_one_sentence(flag):
-    with pytest.raises(InputError, match="a port is 1 to 65535, or 0 for none"):
+    with pytest.raises(InputError, match="a port is 1 to 65535, or 0 to switch it off"):
         _build(parse_flags(["--model_base_path=/nowhere", flag], description=""))
 
 

@@ -18,7 +18,7 @@ VALID = ExperimentConfig(name="x", task="classify", data=DataConfig(sources=("a.
     [
         (
             {"training.loss.z_loss": 1e-4, "data.problem_type": "multi_label"},
-            "training.loss.z_loss is about a softmax, which data.problem_type 'multi_label' has not; set it to 0.",
+            "training.loss.z_loss needs a softmax, which data.problem_type 'multi_label' lacks; set it to 0.",
         ),
         (
             {"adapter.enabled": True, "model.source": "sample:minilm", "adapter.kind": "prefix"},
@@ -76,7 +76,7 @@ VALID = ExperimentConfig(name="x", task="classify", data=DataConfig(sources=("a.
         ({"training.loss.class_weights": (0.0, 0.0)}, "training.loss.class_weights is (0.0, 0.0); weights are 0 or"),
         (
             {"evaluation.best_metric": "acuracy"},
-            "evaluation.best_metric is 'acuracy', which is no metric of this task.",
+            "evaluation.best_metric is 'acuracy', which is not a metric of this task.",
         ),
         (
             {"generation.temperature": 0.5},

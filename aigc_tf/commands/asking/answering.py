@@ -1,7 +1,7 @@
-"""Questions in, answers out, whatever answers: a live model, an exported one or a server.
+"""Asks any answerer questions: a live model, an export or a server.
 
-Questions are values of flags, rows of a file, or where texts are continued lines of standard input or a conversation.
-Answers are one JSON object a line, or where texts are continued and nothing asks for a file, text.
+Questions are values of flags or rows of a file; for continuations also lines of standard input, or a conversation.
+Answers are one JSON object per line; continuations without an output file are printed as text.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from aigc_tf.commands.asking.answers import (
 from aigc_tf.errors import InputError
 from aigc_tf.serving.local.answerer import Answer, Answerer, Question, Settings, check_fields
 
-with contextlib.suppress(ImportError):  # some builds of Python are without
+with contextlib.suppress(ImportError):  # some builds of Python lack it
     import readline  # noqa: F401  line editing and a history for `input`
 
 Stream = Callable[[str, Settings], Iterator[Any]]
@@ -39,17 +39,17 @@ def answer_questions(
     input_path: str = "",
     output_path: str = "",
 ) -> None:
-    """Has questions answered, and prints or writes the answers in their order.
+    """Asks questions, and prints or writes the answers in their order.
 
     Args:
-        answerer: Who answers.
-        given: By the name of an input, its value in each question.
+        answerer: The model to ask.
+        given: The values of each input in all questions, by its name.
         settings: Fields of GenerationConfig that differ from the model's own.
-        input_path: File of questions in the place of `given`.
+        input_path: File of questions, instead of `given`.
         output_path: JSONL file of the answers; empty: the terminal.
     Raises:
-        InputError: If the questions or settings are not what the model takes.
-        RunError: If an answer is no number, or cannot be written.
+        InputError: If the questions or settings do not fit the model.
+        RunError: If an answer has a number that is not finite, or cannot be written.
     """
     if settings and not answerer.takes_settings:
         raise InputError(f"{answerer.name} takes no --{next(iter(settings))}; leave it out.")
@@ -58,7 +58,7 @@ def answer_questions(
         _converse(answerer, continuing.stream, settings)
         return
     rows = _questions(answerer, given, input_path)
-    if continuing or not input_path:  # continuing takes them all at once; other files may be endless
+    if continuing or not input_path:  # continuations take all questions at once; other files may be endless
         rows = list(rows)
     total = len(rows) if isinstance(rows, list) else None
     if input_path or output_path or not continuing:
@@ -87,7 +87,7 @@ def _questions(answerer: Answerer, given: Mapping[str, Sequence[str]], input_pat
 def _write_rows(
     answerer: Answerer, rows: Iterable[Question], settings: Settings, *, output_path: str, total: int | None
 ) -> None:
-    """Writes one JSON object a line: the question's values, the first and others that are not empty, and the answer."""
+    """Writes one JSON object per line: the question's first value, its other non-empty values, and the answer."""
     started, num_rows = time.perf_counter(), 0
     with open_output(output_path) as write:
         answered: Iterable[tuple[Question, Answer]] = _answered(answerer, rows, settings)
@@ -108,13 +108,13 @@ def _write_rows(
 
 
 def _answered(answerer: Answerer, rows: Iterable[Question], settings: Settings) -> Iterator[tuple[Question, Answer]]:
-    """Yields questions and answers; after continuations says what did not fit, and how fast they came."""
+    """Yields questions and answers; after continuations prints what did not fit, and the speed."""
     asked, kept = itertools.tee(rows)
     continuing = answerer.continuing
     if continuing is None:
         yield from zip(kept, answerer.answer(asked, settings), strict=True)
         return
-    continuing.warm_up(settings)  # so that building graphs is no part of the speed
+    continuing.warm_up(settings)  # so that the speed does not include building graphs
     told, started = [], time.perf_counter()
     for question, answer in zip(kept, answerer.answer(asked, settings), strict=True):
         told.append({name: answer[name] for name in ("finish_reason", "prompt_cut")})
@@ -130,13 +130,13 @@ def _say_at_the_end(answerer: Answerer, told: Sequence[Answer], settings: Settin
 
 
 def _build_graphs(stream: Stream, settings: Settings) -> None:
-    """Has what is traced at the first call traced now."""
+    """Traces now what the first call would trace."""
     for _ in stream("", {**settings, "max_new_tokens": 8}):
         pass
 
 
 def _converse(answerer: Answerer, stream: Stream, settings: Settings) -> None:
-    """Continues what is typed until the end of the input. Ctrl-C ends a continuation."""
+    """Continues typed text until the end of the input. Ctrl-C ends a continuation."""
     _build_graphs(stream, settings)
     name, seed = answerer.inputs[0], settings.get("seed", answerer.continuing.seed if answerer.continuing else 0)
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -155,7 +155,7 @@ def _converse(answerer: Answerer, stream: Stream, settings: Settings) -> None:
 
 
 def _stream(answerer: Answerer, stream: Stream, question: Question, settings: Settings) -> None:
-    """Shows a prompt and its continuation as it comes."""
+    """Shows a prompt and its continuation while it is generated."""
     prompt = question[answerer.inputs[0]]
     print(prompt, end="", flush=True)
     started, last = time.perf_counter(), None

@@ -1,4 +1,4 @@
-"""Texts in and answers out: what is asked, and the terminal or file that answers go to, which is whole or not there."""
+"""Reads questions and writes answers, to the terminal or to a file that is complete or absent."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ def check_no_overwriting(input_path: str, output_path: str) -> None:
     """Checks that the answers do not replace the questions.
 
     Raises:
-        InputError: If they would.
+        InputError: If both are the same file.
     """
     if input_path and output_path and os.path.exists(output_path) and os.path.samefile(input_path, output_path):
         raise InputError(f"--output {output_path} is the file of the questions; give another name.")
@@ -35,11 +35,11 @@ def check_no_overwriting(input_path: str, output_path: str) -> None:
 def open_output(path: str) -> Iterator[Callable[[str], Any]]:
     """Yields the function that writes a line: to the terminal, or to a file that gets its name when it is complete.
 
-    Where the user interrupts, the lines so far stay in a file beside it, which is named. What is no plain file, such as
-    a pipe or /dev/null, is written to as it is.
+    If the user interrupts, the lines so far stay in a file beside it, which is named. A path that is not a plain file,
+    such as a pipe or /dev/null, is written to directly.
 
     Args:
-        path: Of the file; empty: the terminal. A link is followed.
+        path: Path of the file; empty: the terminal. A link is followed.
     Raises:
         InputError: If it cannot be opened.
         RunError: If it cannot be written.
@@ -51,7 +51,7 @@ def open_output(path: str) -> Iterator[Callable[[str], Any]]:
     is_plain = not os.path.exists(final) or stat.S_ISREG(os.stat(final).st_mode)
     written = f"{final}.partial-{uuid.uuid4().hex[:8]}" if is_plain else final
     with _refused(path, "--output {} cannot be written", InputError):
-        file = open(written, "w", encoding="utf-8")  # noqa: SIM115 - closed below, where that may fail
+        file = open(written, "w", encoding="utf-8")  # noqa: SIM115 - closed below, since closing may fail
 
     def write(line: str) -> None:
         with _refused(path, "Cannot write {}", RunError):
@@ -73,14 +73,14 @@ def open_output(path: str) -> Iterator[Callable[[str], Any]]:
         raise
     finally:
         if not is_kept:
-            with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
+            with contextlib.suppress(OSError):  # unwritten content cannot be flushed either
                 file.close()
             os.unlink(written)
 
 
 @contextlib.contextmanager
 def _refused(path: str, sentence: str, kind: type[Exception]) -> Iterator[None]:
-    """Says in one sentence that the operating system refuses to write; a reader that has enough is no refusal."""
+    """Turns a refused write into one sentence; a reader that stops reading is not an error."""
     try:
         yield
     except BrokenPipeError:
@@ -95,7 +95,7 @@ def count(number: int, what: str) -> str:
 
 
 def with_progress(rows: Iterable[_Row], *, total: int | None, what: str) -> Iterator[_Row]:
-    """Yields the rows, and shows on a terminal how many there were; with a total also the time left."""
+    """Yields the rows, and shows their number on a terminal; with a total also the time left."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield from rows
@@ -109,11 +109,11 @@ def read_questions(path: str, inputs: Sequence[str], columns: Sequence[str]) -> 
     """Reads questions: the lines of a plain text, or columns of a table with a header.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         inputs: Names of the values of a question.
         columns: The column of each.
     Raises:
-        InputError: If the file lacks a column, or is a plain text where a question has several values.
+        InputError: If the file lacks a column, or is plain text although a question has several values.
     """
     data = DataConfig(sources=(path,), max_bad_share=0.0)
     files = sources.find_sources(data)
@@ -128,7 +128,7 @@ def read_questions(path: str, inputs: Sequence[str], columns: Sequence[str]) -> 
 
 
 def piped_lines(name: str) -> list[str]:
-    """Returns the lines of standard input, values of the input `name`; a backslash and n in them is a line's end."""
+    """Returns the lines of standard input, values of the input `name`; a backslash and n become a line break."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     lines = [line.removesuffix("\n").replace("\\n", "\n") for line in sys.stdin or ()]
@@ -161,5 +161,5 @@ def print_speed(num_prompts: int, num_tokens: int, seconds: float) -> None:
 
 
 def print_continuation(prompt: str, text: str, *, is_single: bool) -> None:
-    """Shows a prompt with what follows it; a line stands between several."""
+    """Prints a prompt with its continuation; a line separates several."""
     print(f"{prompt}{text}" + ("" if is_single else f"\n{'-' * 20}"), flush=True)

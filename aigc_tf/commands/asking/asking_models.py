@@ -1,4 +1,4 @@
-"""Asks a model in this process: that of a run, or an exported one."""
+"""Asks a model in this process, from a run or an export."""
 
 import dataclasses
 import sys
@@ -26,16 +26,16 @@ def ask_model(
     output_path: str = "",
     checkpoint: str = "best",
 ) -> None:
-    """Has questions answered by a run or an exported model; see `answering.answer_questions`.
+    """Asks a run or an exported model; see `answering.answer_questions`.
 
     Args:
         model: Run folder, or folder of an exported model.
-        given: By the name of an input, its value in each question.
+        given: The values of each input in all questions, by its name.
         script: The script that the user runs.
-        settings: Fields of GenerationConfig that differ from those of the run or the export.
+        settings: Fields of GenerationConfig that differ from the run's or the export's.
         input_path: File of questions.
         output_path: JSONL file of the answers.
-        checkpoint: Of a run, one of `known_flags.CHECKPOINTS`.
+        checkpoint: For a run, one of `known_flags.CHECKPOINTS`.
     """
     settings = settings or {}
     check_no_overwriting(input_path, output_path)

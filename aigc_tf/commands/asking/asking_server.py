@@ -27,13 +27,13 @@ def ask(
     Args:
         server: Address, see `serving.clients.client.connect`.
         model: Its name on the server.
-        given: By the name of an input, its value in each question.
-        settings: Fields of GenerationConfig; those that are left out are the model's own, from its export. Without any
-            all prompts have one seed.
+        given: The values of each input in all questions, by its name.
+        settings: Fields of GenerationConfig; the others keep the values of the model's export. Without any, all prompts
+            have one seed.
         timeout: Seconds that a request may take.
         version: Version to ask; None, and no label: the newest that is loaded.
         label: Label to ask.
-        input_path: File of questions in the place of `given`.
+        input_path: File of questions, instead of `given`.
         output_path: JSONL file of the answers.
     """
     check_no_overwriting(input_path, output_path)

@@ -13,31 +13,31 @@ from aigc_tf.errors import InputError
 ENCODER_FILE = "encoder.json"
 
 VALUE, CODE, CODES = "value", "code", "codes"
-"""How an encoded cell is stored: a float32; an int32 code, whose meaning is known at the end; a set of codes."""
+"""How an encoded cell is stored: a float32; an int32 code, whose meaning follows at the end; a set of codes."""
 
 # Below it a number rounds to a finite float32. Not the largest float32: its shortest decimal is a little above it.
 _FLOAT32_END = 2.0**128 - 2.0**103
 
 
 class BrokenCellError(ValueError):
-    """A cell that cannot be encoded. Arguments: the reason, under which it is counted, and what the cell holds."""
+    """A cell that cannot be encoded. Arguments: the reason, under which it is counted, and the cell's content."""
 
 
 def parse_number(cell: str, what: str) -> float:
     """Returns a finite number that float32 can hold.
 
     Args:
-        cell: Its text.
-        what: What the cell should be, for the reason.
+        cell: The cell's text.
+        what: Name of the value, for the reason.
     Raises:
         BrokenCellError: If the cell is not such a number.
     """
     try:
         value = float(cell) if "_" not in cell else math.nan  # Python reads 1_000 as a number; few others do
     except ValueError:
-        raise BrokenCellError(f"{what} is no number", f"{cell[:80]!r}") from None
+        raise BrokenCellError(f"{what} is not a number", f"{cell[:80]!r}") from None
     if not abs(value) < _FLOAT32_END:
-        raise BrokenCellError(f"{what} is no finite number", f"{cell[:80]!r}")
+        raise BrokenCellError(f"{what} is not a finite number", f"{cell[:80]!r}")
     return value
 
 

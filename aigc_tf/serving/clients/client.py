@@ -1,4 +1,4 @@
-"""Asks a running TensorFlow Serving: what REST and gRPC share. Without TensorFlow; gRPC imports it when it is used.
+"""Clients of a running TensorFlow Serving: what REST and gRPC share. Only the gRPC client imports TensorFlow.
 
 with connect("http://localhost:8501", "bert_sentiment", label="stable") as client:
     client.predict({"text": ["Dull."]})  # {"label": ["negative"], "probabilities": [[0.93, 0.07]], ...}
@@ -29,7 +29,7 @@ _OURS |= {"PERMISSION_DENIED", "UNAUTHENTICATED", "ALREADY_EXISTS"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelAddress:
-    """Which model of which server is asked; without version and label the newest that is loaded."""
+    """The address of a model on a server. Without version and label it means the newest loaded version."""
 
     server: str
     """`http://host:8501`, `https://...` or `grpc://host:8500`."""
@@ -45,7 +45,7 @@ class ModelAddress:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What one function of a model takes and returns: by name the dtype, such as `string`, and the shape; -1: any."""
+    """Inputs and outputs of a function of a model: by name the dtype, such as `string`, and the shape; -1 means any."""
 
     inputs: Mapping[str, tuple[str, tuple[int, ...]]]
     outputs: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -53,29 +53,29 @@ class Signature:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VersionStatus:
-    """How far the server is with one version."""
+    """The state of one version on the server."""
 
     version: int
     state: str
     """START, LOADING, AVAILABLE, UNLOADING or END. Only AVAILABLE answers."""
     error: str
-    """Why it could not be loaded; empty where all is well."""
+    """Why it could not be loaded; empty without an error."""
 
 
 class Client(Protocol):
-    """What `connect` returns. Every call ends within the client's timeout, tries again where that may help, and raises
+    """What `connect` returns. Every call ends within the client's timeout, retries if that may help, and raises
 
-    - InputError where the request does not fit: an unknown model, version or label, wrong inputs,
-    - RunError where the server is not there, too slow, or fails.
+    - InputError if the request does not fit: an unknown model, version or label, wrong inputs,
+    - RunError if the server cannot be reached, is too slow, or fails.
     """
 
     address: ModelAddress
 
     def status(self) -> list[VersionStatus]:
-        """Returns the state of every version of the model; of one, if the address names one. Labels do not count."""
+        """Returns the states of all versions of the model, or of the version in the address. Labels do not count."""
 
     def signatures(self) -> dict[str, Signature]:
-        """Returns the functions of the model by name, asked once."""
+        """Returns the functions of the model by name, requested once."""
 
     def predict(self, inputs: Mapping[str, Sequence[Any]], *, signature: str = SERVING_DEFAULT) -> dict[str, list[Any]]:
         """Calls a function of the model.
@@ -84,12 +84,12 @@ class Client(Protocol):
             inputs: By name, one value for each row; texts as str, or bytes.
             signature: Name of the function.
         Returns:
-            The outputs by name, a list with one value for each row; texts as str, and as bytes those whose name ends
-            in `_bytes`.
+            The outputs by name, a list with one value for each row; texts as str, or as bytes if the output's name
+            ends in `_bytes`.
         """
 
     def classify(self, examples: Sequence[Mapping[str, str]], *, signature: str) -> list[list[tuple[str, float]]]:
-        """Returns for each example all classes with their scores, in the order of the model."""
+        """Returns, for each example, all classes with their scores, in the order of the model."""
 
     def close(self) -> None: ...
 
@@ -117,7 +117,7 @@ def connect(
         version: The version to ask.
         label: The label to ask, such as `stable`.
         timeout: Seconds that a call may take, all tries together.
-        notice: Gets one sentence when a call has to wait for the server.
+        notice: Receives one sentence when a call must wait for the server.
     Raises:
         InputError: If the address does not fit.
     """
@@ -133,7 +133,7 @@ def connect(
     if version is not None and version < 0:
         raise InputError(f"The version is {version}; versions count from 1.")
     if not timeout > 0:
-        raise InputError(f"The timeout is {timeout} s; it has to be above 0.")
+        raise InputError(f"The timeout is {timeout} s; it must be above 0.")
     address = ModelAddress(server=server.rstrip("/"), model=model, version=version, label=label)
     module = importlib.import_module(f"aigc_tf.serving.clients.{_MODULES[url['scheme']]}")  # gRPC's takes seconds
     client: Client = module.build_client(address, timeout=timeout, notice=notice or (lambda sentence: None))
@@ -141,16 +141,16 @@ def connect(
 
 
 class NotAvailable(Exception):
-    """One try failed in a way that may pass: nothing listens, the connection broke off, the server is full."""
+    """An attempt failed, but another may succeed: nothing listens, the connection broke, or the server is full."""
 
 
 def call_until_answered(
     attempt: Callable[[float], _Answer], *, address: ModelAddress, timeout: float, notice: Callable[[str], None]
 ) -> _Answer:
-    """Calls `attempt(deadline)`, a time of `time.monotonic`, again while it raises NotAvailable, with growing pauses.
+    """Retries `attempt(deadline)`, a time of `time.monotonic`, while it raises NotAvailable, with growing pauses.
 
     Raises:
-        RunError: If it is not available until the time is over.
+        RunError: If it stays unavailable until the time is over.
     """
     deadline = time.monotonic() + timeout
 
@@ -176,13 +176,13 @@ def call_until_answered(
 
 
 def refusal(code: str, message: str, address: ModelAddress, *, timeout: float) -> Exception:
-    """Returns the error for what a server answered, in one sentence and what to do.
+    """Returns the error for a server's refusal: one sentence, and what to do.
 
     Args:
-        code: Name of the status as gRPC has them.
-        message: What the server says.
-        address: What was asked.
-        timeout: What the call was given.
+        code: Name of the status, as in gRPC.
+        message: The server's message.
+        address: The model that was addressed.
+        timeout: Seconds that the call was allowed.
     """
     said = " ".join(message.split())
     said = said.rstrip(".") if len(said) <= 400 else f"{said[:400].rstrip()} ..."
@@ -209,7 +209,7 @@ def checked_signature(signatures: Mapping[str, Signature], name: str, address: M
     """Returns a signature by its name.
 
     Raises:
-        InputError: If the model has none of that name.
+        InputError: If the model has no such signature.
     """
     if name not in signatures:
         raise InputError(f"{address} has no signature {name!r}; it has {', '.join(sorted(signatures))}."[:1000])

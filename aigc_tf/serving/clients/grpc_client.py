@@ -35,7 +35,7 @@ from aigc_tf.serving.clients.client import (
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # 4 MiB by default, and the server sends up to 2 GiB
     ("grpc.max_send_message_length", -1),
-    # A server that comes back is found again by the next try, and not after up to 2 min.
+    # So the next retry finds a restarted server; gRPC's default pause grows up to 2 min.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -95,7 +95,7 @@ class GrpcClient:
         return {name: _to_list(name, tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
 
     def classify(self, examples: Sequence[Mapping[str, str]], *, signature: str) -> list[list[tuple[str, float]]]:
-        """Returns for each example all classes with their scores."""
+        """Returns, for each example, all classes with their scores."""
         request = classification_pb2.ClassificationRequest(model_spec=self._spec(signature))
         for example in examples:
             row = request.input.example_list.examples.add()
@@ -144,7 +144,7 @@ class GrpcClient:
         return call_until_answered(attempt, address=self.address, timeout=self._timeout, notice=self._notice)
 
     def _refused(self, error: Any) -> Exception:
-        """Returns what a status means."""
+        """Returns the error for a gRPC status."""
         code, said = error.code().name, error.details() or ""
         if "DNS resolution failed" in said or "errors resolving" in said:
             return InputError(
@@ -169,7 +169,7 @@ def _to_bytes(text: Any) -> Any:
 
 
 def _to_list(name: str, values: np.ndarray) -> list[Any]:
-    """Returns rows as Python has them; texts are UTF-8, but for those whose name says bytes."""
+    """Returns rows as Python values; texts are decoded as UTF-8, unless the output's name ends in `_bytes`."""
     if values.dtype != object or name.endswith("_bytes"):
         return list(values.tolist())
     return list(np.vectorize(lambda text: text.decode("utf-8", "replace"), otypes=[object])(values).tolist())

@@ -27,7 +27,7 @@ from aigc_tf.serving.clients.client import (
 )
 from aigc_tf.serving.stand_in.tensors import NUMPY_NAMES
 
-# Of a proxy between as well as of the server (http_server.cc).
+# Statuses of a proxy in between as well as of the server (http_server.cc).
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -50,7 +50,7 @@ def build_client(address: ModelAddress, *, timeout: float, notice: Callable[[str
 
 
 class RestClient:
-    """A `serving.clients.client.Client` over HTTP. Not for several threads at once: each takes its own."""
+    """A `serving.clients.client.Client` over HTTP. Threads must not share it: each needs its own."""
 
     def __init__(self, address: ModelAddress, *, timeout: float, notice: Callable[[str], None]):
         self.address = address
@@ -93,12 +93,12 @@ class RestClient:
         checked_rows(inputs, wanted, self.address)
         request = {"signature_name": signature, "inputs": {name: _to_json(values) for name, values in inputs.items()}}
         answer = self._call("POST", f"{self._chosen}:predict", request)
-        if len(wanted.outputs) == 1:  # the only output comes without its name
+        if len(wanted.outputs) == 1:  # the server leaves out the name of an only output
             return {name: _from_json(self._part(answer, "outputs", list)) for name in wanted.outputs}
         return {name: _from_json(values) for name, values in self._part(answer, "outputs", dict).items()}
 
     def classify(self, examples: Sequence[Mapping[str, str]], *, signature: str) -> list[list[tuple[str, float]]]:
-        """Returns for each example all classes with their scores."""
+        """Returns, for each example, all classes with their scores."""
         request = {"signature_name": signature, "examples": [_to_json(example) for example in examples]}
         rows = self._part(self._call("POST", f"{self._chosen}:classify", request), "results", list)
         return [[(label, float(score)) for label, score in row] for row in rows]
@@ -128,7 +128,7 @@ class RestClient:
         except ValueError as error:
             if status == requests.codes.ok:
                 raise RunError(
-                    f"{self.address.server} answered what is no JSON ({_shown(answer)}); is it the REST port of "
+                    f"{self.address.server} did not answer with JSON ({_shown(answer)}); is it the REST port of "
                     "TensorFlow Serving?"
                 ) from error
             parsed = None
@@ -140,6 +140,7 @@ class RestClient:
 
     def _attempt(self, method: str, url: str, body: bytes | None, deadline: float) -> tuple[int, bytes]:
         """Sends the request once and returns status and body of the answer."""
+        # Never 0, which `requests` refuses as a timeout.
         left = max(deadline - time.monotonic(), 0.001)
         headers = {"Content-Type": "application/json"}
         try:
@@ -158,8 +159,8 @@ class RestClient:
         return response.status_code, answer
 
     def _pieces(self, response: requests.Response, deadline: float) -> Iterator[bytes]:
-        """Yields the body as it comes; no wait for more of it goes past the deadline."""
-        # Not iter_content, which waits until it has as much as it was asked for.
+        """Yields the body as it comes; it does not wait for more beyond the deadline."""
+        # Not iter_content, which waits until it has the requested number of bytes.
         while piece := response.raw.read1(1 << 20, decode_content=True):
             yield piece
             left = deadline - time.monotonic()
@@ -170,7 +171,7 @@ class RestClient:
                 socket.settimeout(left)
 
     def _broken(self, error: Exception) -> Exception:
-        """Returns what a connection that failed means."""
+        """Returns the error for a failed connection."""
         causes = _causes(error)
         if any(isinstance(cause, urllib3.exceptions.NameResolutionError) for cause in causes):
             return InputError(
@@ -198,7 +199,7 @@ class RestClient:
 
 
 def _specs(tensors: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Returns dtype and shape of each tensor; int64 is a string in the JSON of protocol buffers."""
+    """Returns dtype and shape of each tensor; protobuf's JSON writes int64 as a string."""
     return {
         name: (
             _numpy_name(str(tensor["dtype"])),
@@ -214,7 +215,7 @@ def _numpy_name(dtype: str) -> str:
 
 
 def _to_json(value: Any) -> Any:
-    """Returns a value as TensorFlow Serving reads it: bytes in base64, no half of a surrogate pair."""
+    """Returns a value in TensorFlow Serving's JSON: bytes in base64; half a surrogate pair is replaced."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, bytes):
@@ -223,7 +224,7 @@ def _to_json(value: Any) -> Any:
         return {key: _to_json(one) for key, one in value.items()}
     if isinstance(value, Sequence):
         return [_to_json(one) for one in value]
-    return value.item() if hasattr(value, "item") else value  # a number of NumPy's
+    return value.item() if hasattr(value, "item") else value  # a NumPy number
 
 
 def _from_json(value: Any) -> Any:
@@ -235,7 +236,7 @@ def _from_json(value: Any) -> Any:
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """Returns an error and those inside it, which requests keeps in several places."""
+    """Returns an error and its causes, which `requests` keeps in several attributes."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -247,7 +248,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the operating system's word for a failure, else that of the innermost library."""
+    """Returns the operating system's message for a failure, else that of the innermost library."""
     causes = _causes(error)
     for cause in causes:
         if isinstance(cause, OSError) and cause.strerror:

@@ -1,4 +1,4 @@
-"""A model on a server as an answerer: what it takes and gives follows from its signatures."""
+"""A model on a server as an answerer: its signatures say what it takes and returns."""
 
 import itertools
 import re
@@ -14,10 +14,10 @@ from aigc_tf.serving.local.answerer import Answer, Answerer, Continuing, Questio
 from aigc_tf.serving.local.reading_outputs import answers_of, is_continuation
 
 _MAX_ROWS = 8
-"""Rows of one request: what a rendered deployment takes at most. A server that takes less says so."""
+"""Rows of one request: the most that a rendered deployment takes. A server with a lower limit reports it."""
 _TOO_MANY_ROWS = re.compile(r"larger than maximum input batch size (\d+)")
 _OWN_SETTING = -1
-"""Stands in a request for the setting that the model was exported with."""
+"""The value in a request that selects the setting the model was exported with."""
 _SETTINGS = frozenset(flatten(GenerationConfig()))
 
 _Row = TypeVar("_Row")
@@ -25,14 +25,14 @@ _Answered = TypeVar("_Answered")
 
 
 def served_answerer(client: Client) -> Answerer:
-    """Returns what has questions answered by a server. Where settings are given, question i draws by seed + i.
+    """Returns an answerer that asks a server. With settings, question i uses the seed `seed + i`.
 
     Raises:
         InputError: If the model has no default signature.
     """
     signature = client.signatures().get(SERVING_DEFAULT)
     if signature is None:
-        raise InputError(f"{client.address} takes nothing by default; ask what scripts/export.py has exported.")
+        raise InputError(f"{client.address} has no default signature; ask a model that scripts/export.py exported.")
     dtypes = {name: dtype for name, (dtype, _) in signature.inputs.items() if name not in _SETTINGS}
     takes_settings = len(dtypes) < len(signature.inputs)
     is_classifier = "probabilities" in signature.outputs and Api.CLASSIFY.value in client.signatures()
@@ -64,7 +64,7 @@ def served_answerer(client: Client) -> Answerer:
 
 
 def _label_names(client: Client) -> list[str]:
-    """The names of all labels are in no output of a text but in those of the Classify API."""
+    """Returns all label names. Only the Classify API gives them; the outputs for a text do not."""
     [classes] = client.classify([{"text": ""}], signature=Api.CLASSIFY.value)
     return [name for name, _ in classes]
 
@@ -88,7 +88,7 @@ def _settings_of_rows(
 def _inputs_of(client: Client, name: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     signatures = client.signatures()
     if name not in signatures:
-        raise InputError(f"{client.address} has no signature {name}, which --stop needs; export the model anew.")
+        raise InputError(f"{client.address} has no signature {name}, which --stop needs; export the model again.")
     return signatures[name].inputs
 
 
@@ -99,7 +99,7 @@ def _row_of_stops(stops: Sequence[str], *, places: int) -> list[str]:
 
 
 def _remarks(answers: Sequence[Answer], settings: Settings) -> list[str]:
-    """Says which prompts were too long; how long the model's context is, a server does not tell."""
+    """Returns remarks on prompts that were too long. A server does not tell the length of the model's context."""
     del settings
     said = []
     for answer in answers:
@@ -114,7 +114,7 @@ def _remarks(answers: Sequence[Answer], settings: Settings) -> list[str]:
 def in_requests(
     rows: Iterable[_Row], call: Callable[[Sequence[_Row]], list[_Answered]]
 ) -> Iterator[tuple[_Row, _Answered]]:
-    """Yields rows and their answers, some rows a request: as many as the server takes."""
+    """Yields rows and their answers, with as many rows per request as the server takes."""
     source, waiting, size = iter(rows), list[_Row](), _MAX_ROWS
     while waiting := waiting or list(itertools.islice(source, size)):
         try:

@@ -1,7 +1,7 @@
 """Renders what an operator needs to serve exported models: server, container, cluster and alert files, a README.
 
-All comes from the models' manifests and the templates in `deployment_templates/`, which lie there under the names they
-are rendered to. The rules for numbers (memory, latency) are the constants here; the rendered README tells them.
+All values come from the models' manifests. The templates in `deployment_templates/` have the names of the files that
+they become. The rules for numbers (memory, latency) are the constants here; the rendered README explains them.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from aigc_tf.serving.deployment.server_configs import read_batching
 from aigc_tf.serving.versions import MANIFEST_FILE, version_folders
 
 RELEASES = {"2.19": "2.19.1", "2.20": "2.20.0", "2.21": "2.21.0"}
-"""The server's release, which is the tag of its image, for each of `config.SERVERS`."""
+"""The server's release, also the tag of its image, for each of `config.SERVERS`."""
 
 _MODELS_FILE = "server/models.config"
-"""By which a folder is known as rendered."""
+"""The file that marks a folder as rendered."""
 _TEMPLATES = Path(__file__).parent / "deployment_templates"
 _READ_OF_MANIFEST = (
     *("task", "latency_seconds", "timeout_seconds", "target", "batch_sizes"),
@@ -38,7 +38,7 @@ _READ_OF_MANIFEST = (
 _MIB = 2**20
 _CPUS = 2
 _HARMLESS_STATUSES = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
-"""Statuses of requests that are no fault of the server's; NOT_FOUND has an alert of its own."""
+"""Statuses that are not the server's fault; NOT_FOUND has its own alert."""
 _POLL_SECONDS = 30
 _QUEUE_SECONDS = 0.2
 _SERVER_MIB, _VERSION_MIB, _FOLDER_FACTOR = 512, 256, 1.5
@@ -47,14 +47,14 @@ _SERVER_MIB, _VERSION_MIB, _FOLDER_FACTOR = 512, 256, 1.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of a model, and the label it is served under."""
+    """One version of a model, and its label on the server."""
 
     label: str
     number: int
     folder: str
-    """Its name; a server takes `0001` for version 1."""
+    """Its folder's name; a server takes `0001` for version 1."""
     num_bytes: int
-    """Of its folder."""
+    """Size of its folder."""
     manifest: Mapping[str, Any]
 
 
@@ -64,7 +64,7 @@ class Model:
 
     name: str
     source: str
-    """The folder of its versions, seen from the deployment folder."""
+    """The folder of its versions, relative to the deployment folder."""
     versions: tuple[Version, ...]
     """The stable one first; then the canary, if there is one."""
 
@@ -74,7 +74,7 @@ class Model:
 
     @property
     def latency_seconds(self) -> float:
-        """The alert's limit for the slowest of a hundred answers."""
+        """The alert's limit for the 99th percentile of the latency."""
         return max(version.manifest["latency_seconds"] for version in self.versions)
 
     @property
@@ -101,23 +101,23 @@ def render_deployment(
 
     Args:
         folders: Folders of exported models on a disk, such as saved_models/bert_sentiment.
-        output: Folder to write; the deployment is called by its last name.
-        stable: Versions behind the label stable: `3` or, of one of several models, `NAME:3`. Without: the newest.
-        canary: The same for the label canary. Without: there is no such label.
-        batching: File to take as server/batching.config, such as one that was measured; empty: rendered.
-        overwrite: Whether to replace the folder, if it is one that was rendered, or empty.
+        output: Folder to write; its last part names the deployment.
+        stable: Versions with the label stable: `3`, or `NAME:3` if there are several models. Empty: the newest.
+        canary: The same for the label canary. Empty: there is no such label.
+        batching: File to use as server/batching.config, such as a measured one; empty: it is rendered.
+        overwrite: Whether to replace the folder, if it is empty or was rendered.
     Returns:
         One line for the user.
     Raises:
-        InputError: If a model, a version or the batching file does not fit, or the folder is there already,
-            or holds something else.
+        InputError: If a model, a version or the batching file does not fit, or the folder exists already or holds
+            other files.
         RunError: If the folder cannot be written.
     """
     if storage.is_remote(output):
         raise InputError(f"--output {output} is on an object store; give a folder on a disk.")
     if os.path.basename(output.rstrip("/")) in ("", ".", ".."):
         raise InputError(
-            f"--output {output} gives the deployment no name; write the folder's name, as in deploy/reviews."
+            f"--output {output} gives the deployment no name; end it with a folder's name, as in deploy/reviews."
         )
     if overwrite:
         _check_rendered(output)
@@ -141,7 +141,7 @@ def render_deployment(
 
 
 def _check_rendered(output: str) -> None:
-    """Refuses to replace what is not a deployment: a mistyped --output would remove somebody's work."""
+    """Refuses to replace a folder that is not a deployment: a mistyped --output would remove other files."""
     if os.path.isdir(output) and os.listdir(output) and not os.path.isfile(os.path.join(output, _MODELS_FILE)):
         raise InputError(
             f"--output {output} holds other files than a deployment (no {_MODELS_FILE}), which --overwrite would "
@@ -150,17 +150,18 @@ def _check_rendered(output: str) -> None:
 
 
 def required_memory(versions: Sequence[Version], *, rows: int, batches: int = 1) -> int:
-    """Returns how many bytes of memory a server of these versions is given.
+    """Returns the memory, in bytes, that a server of these versions needs.
 
-    The server itself takes 512 MiB. A version takes 256 MiB for its graph and for activations, 1.5 times its folder for
-    weights, 4 bytes a parameter for each batch in work where it restores smaller weights, and, of a generator, keys and
-    values of the rows in work, twice, since a step copies them. The largest version counts twice: a new one is loaded
-    before the old one goes. Rounded up to 256 MiB. Measured is less: docs/render_deployment.md.
+    The server itself takes 512 MiB. A version takes 256 MiB for its graph and activations, and 1.5 times its folder for
+    its weights. If weights are stored smaller, each running batch adds 4 bytes per parameter to restore them. For a
+    generator, each running row adds its keys and values twice, since a step copies them. The largest version counts
+    twice, since a new version is loaded before the old one is unloaded. The sum is rounded up to 256 MiB. Measured
+    memory is lower: docs/render_deployment.md.
 
     Args:
-        versions: All that are served.
-        rows: Of all batches that run at the same time.
-        batches: As many as run at the same time.
+        versions: All served versions.
+        rows: Rows of all batches that run at the same time.
+        batches: Batches that run at the same time.
     """
 
     def of_one(version: Version) -> int:
@@ -178,7 +179,7 @@ def required_memory(versions: Sequence[Version], *, rows: int, batches: int = 1)
 
 
 def server_version(targets: Sequence[str]) -> str:
-    """Returns the server's release that takes exports for all of these targets: that of the newest.
+    """Returns the server's release that loads exports for all of these targets: that of the newest target.
 
     Raises:
         InputError: If there is no release for a target.
@@ -195,34 +196,34 @@ def server_flags(*, timeout_seconds: int) -> dict[str, str]:
         "--port=8500": "gRPC",
         "--rest_api_port=8501": "REST, and the metrics",
         "--model_config_file=/config/models.config": "several models, versions and labels",
-        f"--model_config_file_poll_wait_seconds={_POLL_SECONDS}": "labels move without a restart",
-        "--allow_version_labels_for_unavailable_models=true": "the first config may have labels, before anything "
-        "is loaded; a label in use moves to a loaded version only, all the same",
-        "--enable_batching=true": "requests that come together are computed together",
+        f"--model_config_file_poll_wait_seconds={_POLL_SECONDS}": "labels change without a restart",
+        "--allow_version_labels_for_unavailable_models=true": "the first config may have labels before anything is "
+        "loaded; a label in use still moves only to a loaded version",
+        "--enable_batching=true": "concurrent requests are computed together",
         "--batching_parameters_file=/config/batching.config": "how",
         "--monitoring_config_file=/config/monitoring.config": "metrics for Prometheus",
-        f"--rest_api_timeout_in_ms={timeout_seconds * 1000}": "how long REST waits for an answer, 30 s by default; "
-        "gRPC has the client's deadline",
-        "--num_load_threads=2": "while a version loads, the server goes on looking after the others",
+        f"--rest_api_timeout_in_ms={timeout_seconds * 1000}": "how long REST waits for an answer (default 30 s); "
+        "gRPC uses the client's deadline",
+        "--num_load_threads=2": "while a version loads, the server still serves the others",
         "--enable_grpc_healthcheck_service=true": "for the probes of Kubernetes",
-        "--grpc_channel_arguments=grpc.max_connection_age_ms=300000": "clients connect anew every 5 min, so that they "
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=300000": "clients reconnect every 5 min, so that they "
         "reach new pods",
-        "--enable_profiler=false": "it is on by default, for whoever reaches the gRPC port",
+        "--enable_profiler=false": "by default it is open to anyone who reaches the gRPC port",
     }
 
 
 def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, title: str) -> dict[str, Any]:
-    """Returns what the templates read."""
+    """Returns the values that the templates use."""
     versions = [version for model in models for version in model.versions]
     manifests = [version.manifest for version in versions]
     batch_sizes = sorted(set.intersection(*(set(manifest["batch_sizes"]) for manifest in manifests)))
     if not batch_sizes:
-        raise InputError("The models have no batch size in common (batch_sizes of their manifests); serve them apart.")
+        raise InputError("The models have no common batch size (batch_sizes of their manifests); serve each alone.")
     largest, threads = batch_sizes[-1], _CPUS
     if batching_text:
         batching = read_batching(batching_text, name=batching_name)
         largest, threads = batching.max_batch_size.value, batching.num_batch_threads.value or _CPUS
-    # How long REST waits for an answer, and a pod that ends for the answers it has begun.
+    # Both how long REST waits for an answer, and how long an ending pod finishes its requests.
     timeout = math.ceil(max(manifest["timeout_seconds"] for manifest in manifests))
     served = sorted(
         f"{model.name}/{version.number}/{version.manifest['identity']}"
@@ -240,7 +241,7 @@ def _values(models: Sequence[Model], batching_text: str, *, batching_name: str, 
         "title": title,
         "slug": slug(title),
         "models": models,
-        # A backslash once for the regular expression and once for the string around it.
+        # Escaped twice: once for the regular expression, once for the string around it.
         "models_pattern": "|".join(re.escape(model.name).replace("\\", "\\\\") for model in models),
         "batch_sizes": batch_sizes,
         "max_batch_size": largest,
@@ -258,11 +259,11 @@ def _render(values: Mapping[str, Any]) -> dict[str, str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
-        variable_start_string="${{",  # as in GitHub's workflows: {{ alone is Prometheus' own
+        variable_start_string="${{",  # as in GitHub's workflows, since {{ belongs to Prometheus
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # no HTML; a value goes through the filter of its file's language
+        autoescape=False,  # not HTML; each value passes the filter of its file's language
     )
     environment.filters |= {"quoted": quoted, "compose": compose_quoted, "shell": shlex.quote}
     names = [path.relative_to(_TEMPLATES).as_posix() for path in sorted(_TEMPLATES.rglob("*")) if path.is_file()]
@@ -270,17 +271,17 @@ def _render(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def quoted(text: str) -> str:
-    """Returns a text as JSON, which YAML, a Dockerfile's lists and protocol buffer text read too."""
+    """Returns a text as JSON, which is also valid in YAML, in a Dockerfile's lists and in protocol buffer text."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def compose_quoted(text: str) -> str:
-    """Returns a text for a Compose file, in which $ begins a variable."""
+    """Returns a text for a Compose file, where $ starts a variable."""
     return quoted(text.replace("$", "$$"))
 
 
 def slug(name: str) -> str:
-    """Returns a name that Kubernetes and Compose take: lower case letters, digits and hyphens, a letter first."""
+    """Returns a valid Kubernetes and Compose name: lower-case letters, digits and hyphens, a letter first."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     plain = plain if plain[:1].isalpha() else f"serving-{plain}"
     return plain[:40].strip("-")
@@ -296,21 +297,21 @@ def _read_text(path: str) -> str:
 def _chosen_versions(
     folders: Sequence[str], *, stable: Sequence[str], canary: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """Returns for each model the version numbers that the flags give, by label."""
+    """Returns, for each model, the version numbers of the flags by label."""
     names = [_name_of(folder) for folder in folders]
     if not names:
         raise InputError("--model is missing: a folder of an exported model such as saved_models/bert_sentiment.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise InputError(f"Two of the models are called {twice!r}, and a server knows them by name; give each once.")
+        raise InputError(f"Two of the models are called {twice!r}, and a server needs unique names; give each once.")
     chosen: dict[str, dict[str, int]] = {name: {} for name in names}
     for label, values in (("stable", stable), ("canary", canary)):
         for value in values:
             name, _, number = value.rpartition(":")
             if not (number.isascii() and number.isdecimal()):
-                raise InputError(f"--{label}={value}: a version such as 3 fits here, or NAME:3 with several models.")
+                raise InputError(f"--{label}={value}: give a version such as 3, or NAME:3 if there are several models.")
             if not name and len(names) > 1:
-                raise InputError(f"--{label}={value} does not say of which model; write --{label}={names[0]}:{number}.")
+                raise InputError(f"--{label}={value} does not name the model; write --{label}={names[0]}:{number}.")
             name = name or names[0]
             if name not in chosen:
                 raise InputError(f"--{label}={value}: there is no model {name!r} among {', '.join(names)}.")
@@ -339,13 +340,13 @@ def _check_place(folder: str, name: str) -> None:
         raise InputError(f"{folder} is on an object store; copy the model to a disk and render from there.")
     if not version_folders(folder):
         raise InputError(
-            f"{folder} holds no version of an exported model; give the folder above the numbers, such as "
+            f"{folder} holds no version of an exported model; give the folder above the version numbers, such as "
             "saved_models/bert_sentiment."
         )
     check_name(name, what="The model's name")
     path = os.path.abspath(folder)
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in path):
-        raise InputError(f"The path {path!r} has a character that no config file takes; rename the folder.")
+        raise InputError(f"The path {path!r} has a character that config files cannot hold; rename the folder.")
 
 
 def _read_versions(folder: str, name: str, chosen: Mapping[str, int]) -> tuple[Version, ...]:
@@ -358,7 +359,7 @@ def _read_versions(folder: str, name: str, chosen: Mapping[str, int]) -> tuple[V
         )
     for label, number in labels.items():
         if number not in folders:
-            raise InputError(f"--{label}: {folder} has no version {number}; there is {', '.join(map(str, folders))}.")
+            raise InputError(f"--{label}: {folder} has no version {number}; it has {', '.join(map(str, folders))}.")
     versions = tuple(_read_version(folder, label, number, folders[number]) for label, number in labels.items())
     tasks = {version.manifest["task"] for version in versions}
     if len(tasks) > 1:
@@ -373,6 +374,6 @@ def _read_version(base: str, label: str, number: int, folder: str) -> Version:
     manifest = storage.read_json(path / MANIFEST_FILE)
     for key in _READ_OF_MANIFEST:
         if not isinstance(manifest, dict) or key not in manifest:
-            raise InputError(f"{path / MANIFEST_FILE} lacks {key!r}; export the model anew.")
+            raise InputError(f"{path / MANIFEST_FILE} lacks {key!r}; export the model again.")
     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Version(label=label, number=number, folder=folder, num_bytes=num_bytes, manifest=manifest)

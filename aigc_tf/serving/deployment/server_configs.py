@@ -1,7 +1,7 @@
-"""The server's own config files, as protocol buffer text: read with every field known, so that a typo is told.
+"""The server's own config files, as protocol buffer text: parsed with all known fields, so that a typo is reported.
 
-tensorflow-serving-api brings the messages of models.config and not those of the other two files. These are small, so
-their descriptors are made here, with the field numbers of tensorflow_serving/servables/tensorflow/
+tensorflow-serving-api has the messages of models.config, but not those of the other two files. These are small, so
+their descriptors are built here, with the field numbers of tensorflow_serving/servables/tensorflow/
 session_bundle_config.proto and tensorflow_serving/config/monitoring_config.proto (2.20.0).
 """
 
@@ -48,15 +48,15 @@ _MESSAGES = _build_messages()
 
 
 def read_batching(text: str, *, name: str) -> Any:
-    """Reads a batching file as the server does, and checks what the server checks when it loads a model.
+    """Parses a batching file, with the checks that the server does when it loads a model.
 
     Args:
-        text: Of the file.
-        name: Of the file, for errors.
+        text: The file's content.
+        name: The file's name, for errors.
     Returns:
         A message with the fields of tensorflow.serving.BatchingParameters.
     Raises:
-        InputError: If it is none, or the server would refuse it.
+        InputError: If it is not a batching file, or the server would refuse it.
     """
     parameters = _parse(text, "BatchingParameters", name)
     sizes = list(parameters.allowed_batch_sizes)
@@ -64,28 +64,28 @@ def read_batching(text: str, *, name: str) -> Any:
     if not parameters.HasField("max_batch_size") or largest < 1:
         raise InputError(f"{name} has no max_batch_size of at least 1; write: max_batch_size {{ value: 8 }}")
     if any(size < 1 for size in sizes) or sizes != sorted(set(sizes)):
-        raise InputError(f"{name} has allowed_batch_sizes {sizes}; they have to grow from 1 or more.")
+        raise InputError(f"{name} has allowed_batch_sizes {sizes}; they must ascend and start at 1 or more.")
     if sizes and sizes[-1] != largest:
         raise InputError(
-            f"{name} has {sizes[-1]} as the last of allowed_batch_sizes and {largest} as max_batch_size; they have to "
+            f"{name} has {sizes[-1]} as the last of allowed_batch_sizes and {largest} as max_batch_size; they must "
             "be equal."
         )
     executed = parameters.max_execution_batch_size.value
     if parameters.enable_large_batch_splitting.value and sizes and executed != largest:
         raise InputError(
             f"{name} has max_execution_batch_size {executed}; with enable_large_batch_splitting and allowed sizes "
-            f"it has to be max_batch_size, {largest}."
+            f"it must be max_batch_size, {largest}."
         )
     if parameters.HasField("num_batch_threads") and parameters.num_batch_threads.value < 1:
-        raise InputError(f"{name} has num_batch_threads {parameters.num_batch_threads.value}; it has to be at least 1.")
+        raise InputError(f"{name} has num_batch_threads {parameters.num_batch_threads.value}; it must be at least 1.")
     return parameters
 
 
 def read_monitoring(text: str, *, name: str) -> Any:
-    """Reads a monitoring file as the server does: a message with the fields of tensorflow.serving.MonitoringConfig.
+    """Parses a monitoring file into a message with the fields of tensorflow.serving.MonitoringConfig.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is not a monitoring file.
     """
     return _parse(text, "MonitoringConfig", name)
 
@@ -94,4 +94,4 @@ def _parse(text: str, message: str, name: str) -> Any:
     try:
         return text_format.Parse(text, _MESSAGES[message]())
     except text_format.ParseError as error:
-        raise InputError(f"{name} is no {message} of TensorFlow Serving ({error}).") from error
+        raise InputError(f"{name} is not a {message} of TensorFlow Serving ({error}).") from error

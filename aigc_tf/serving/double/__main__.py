@@ -1,10 +1,10 @@
-r"""The protocol double: a fake of TensorFlow Serving's two protocols, to try clients with where there is no server.
+r"""The protocol double: a fake of TensorFlow Serving's two protocols, for trying clients without a server.
 
     python -m aigc_tf.serving.double --rest_api_port=8501 --model_name=bert_sentiment \
         --model_base_path="$PWD/saved_models/bert_sentiment"
 
-It is not TensorFlow Serving, and not for production: it answers this host only, and is made of Python. Flags have the
-server's names and meanings; docs/double.md lists them. It ends by Ctrl-C or SIGTERM.
+It is not TensorFlow Serving and not for production: it is written in Python and answers only this host. Its flags have
+the server's names and meanings; docs/double.md lists them. Ctrl-C or SIGTERM ends it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from aigc_tf.serving.double.server import HOST, Double
 
 
 def main() -> int:
-    """Serves until a signal comes and returns the exit status."""
+    """Serves until a signal arrives, and returns the exit status."""
     flags = parse_flags(sys.argv[1:], description=__doc__ or "")
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,7 +48,7 @@ def _build(flags: argparse.Namespace) -> Double:
         raise InputError("--model_base_path is missing: the absolute path of a folder such as saved_models/NAME.")
     for name in ("port", "rest_api_port"):
         if not 0 <= getattr(flags, name) < 2**16:
-            raise InputError(f"--{name} is {getattr(flags, name)}; a port is 1 to 65535, or 0 for none.")
+            raise InputError(f"--{name} is {getattr(flags, name)}; a port is 1 to 65535, or 0 to switch it off.")
     if not flags.port and not flags.rest_api_port:
         raise InputError("--port and --rest_api_port are both 0; set one of them.")
     if flags.model_config_file:

@@ -1,7 +1,7 @@
-"""Puts requests together as TensorFlow Serving does (batching_session.cc, shared_batch_scheduler.h).
+"""Batches requests as TensorFlow Serving does (batching_session.cc, shared_batch_scheduler.h).
 
-Requests of one signature wait in a queue; a thread takes a batch when it is full, or when its first request has waited
-long enough. All queues share the threads. Not done: splitting large requests.
+Requests of one signature wait in a queue; a thread takes a batch once it is full or its first request has waited
+long enough. All queues share the threads. It does not split large requests.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from aigc_tf.serving.stand_in.status import StatusError, invalid
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays, float], dict[str, np.ndarray]]
-"""Computes outputs from inputs, given the seconds it may take."""
+"""Computes outputs from inputs within the given seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ def batching_of(message: Any, *, num_cpus: int) -> Batching:
     """Returns the parameters of a `server_configs.read_batching` message.
 
     Raises:
-        InputError: If it asks for what is not done here.
+        InputError: If it needs something that the double does not do.
     """
     if message.enable_large_batch_splitting.value:
-        raise InputError("enable_large_batch_splitting is not done by this double of the server; leave it out.")
+        raise InputError("enable_large_batch_splitting is not supported by the protocol double; leave it out.")
     given = {
         name: getattr(message, name).value
         for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
@@ -76,20 +76,20 @@ class _Batch:
 class _Queue:
     run: Run
     batches: list[_Batch] = dataclasses.field(default_factory=lambda: [_Batch()])
-    """The last one takes more requests."""
+    """Only the last one still takes requests."""
 
 
 class Batcher:
-    """The queues of all signatures of all models, and the threads that work on them.
+    """The queues of all signatures of all models, and the threads that compute their batches.
 
     Args:
-        batching: How requests are put together.
+        batching: How requests are batched.
     """
 
     def __init__(self, batching: Batching):
         self.batching = batching
         self.batch_sizes: list[int] = []
-        """Rows of the batches that were computed, with those that only fill up; the last thousand."""
+        """Rows, padding included, of the last thousand batches that were computed."""
         self._queues: dict[Hashable, _Queue] = {}
         self._changed, self._is_closed = threading.Condition(), False
         for _ in range(batching.num_batch_threads):
@@ -99,12 +99,12 @@ class Batcher:
         """Waits for the outputs of some rows.
 
         Args:
-            key: Requests of one key go into one batch.
+            key: Only requests with the same key share a batch.
             inputs: Arrays of equally many rows.
             run: Computes a batch.
             timeout: Seconds from now.
         Raises:
-            StatusError: As the server's.
+            StatusError: As the server raises it.
         """
         task = _Task(inputs, _count_rows(inputs), time.monotonic() + timeout)
         with self._changed:
@@ -142,10 +142,10 @@ class Batcher:
         ready = [key for key, queue in self._queues.items() if self._is_ready(queue)]
         if not ready:
             return None, None
-        key = min(ready, key=lambda key: self._queues[key].batches[0].started)  # so that none waits for ever
+        key = min(ready, key=lambda key: self._queues[key].batches[0].started)  # so that no queue waits forever
         queue = self._queues[key]
         batch = queue.batches.pop(0)
-        if not queue.batches:  # gone with it is what it runs: a version that is unloaded is not held
+        if not queue.batches:  # removing it also releases the version, which may be unloaded
             del self._queues[key]
         return queue, batch
 
@@ -171,7 +171,7 @@ class Batcher:
             self.batch_sizes = [*self.batch_sizes[-999:], num_rows]
             outputs = queue.run(merged, left)
             _split(batch.tasks, outputs, num_rows)
-        except Exception as error:  # whatever it is: this thread works for all others too
+        except Exception as error:  # any error: this thread also computes all other requests
             if not isinstance(error, StatusError):
                 error = StatusError("INTERNAL", f"{type(error).__name__}: {error}")
             for task in batch.tasks:
@@ -200,12 +200,12 @@ class Batcher:
                     "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal "
                     "dimensions starting with the first dim.",
                 )
-            # What fills up is the first row of the last request.
+            # The padding repeats the first row of the last request.
             merged[name] = np.concatenate([*parts, *[parts[-1][:1]] * (num_rows - batch.size)])
         return merged, num_rows
 
     def close(self) -> None:
-        """Ends the threads when they have nothing left to do."""
+        """Ends the threads once their work is done."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -222,7 +222,7 @@ def _count_rows(inputs: Arrays) -> int:
 
 
 def _pad(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Fills arrays up to the largest sizes, each with its first element, as the server does (batching_util.cc)."""
+    """Pads arrays to the largest sizes, each with its first element, as the server does (batching_util.cc)."""
     if len({part.ndim for part in parts}) > 1:
         raise invalid("Tensors of several ranks cannot be padded to one shape.")
     sizes = np.max([part.shape for part in parts], axis=0)

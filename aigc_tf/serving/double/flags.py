@@ -1,11 +1,11 @@
-"""The flags of the protocol double: those of tensorflow_model_server that mean something here."""
+"""The flags of the protocol double: those of tensorflow_model_server that have an effect here."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-# Of the server's flags, those that change nothing that a client of the protocol double could see.
+# Flags of the server that change nothing a client of the protocol double could see.
 WITHOUT_EFFECT = (
     "enable_grpc_healthcheck_service",
     "enable_profiler",
@@ -22,7 +22,7 @@ WITHOUT_EFFECT = (
 
 
 def parse_flags(arguments: Sequence[str], *, description: str) -> argparse.Namespace:
-    """Reads the flags; those without effect are named on the error output."""
+    """Reads the flags; those without effect are named on standard error."""
     parser = argparse.ArgumentParser(
         prog="python -m aigc_tf.serving.double",
         description=description,
@@ -35,11 +35,11 @@ def parse_flags(arguments: Sequence[str], *, description: str) -> argparse.Names
     add("--rest_api_timeout_in_ms", type=int, default=30000, help="for a request of REST")
     add("--model_name", default="default", help="name of the one model")
     add("--model_base_path", default="", help="folder of the one model, absolute")
-    add("--model_config_file", default="", help="a ModelServerConfig, in the place of the two above")
+    add("--model_config_file", default="", help="a ModelServerConfig, instead of the two above")
     add("--model_config_file_poll_wait_seconds", type=float, default=0, help="time between reads; 0: once")
-    add("--file_system_poll_wait_seconds", type=float, default=1, help="time between looks for versions; 0: once")
+    add("--file_system_poll_wait_seconds", type=float, default=1, help="time between searches for versions; 0: once")
     add("--allow_version_labels_for_unavailable_models", **_BOOL, help="labels in the first config")
-    add("--enable_batching", **_BOOL, help="put requests together")
+    add("--enable_batching", **_BOOL, help="compute concurrent requests together")
     add("--enable_model_warmup", **{**_BOOL, "default": True}, help="replay a version's warm-up requests as it loads")
     add("--batching_parameters_file", default="", help="how")
     for name in WITHOUT_EFFECT:

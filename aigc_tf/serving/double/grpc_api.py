@@ -42,15 +42,15 @@ _FIELDS = {
     "uint8": ("int_val", types_pb2.DT_UINT8),
     "uint16": ("int_val", types_pb2.DT_UINT16),
 }
-"""The field of a TensorProto that holds the values of a NumPy type, and TensorFlow's number of it."""
+"""The field of a TensorProto that holds the values of a NumPy type, and TensorFlow's number for it."""
 
 
 def start_grpc_server(models: Models, address: str) -> tuple[grpc.Server, int]:
     """Serves models over gRPC.
 
     Args:
-        models: What is served.
-        address: `host:port`; port 0 takes a free one.
+        models: The served models.
+        address: `host:port`; port 0 means a free one.
     Returns:
         The server, started, and its port.
     """
@@ -64,7 +64,7 @@ def start_grpc_server(models: Models, address: str) -> tuple[grpc.Server, int]:
 
 
 def _answering(body: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """Makes a StatusError the status of the call."""
+    """Turns a StatusError into the status of the call."""
 
     def method(self: Any, request: Any, context: Any) -> Any:
         try:
@@ -158,7 +158,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     @_answering
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
-        """Goes over to another config."""
+        """Switches to another config."""
         self._models.reload(request.config)
         return model_management_pb2.ReloadConfigResponse()
 
@@ -192,9 +192,9 @@ def _to_array(name: str, tensor: Any) -> np.ndarray:
 def _fill_tensor(message: Any, value: np.ndarray, *, dtype: str) -> None:
     """Fills the field of the type, as the server does; TensorFlow's Python would fill `tensor_content`."""
     field, message.dtype = _FIELDS[value.dtype.name]
-    if value.dtype == np.float16:  # their bits, these and the next ones
+    if value.dtype == np.float16:  # the field holds bits, here and in the next branch
         value = value.view(np.uint16)
-    elif dtype == "bfloat16":  # float32 here
+    elif dtype == "bfloat16":  # arrays hold it as float32
         field, message.dtype, value = "half_val", types_pb2.DT_BFLOAT16, value.view(np.uint32) >> 16
     for size in value.shape:
         message.tensor_shape.dim.add(size=size)

@@ -1,6 +1,6 @@
-"""What both protocols of the server ask of a model: predict, classify, regress, its signatures and its state.
+"""The calls that both protocols make to a model: predict, classify, regress, its signatures and its state.
 
-Words and codes of errors are those of TensorFlow Serving (predict_util.cc, classifier.cc, regressor.cc).
+Messages and codes of errors are those of TensorFlow Serving (predict_util.cc, classifier.cc, regressor.cc).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from aigc_tf.serving.stand_in.tensors import NUMBERS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Outputs of a signature, and whose they are."""
+    """Outputs of a signature, and the model, version and signature that gave them."""
 
     version: LoadedVersion
     signature: str
@@ -37,7 +37,7 @@ def predict(
     """Runs any signature.
 
     Raises:
-        StatusError: As the server's.
+        StatusError: As the server raises it.
     """
     name = spec.signature or DEFAULT_SIGNATURE
     with models.using(spec) as version:
@@ -53,7 +53,7 @@ def classify(models: Models, spec: ModelSpec, examples: Sequence[bytes], *, time
     """Runs a signature from serialized tf.Examples to `classes` (B, C) strings and `scores` (B, C) float32, or one.
 
     Raises:
-        StatusError: As the server's.
+        StatusError: As the server raises it.
     """
     with models.using(spec) as version:
         return _classify(version, _signature_of(version, spec), examples, timeout)
@@ -87,7 +87,7 @@ def regress(models: Models, spec: ModelSpec, examples: Sequence[bytes], *, timeo
     """Runs a signature from serialized tf.Examples to `outputs`, (B,) or (B, 1) float32.
 
     Raises:
-        StatusError: As the server's.
+        StatusError: As the server raises it.
     """
     with models.using(spec) as version:
         return _regress(version, _signature_of(version, spec), examples, timeout)
@@ -176,10 +176,10 @@ def _fill_info(message: Any, info: Mapping[str, Any]) -> None:
 
 
 def describe_states(models: Models, spec: ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-    """Returns the states of all versions, or of the one that is asked for; a label does not count there.
+    """Returns the states of all versions, or of the requested one; labels are ignored.
 
     Raises:
-        StatusError: If there are none.
+        StatusError: If there are no such versions.
     """
     states = models.states(spec.name)
     if spec.version is not None:

@@ -1,7 +1,7 @@
-"""What REST says in JSON, by the rules and in the words of TensorFlow Serving (util/json_tensor.cc).
+"""The JSON of REST requests and replies, with the rules and messages of TensorFlow Serving (util/json_tensor.cc).
 
-Predict comes as rows (`instances`) or as columns (`inputs`), and is answered in the same form. The values are those of
-the server, the bytes are not: spaces, the order of keys and long values in errors differ.
+A predict request has rows (`instances`) or columns (`inputs`); the reply has the same form. The values are those of the
+server, but not the bytes: spaces, the order of keys and long values in errors differ.
 """
 
 import json
@@ -52,12 +52,12 @@ def parse(body: bytes) -> dict[str, Any]:
     """Returns the object of a request's body.
 
     Raises:
-        StatusError: If it is none.
+        StatusError: If it is not a JSON object.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        # What follows the document is not looked at. Bytes that are no UTF-8 become lone surrogates.
+        # Anything after the document is ignored. Bytes that are not UTF-8 become lone surrogates.
         text = body.decode("utf-8", "surrogateescape").lstrip()
         document, end = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
@@ -77,7 +77,7 @@ def signature_of(document: Mapping[str, Any]) -> str:
     """Returns the name of the signature, empty for the default one.
 
     Raises:
-        StatusError: If it is no string.
+        StatusError: If it is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
@@ -159,7 +159,7 @@ def _from_rows(rows: list[Any], dtypes: Mapping[str, int]) -> dict[str, np.ndarr
 
 
 def _is_object(value: Any) -> bool:
-    """Whether a value is an object and not the base64 of a string."""
+    """Whether a value is an object other than the base64 of a string."""
     return isinstance(value, dict) and not (list(value) == ["b64"] and isinstance(value["b64"], str))
 
 
@@ -184,7 +184,7 @@ def _array(tensors: list[Tensor]) -> np.ndarray:
     """Stacks tensors of one type and shape along a new first axis."""
     first = tensors[0]
     if len(first.shape) >= _MAX_DIMENSIONS:
-        raise invalid(f"This double takes tensors of less than {_MAX_DIMENSIONS} dimensions")
+        raise invalid(f"The protocol double takes tensors of fewer than {_MAX_DIMENSIONS} dimensions")
     if first.dtype == STRING:
         values = np.empty([len(tensors), *first.shape], object)
         values.ravel()[:] = [text for tensor in tensors for text in tensor.values]
@@ -198,13 +198,13 @@ def predictions(answer: Answer, document: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the reply to a predict request, in the form of the request.
 
     Raises:
-        StatusError: If the outputs cannot be written so.
+        StatusError: If the outputs cannot be written in that form.
     """
     outputs = answer.outputs
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
     infos = answer.version.signatures[answer.signature]["outputs"]
-    if "bfloat16" in (infos[name]["dtype"] for name in outputs):  # it is float32 here
+    if "bfloat16" in (infos[name]["dtype"] for name in outputs):  # arrays hold it as float32
         raise invalid("Failed to write JSON value for tensor type: bfloat16")
     lists = {name: _to_lists(name, value) for name, value in outputs.items()}
     if "instances" not in document:
@@ -242,7 +242,7 @@ def _map_values(value: np.ndarray, function: Any) -> Any:
 
 
 def shorten(number: float, dtype: str) -> float:
-    """Returns a float32's or float64's value with as many digits as the server writes: 6, or all where 6 do not do."""
+    """Returns a float with as many digits as the server writes: 6, or all if 6 do not identify the value."""
     if not np.isfinite(number):
         return number
     short = float(f"{number:.6g}")
@@ -255,7 +255,7 @@ def examples_of(document: Mapping[str, Any]) -> list[bytes]:
     """Returns the serialized tf.Examples of a classify or regress request.
 
     Raises:
-        StatusError: If it has none, or one that does not fit.
+        StatusError: If it has no examples, or one does not fit.
     """
     context = _example(document["context"]).SerializeToString() if "context" in document else b""
     if "examples" not in document:
@@ -302,7 +302,7 @@ def _feature_value(name: str, item: Any) -> tuple[str, Any]:
 
 
 def classifications(answer: Answer) -> dict[str, Any]:
-    """Returns the reply to a classify request: of each example, pairs of label and score."""
+    """Returns the reply to a classify request: pairs of label and score for each example."""
     columns = [_to_lists(name, answer.outputs[name]) for name in ("classes", "scores") if name in answer.outputs]
     if "classes" not in answer.outputs:
         columns.insert(0, [[""] * len(row) for row in columns[0]])

@@ -1,4 +1,4 @@
-"""The versions of a model that the protocol double has loaded, each in a stand-in, a process of its own."""
+"""The versions of a model that the protocol double has loaded, each in its own stand-in process."""
 
 import contextlib
 import threading
@@ -15,19 +15,19 @@ from aigc_tf.serving.stand_in.status import StatusError
 
 _RETRY_SECONDS = 1.0
 NO_TIMEOUT = 3600.0
-"""Seconds for a request that has no deadline."""
+"""Seconds that a request without a deadline may take."""
 
 
 class LoadedVersion:
-    """One version of a model: a stand-in for the server, which is started anew when it dies.
+    """One version of a model: a stand-in process, which is restarted when it dies.
 
     Args:
-        name: Of the model.
-        number: Of the version.
+        name: Name of the model.
+        number: Number of the version.
         folder: The SavedModel.
-        num_threads: Requests that run at once.
-        warm_up: Whether its warm-up requests are replayed when it is loaded.
-        batcher: Puts requests together; None to run each alone.
+        num_threads: Requests that run at the same time.
+        warm_up: Whether it replays its warm-up requests when it is loaded.
+        batcher: Batches requests; None to run each alone.
     Raises:
         RunError: If it cannot be loaded.
     """
@@ -47,27 +47,27 @@ class LoadedVersion:
 
     @property
     def state(self) -> str:
-        """As GetModelStatus names it."""
+        """The state's name in GetModelStatus."""
         return "AVAILABLE" if self._process else "LOADING"
 
     @property
     def pid(self) -> int | None:
-        """Of the process that has the model, None while it is started anew."""
+        """Id of the process that holds the model; None while it restarts."""
         process = self._process
         return process.pid if process else None
 
     def run(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], *, timeout: float = NO_TIMEOUT
     ) -> dict[str, np.ndarray]:
-        """Computes outputs of a signature, with other requests together where that is switched on.
+        """Computes outputs of a signature, batched with other requests if batching is on.
 
         Args:
             signature: One of the model's.
             inputs: By name; strings as arrays of bytes objects.
-            outputs: Names of the outputs wanted.
+            outputs: Names of the requested outputs.
             timeout: Seconds to wait for them.
         Raises:
-            StatusError: What TensorFlow says; UNAVAILABLE while the process is started anew.
+            StatusError: TensorFlow's error; UNAVAILABLE while the process restarts.
         """
         if self._batcher is None:
             return self._run_now(signature, inputs, outputs, timeout)
@@ -92,7 +92,7 @@ class LoadedVersion:
     ) -> dict[str, np.ndarray]:
         process = self._process
         if process is None:
-            raise StatusError("UNAVAILABLE", f"The process of {self.name} {self.number} is started anew.")
+            raise StatusError("UNAVAILABLE", f"The process of {self.name} {self.number} is restarting.")
         try:
             return process.call(signature, inputs, output_filter=outputs, timeout=timeout)
         except CallError as error:
@@ -121,7 +121,7 @@ class LoadedVersion:
             time.sleep(_RETRY_SECONDS)
 
     def close(self, *, wait: float = 0.0) -> None:
-        """Unloads it, after waiting as many seconds at most until nothing holds it."""
+        """Unloads it. It first waits up to `wait` seconds until nothing holds it."""
         with self._changed:
             self._changed.wait_for(lambda: not self._num_held, timeout=wait)
         with self._lock:

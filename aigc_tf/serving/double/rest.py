@@ -40,16 +40,16 @@ _HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "UNAUTHENTICATED": 401,
 }
-"""Of each canonical code; 500 for the others."""
+"""The HTTP status of each canonical code; 500 for the others."""
 
 
 class RestServer(ThreadingHTTPServer):
-    """Serves models over HTTP; a thread for each connection.
+    """Serves models over HTTP, with a thread for each connection.
 
     Args:
-        models: What is served.
-        address: Host and port; port 0 takes a free one.
-        timeout: Seconds for a request.
+        models: The served models.
+        address: Host and port; port 0 means a free one.
+        timeout: Seconds that a request may take.
     """
 
     daemon_threads = True
@@ -60,7 +60,7 @@ class RestServer(ThreadingHTTPServer):
         self.models, self.seconds = models, timeout
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keeps quiet about clients that go away; anything else is a fault of this program."""
+        """Ignores clients that disconnect; any other error is a bug of this program."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = re.sub(r"^https?://[^/]*|[?#].*", "", self.path)
         body = self._read_body()
         if body is None:
-            self.close_connection = True  # where the next request begins is not known
+            self.close_connection = True  # the start of the next request is unknown
             self._send(400, "text/html", b"<html><head><title>400 Bad Request</title></head></html>")
             return
         if not path.lower().startswith("/v1/"):
@@ -86,14 +86,14 @@ class _Handler(BaseHTTPRequestHandler):
             reply = answer(self.server.models, self.command, path, body, timeout=self.server.seconds)
         except StatusError as error:
             status, reply = _HTTP_STATUS.get(error.code, 500), {"error": error.message}
-        # Bytes that are no UTF-8 go out as they are, as the server lets them.
+        # Bytes that are not UTF-8 go out unchanged, as in the server.
         text = json.dumps(reply, ensure_ascii=False, indent=4)
         self._send(status, "application/json", text.encode("utf-8", "surrogateescape"))
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _respond
 
     def _read_body(self) -> bytes | None:
-        """Returns the body, None where its length is not said as HTTP says it, or is too large."""
+        """Returns the body; None if its length is not stated as HTTP requires, or too large."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             size = _parse_size(self.headers.get("Content-Length", "0"), r"\d+", 10)
             return None if size is None else self.rfile.read(size)
@@ -128,18 +128,18 @@ def _parse_size(text: str, pattern: str, base: int) -> int | None:
 
 
 def answer(models: Models, method: str, path: str, body: bytes, *, timeout: float) -> dict[str, Any]:
-    """Answers a request of HTTP.
+    """Answers an HTTP request.
 
     Args:
-        models: What is served.
+        models: The served models.
         method: GET or POST.
-        path: Of the URL, still quoted.
-        body: Of the request.
-        timeout: Seconds.
+        path: Path of the URL, still quoted.
+        body: Body of the request.
+        timeout: Seconds that it may take.
     Returns:
-        What becomes the JSON of the reply.
+        The content of the reply's JSON.
     Raises:
-        StatusError: As the server's.
+        StatusError: As the server raises it.
     """
     pattern = {"POST": _POST, "GET": _GET}.get(method)
     match = pattern.fullmatch(path) if pattern else None
@@ -187,7 +187,7 @@ def _describe(models: Models, spec: ModelSpec, asked: str) -> dict[str, Any]:
     response = inference.describe_signatures(models, spec)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
-    # The server prints the map inside as if it were the metadata itself: signature_def stands twice.
+    # The server prints the inner map as if it were the metadata itself, so signature_def occurs twice.
     return {"model_spec": _to_json(response.model_spec), "metadata": {"signature_def": _to_json(signatures)}}
 
 

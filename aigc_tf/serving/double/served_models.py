@@ -1,7 +1,7 @@
 """Which models and versions the protocol double serves, and under which labels.
 
-The config is the server's own message, tensorflow_serving.ModelServerConfig. Versions appear and go as the folder or
-the config says; a new one is loaded before an old one goes, as with the server's AvailabilityPreservingPolicy.
+The config is the server's own message, tensorflow_serving.ModelServerConfig. Versions appear and disappear with the
+folder or the config. As in the server's AvailabilityPreservingPolicy, a new one is loaded before an old one goes.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _UNLOAD_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Which signature of which model a request is for."""
+    """The model and signature that a request addresses."""
 
     name: str
     version: int | None = None
@@ -35,7 +35,7 @@ class ModelSpec:
 
 
 def single_model(name: str, base_path: str) -> Any:
-    """Returns the config of one model, of which the newest version is served."""
+    """Returns the config of one model, whose newest version is served."""
     config = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=base_path, model_platform="tensorflow")
     return config
@@ -45,7 +45,7 @@ def read_config(path: str) -> Any:
     """Reads the file of --model_config_file.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is not a ModelServerConfig.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -54,7 +54,7 @@ def read_config(path: str) -> Any:
         raise InputError(f"--model_config_file {path} cannot be read ({error}).") from error
     except text_format.ParseError as error:
         raise InputError(
-            f"--model_config_file {path} is no ModelServerConfig of TensorFlow Serving ({error})."
+            f"--model_config_file {path} is not a ModelServerConfig of TensorFlow Serving ({error})."
         ) from error
 
 
@@ -63,10 +63,10 @@ class Models:
 
     Args:
         config: A `ModelServerConfig`.
-        num_threads: Requests to a version that run at once.
-        warm_up: Whether a version's warm-up requests are replayed when it is loaded.
-        batcher: Puts requests together; None to run each alone.
-        allow_labels_early: Whether a label may name a version that is not loaded yet, if it is not in use.
+        num_threads: Requests to a version that run at the same time.
+        warm_up: Whether a version replays its warm-up requests when it is loaded.
+        batcher: Batches requests; None to run each alone.
+        allow_labels_early: Whether a label that is not in use may name a version that is not loaded yet.
     Raises:
         StatusError: If the server would refuse the config.
         InputError: If there is no version to load.
@@ -89,7 +89,8 @@ class Models:
         self._labels: dict[tuple[str, str], int] = {}
         self._config: Any = None
         self._is_closed = False
-        self._lock, self._choosing = threading.Lock(), threading.Lock()  # one change at a time; one choice at a time
+        # Two locks: a slow load holds the first, while requests still choose their version under the second.
+        self._lock, self._choosing = threading.Lock(), threading.Lock()
         try:
             self.reload(config)
             for (name, number), error in self._failed.items():
@@ -104,7 +105,7 @@ class Models:
             raise
 
     def reload(self, config: Any) -> None:
-        """Goes over to another config: loads what is new, moves labels, unloads what is left.
+        """Switches to another config: loads new versions, moves labels, unloads the rest.
 
         Raises:
             StatusError: If the server would refuse it; then nothing changes.
@@ -116,7 +117,7 @@ class Models:
         self.refresh()
 
     def refresh(self) -> None:
-        """Looks for versions that came or went."""
+        """Looks for new and removed versions."""
         with self._lock:
             if self._is_closed:
                 return
@@ -136,7 +137,7 @@ class Models:
             version.close(wait=_UNLOAD_SECONDS)
 
     def _kept(self, wanted: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Of each model of which no version that is wanted could be loaded: the newest of those before."""
+        """Returns, for each model whose wanted versions all failed to load, the newest version loaded before."""
         left = {name for name, _ in wanted} - {name for name, number in self._loaded if (name, number) in wanted}
         return set({name: (name, number) for name, number in sorted(self._loaded) if name in left}.values())
 
@@ -165,10 +166,10 @@ class Models:
         return labels
 
     def find(self, spec: ModelSpec) -> LoadedVersion:
-        """Returns the version that a request is for: by number, by label, or the newest.
+        """Returns the version that a request addresses: by number, by label, or the newest.
 
         Raises:
-            StatusError: If there is none, in the server's words.
+            StatusError: If there is none, with the server's message.
         """
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
@@ -187,10 +188,10 @@ class Models:
 
     @contextlib.contextmanager
     def using(self, spec: ModelSpec) -> Iterator[LoadedVersion]:
-        """Yields the version that a request is for, which is not unloaded before the block ends.
+        """Yields the version that a request addresses; it stays loaded until the block ends.
 
         Raises:
-            StatusError: If there is none.
+            StatusError: If there is no such version.
         """
         with self._choosing:
             version = self.find(spec)
@@ -207,7 +208,7 @@ class Models:
         return {number: state for (found, number), state in {**failed, **loaded}.items() if found == name}
 
     def close(self) -> None:
-        """Unloads all."""
+        """Unloads all versions."""
         with self._lock:
             self._is_closed = True
             loaded, self._loaded = self._loaded, {}
@@ -235,11 +236,11 @@ def _check(config: Any) -> None:
 
 
 def _wanted_versions(model: Any) -> dict[int, str]:
-    """Returns the folders of the versions that the policy asks for, by their numbers."""
+    """Returns the folders of the versions that the policy selects, by their numbers."""
     policy = model.model_version_policy
     try:
         found = version_folders(model.base_path)
-    except OSError:  # it may come, or be readable, later
+    except OSError:  # it may appear, or become readable, later
         found = {}
     if policy.HasField("all"):
         return found

@@ -1,7 +1,7 @@
-"""The protocol double: TensorFlow Serving's two protocols over real sockets, for trying and testing clients.
+"""The protocol double: TensorFlow Serving's two protocols over real sockets, for trying clients.
 
-It is not TensorFlow Serving, and not for production: it answers this host only, and is made of Python. Behind it stand
-processes that load models as the server does (`serving.stand_in`). What it leaves out, docs/double.md says.
+It is not TensorFlow Serving and not for production: it is written in Python and answers only this host. Behind it,
+processes load the models as the server does (`serving.stand_in`). docs/double.md lists what it leaves out.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ class Double:
 
     Args:
         config: A `ModelServerConfig`; `served_models.single_model` makes one.
-        rest_port: Port of REST; 0 takes a free one, None leaves it out.
+        rest_port: Port of REST; 0 means a free one, None switches REST off.
         grpc_port: Port of gRPC, likewise.
-        batching: Puts requests together; None to run each alone.
-        warm_up: Whether a version's warm-up requests are replayed when it is loaded.
-        rest_timeout: Seconds for a request of REST.
-        poll_seconds: Time between looks for new versions; 0 for none.
-        config_file: Read again every `config_poll_seconds`.
+        batching: Batches requests; None to run each alone.
+        warm_up: Whether a version replays its warm-up requests when it is loaded.
+        rest_timeout: Seconds that a REST request may take.
+        poll_seconds: Time between searches for new versions; 0 for none.
+        config_file: File of the config, read again every `config_poll_seconds`.
         config_poll_seconds: Time between reads; 0 for none.
         allow_labels_early: Whether a label may name a version that is not loaded yet.
     Raises:
@@ -90,7 +90,7 @@ class Double:
     def _start_grpc(self, stack: contextlib.ExitStack, port: int) -> int:
         try:
             server, port = start_grpc_server(self.models, f"{HOST}:{port}")
-        except RuntimeError as error:  # what grpc raises
+        except RuntimeError as error:  # gRPC raises this for a taken port
             raise RunError(f"Port {port} cannot be opened.") from error
         stack.callback(lambda: server.stop(grace=None).wait())
         return port
@@ -104,7 +104,7 @@ class Double:
             threading.Thread(target=work, daemon=True).start()
 
     def _reload(self, config_file: str) -> None:
-        # As with the server a file that is broken for a moment, or a label that comes too early, changes nothing.
+        # As in the server, a temporarily broken file or a label that comes too early changes nothing.
         with contextlib.suppress(StatusError, ValueError, RunError):
             self.models.reload(read_config(config_file))
 

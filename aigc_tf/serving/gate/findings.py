@@ -1,4 +1,4 @@
-"""What a check of a SavedModel finds, and how it is shown."""
+"""The findings of a check of a SavedModel, and how they are shown."""
 
 import dataclasses
 import textwrap
@@ -8,38 +8,38 @@ from typing import Any
 REFUSED = "refused"
 """The server cannot load or run it, or answers wrongly."""
 WARNED = "warned"
-"""It works, and an operator or a client should know."""
+"""It works, but an operator or a client should know of it."""
 _SHOWN_PLACES = 3
 _WIDTH = 119
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that a stock server refuses or does otherwise than its author may think."""
+    """One thing that a stock server refuses, or does differently than the author may expect."""
 
     grade: str
     """`REFUSED` or `WARNED`."""
     what: str
     where: tuple[str, ...]
-    """Every place, in words."""
+    """Every place, as text."""
     why: str
     """What the server does with it."""
     advice: str
     """What to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it for a manifest, of many places the first ones."""
+        """Returns it for a manifest, with only the first of many places."""
         return {**dataclasses.asdict(self), "where": list(shortened(self.where))}
 
 
 def shortened(places: Sequence[str]) -> Iterable[str]:
-    """Returns the first places and how many more there are."""
+    """Returns the first places and the number of others."""
     more = len(places) - _SHOWN_PLACES
     return places if more <= 0 else [*places[:_SHOWN_PLACES], f"and {more} more"]
 
 
 def refused(findings: Iterable[Finding]) -> list[Finding]:
-    """Returns those that keep a server from serving the model."""
+    """Returns the findings that prevent a server from serving the model."""
     return [finding for finding in findings if finding.grade == REFUSED]
 
 

@@ -1,4 +1,4 @@
-"""Files of a SavedModel's folder that a server would miss."""
+"""Checks the files of a SavedModel's folder."""
 
 import contextlib
 import os
@@ -18,28 +18,28 @@ _COPY_AGAIN = "Copy or export the folder again."
 
 
 def check_folder(folder: Path, graph: SavedGraph) -> Iterator[Finding]:
-    """Yields what is missing of the files of a SavedModel, or is not as it was written."""
-    yield from _broken(list(_missing_files(folder, graph)), "a file that the model needs is not there")
-    yield from _broken(list(_changed_files(folder)), f"a file is not the one that {MANIFEST_FILE} names")
+    """Yields findings on files of a SavedModel that are missing or differ from what was written."""
+    yield from _broken(list(_missing_files(folder, graph)), "a file that the model needs is missing")
+    yield from _broken(list(_changed_files(folder)), f"a file differs from the one that {MANIFEST_FILE} names")
     yield from _broken(list(_damaged_variables(folder)), "a file of variables is cut short or damaged")
 
 
 def check_layout(folder: str) -> Iterator[Finding]:
-    """Yields a finding where the name of a folder, local or `gs://`, is no version number."""
+    """Yields a finding if the name of a folder, local or `gs://`, is not a version number."""
     name = os.path.basename(os.path.abspath(folder))
     if not (name.isdecimal() and name.isascii()):
         yield Finding(
             grade=WARNED,
-            what=f"the folder's name {name!r} is no version number",
+            what=f"the folder's name {name!r} is not a version number",
             where=(folder,),
-            why="A server looks for folders with a number as their name in the model's folder, and sees no other.",
+            why="A server reads only folders of the model's folder whose name is a number.",
             advice=f"Move it to a folder with a number, such as {name}/1, and give the server {name} as base path.",
         )
 
 
 def _broken(where: list[str], what: str) -> Iterator[Finding]:
     if where:
-        why = "The server does not load the model, or loads what its author did not write."
+        why = "The server does not load the model, or loads other content than the author wrote."
         yield Finding(grade=REFUSED, what=what, where=tuple(where), why=why, advice=_COPY_AGAIN)
 
 
@@ -52,7 +52,7 @@ def _missing_files(folder: Path, graph: SavedGraph) -> Iterator[str]:
     if not (folder / _INDEX).is_file():
         yield _INDEX
         return
-    with contextlib.suppress(ValueError):  # told elsewhere
+    with contextlib.suppress(ValueError):  # `_damaged_variables` reports it
         yield from (name for name in _sizes(folder) if not (folder / name).is_file())
 
 
@@ -70,13 +70,13 @@ def _is_shorter(file: Path, size: int) -> bool:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Returns the least size of each file of variables by its name."""
+    """Returns the minimum size of each file of variables, by name."""
     sizes = read_file_sizes((folder / _INDEX).read_bytes())
     return {f"variables/variables.data-{n:05}-of-{len(sizes):05}": size for n, size in enumerate(sizes)}
 
 
 def _changed_files(folder: Path) -> Iterator[str]:
-    """Of a folder that this program exported: its manifest has the hashes."""
+    """Yields changed files of a folder that this program exported: its manifest has the hashes."""
     manifest = folder / MANIFEST_FILE
     files: Any = None
     if manifest.is_file():

@@ -1,4 +1,4 @@
-"""Ops of a graph that a stock server does not have, does not run, or runs to no good."""
+"""Checks for ops that a stock server lacks, does not run, or should not run."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from aigc_tf.serving.gate.server_ops import ServerOps
 _COMPILED = "_XlaMustCompile"
 _XLA = re.compile(r"_?Xla")
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction"})
-_REWRITTEN = frozenset({"AccumulateNV2"})  # without a kernel on any device: TensorFlow replaces it before it runs
+_REWRITTEN = frozenset({"AccumulateNV2"})  # it has no kernel on any device, but TensorFlow replaces it before it runs
 _TABLE_WRITE = re.compile(r"LookupTable(Insert|Import)(V2)?")
 _VARIABLE_WRITE = re.compile(
     r"Assign((Add|Sub)?VariableOp|Add|Sub)?|Scatter(Nd)?(Add|Sub|Mul|Div|Min|Max|Update)"
@@ -43,7 +43,7 @@ _ABSOLUTE_PATH = re.compile(rb"(/[^/\0\n]+){2,}/?|[A-Za-z]:\\[^\0\n]+|(gs|s3|hdf
 
 
 def check_ops(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]:
-    """Yields what is wrong with the ops of a graph on a server."""
+    """Yields the problems of a graph's ops on a server."""
     yield from _unknown(graph, server)
     yield from _newer_attributes(graph, server)
     yield from _compiled_functions(graph)
@@ -52,13 +52,13 @@ def check_ops(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]:
         lambda op: op in server.ops and bool(_XLA.match(op)),
         kind="XLA op",
         why='XLA is switched off in a stock server, which answers a request with "XLA compilation disabled".',
-        advice="Take an op of TensorFlow in its place. KerasNLP's generate() and keras.ops.slice_update use XLA ops.",
+        advice="Use an op of TensorFlow instead. KerasNLP's generate() and keras.ops.slice_update use XLA ops.",
     )
     yield from _ops_of(
         graph,
         lambda op: op in _PYTHON,
         kind="Python op",
-        why="It calls a Python function of the process that made it; a server has no Python.",
+        why="It calls a Python function of the process that built the graph; a server has no Python.",
         advice="Write the function in TensorFlow ops: no py_function, numpy_function or from_generator.",
     )
     yield from _no_kernel(graph, server)
@@ -68,7 +68,7 @@ def check_ops(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]:
 
 
 def _by_op(graph: SavedGraph, wanted: Callable[[str], bool]) -> dict[str, list[tuple[Place, Any]]]:
-    """Returns the nodes of the ops that are wanted, in the order of their names."""
+    """Returns the nodes of the wanted ops, in the order of the ops' names."""
     found: dict[str, list[tuple[Place, Any]]] = {}
     for place, node in graph.nodes:
         if wanted(node.op):
@@ -85,28 +85,30 @@ def _is_asked(found: list[tuple[Place, Any]]) -> bool:
 
 
 def _ops_of(graph: SavedGraph, wanted: Callable[[str], bool], *, kind: str, why: str, advice: str) -> Iterator[Finding]:
-    """Yields ops that fail where they are run: refused if a signature runs one."""
+    """Yields ops that fail when they run: refused if a signature runs one."""
     for op, found in _by_op(graph, wanted).items():
         grade = REFUSED if _is_asked(found) else WARNED
         yield Finding(grade=grade, what=f"{kind} {op}", where=_places(found), why=why, advice=advice)
 
 
 def _unknown(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]:
-    """One such op anywhere, also in a function that nothing calls, and the server does not load the model."""
+    """Yields unknown ops. One anywhere, even in an unused function, prevents the server from loading the model."""
     functions = {function.signature.name for _, function in graph.functions}
     known = server.ops.keys() | functions
     for op, found in _by_op(graph, lambda op: op not in known and op not in _PYTHON).items():
         if op in server.lacking:
             package = server.lacking[op]
-            why = f"This server links {package} {server.versions[package]}, which does not have it yet."
+            why = f"This server links {package} {server.versions[package]}, which does not contain it yet."
             advice = "Serve it with a newer TensorFlow Serving, or export it without this op"
-            advice += ": KerasNLP's preprocessor packs its tokens with it." if "RoundRobin" in op else "."
+            advice += ": KerasNLP's preprocessor combines its tokens with it." if "RoundRobin" in op else "."
         else:
             linked = ", ".join(f"{package} {version}" for package, version in server.versions.items())
             why = f"It is in none of the packages that this server links ({linked})."
             advice = "Export it without this op, or build a TensorFlow Serving that links its library."
         why += f" Loading fails: Op type not registered '{op}'."
-        yield Finding(grade=REFUSED, what=f"op {op} is not there", where=_places(found), why=why, advice=advice)
+        yield Finding(
+            grade=REFUSED, what=f"op {op} is unknown to this server", where=_places(found), why=why, advice=advice
+        )
 
 
 def _newer_attributes(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]:
@@ -124,9 +126,9 @@ def _newer_attributes(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]
     for what, places in sorted(found.items()):
         yield Finding(
             grade=REFUSED if _is_asked(places) else WARNED,
-            what=f"{what} is not there",
+            what=f"{what} is unknown to this server",
             where=_places(places),
-            why=f"This server's TensorFlow is {version}, which does not know it, and fails where the node is run.",
+            why=f"This server's TensorFlow is {version}, which does not know it and fails when the node runs.",
             advice="Export it with that version of TensorFlow, or serve it with a newer TensorFlow Serving.",
         )
 
@@ -153,8 +155,8 @@ def _no_kernel(graph: SavedGraph, server: ServerOps) -> Iterator[Finding]:
                 grade=WARNED,
                 what=f"op {op} does not run on a CPU",
                 where=_places(found),
-                why="TensorFlow has no CPU kernel of it, so a server without the right device cannot answer.",
-                advice="Export from a machine without GPU or TPU, or serve it on the device that it was made for.",
+                why="TensorFlow has no CPU kernel for it, so a server without the right device cannot answer.",
+                advice="Export from a machine without GPU or TPU, or serve it on the device that it was built for.",
             )
 
 
@@ -176,8 +178,8 @@ def _state(graph: SavedGraph) -> Iterator[Finding]:
                 grade=WARNED,
                 what=f"requests change a variable ({op})",
                 where=_places([one for one in found if one[0].signatures]),
-                why="An answer then depends on the requests before it, and a restarted server answers otherwise.",
-                advice="Call the model with training=False, and take the seed of what is drawn as an input.",
+                why="An answer then depends on the requests before it, and a restarted server answers differently.",
+                advice="Call the model with training=False, and take the seed of random draws as an input.",
             )
 
 
@@ -186,8 +188,8 @@ def _random(graph: SavedGraph) -> Iterator[Finding]:
         asked = [one for one in found if one[0].signatures]
         if asked:
             fixed = any(name in node.attr and node.attr[name].i for _, node in asked for name in ("seed", "seed2"))
-            seeded = "Its seed is in the graph: the answers after each start of the server are the same ones."
-            unseeded = "It draws from the server's own state: no answer can be asked for again."
+            seeded = "Its seed is in the graph: the server repeats the same draws after each start."
+            unseeded = "It draws from the server's own state: no answer can be reproduced."
             yield Finding(
                 grade=WARNED,
                 what=f"random op {op}",
@@ -222,7 +224,7 @@ def _files(graph: SavedGraph) -> Iterator[Finding]:
             grade=REFUSED,
             what=f"the file {path!r} is opened by its path",
             where=_places(found),
-            why="It is a file of the machine that exported the model; the server has no such file, or another one.",
+            why="The file belongs to the machine that exported the model; the server has none or another one.",
             advice="Make it an asset, which travels with the model: tf.saved_model.Asset, held by the saved module.",
         )
     if asked:
@@ -231,7 +233,7 @@ def _files(graph: SavedGraph) -> Iterator[Finding]:
             what="requests open files of the server",
             where=_places(asked),
             why="A client may be able to read or write what it should not.",
-            advice="Read files on the client and send what is in them, unless the paths are those of assets.",
+            advice="Read files on the client and send their content, unless the paths are those of assets.",
         )
     yield from _paths(graph, constants, used)
 
@@ -250,7 +252,7 @@ def _paths(graph: SavedGraph, constants: dict[tuple[str, str], bytes], used: set
 
 
 def _text_constant(node: Any) -> bytes | None:
-    """Returns the text of a Const that is one string, or of several the first; None for any other node."""
+    """Returns the first string of a Const of strings; None for any other node."""
     if node.op != "Const" or node.attr["dtype"].type != types_pb2.DT_STRING:
         return None
     tensor = node.attr["value"].tensor
@@ -258,6 +260,6 @@ def _text_constant(node: Any) -> bytes | None:
 
 
 def graph_ops(graph: SavedGraph) -> list[str]:
-    """Returns the sorted names of all ops, those of functions included, without calls of functions by their names."""
+    """Returns the sorted names of all ops, including those inside functions, without calls of functions by name."""
     functions = {function.signature.name for _, function in graph.functions}
     return sorted({node.op for _, node in graph.nodes} - functions)

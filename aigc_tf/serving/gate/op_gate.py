@@ -1,6 +1,6 @@
-"""Whether a stock TensorFlow Serving of some version serves a SavedModel: every check there is, on one folder.
+"""The op gate: whether a stock TensorFlow Serving of some version serves a SavedModel, by all checks.
 
-It reads files and runs nothing, so it also looks at models of other programs, in less than a second.
+It reads files and runs nothing, so it also checks models of other programs, in less than a second.
 """
 
 import os
@@ -23,13 +23,13 @@ def graph_ops(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def find_problems(folder: str | os.PathLike[str], *, target: str) -> list[Finding]:
-    """Returns what a stock server would refuse, or do otherwise than one may think.
+    """Returns what a stock server would refuse, or do differently than expected.
 
     Args:
         folder: A SavedModel.
         target: Version of TensorFlow Serving, one of config.SERVERS.
     Raises:
-        InputError: If there is no table of that server.
+        InputError: If there is no table of ops for that server.
         RunError: If the SavedModel cannot be read.
     """
     graph, server = read_graph(folder), load_server_ops(target)
@@ -42,10 +42,10 @@ def find_problems(folder: str | os.PathLike[str], *, target: str) -> list[Findin
 
 
 def check_servable(folder: str | os.PathLike[str], *, target: str) -> list[Finding]:
-    """Returns what `find_problems` warns of.
+    """Returns the warnings of `find_problems`.
 
     Raises:
-        RunError: If the server would refuse the model: every reason, with what to do.
+        RunError: If the server would refuse the model; the message has every reason and what to do.
     """
     findings = find_problems(folder, target=target)
     if reasons := refused(findings):
@@ -55,10 +55,10 @@ def check_servable(folder: str | os.PathLike[str], *, target: str) -> list[Findi
 
 
 def report(path: str | os.PathLike[str], *, target: str) -> None:
-    """Prints what `find_problems` finds.
+    """Prints the findings of `find_problems`.
 
     Args:
-        path: A SavedModel, or a folder of numbered versions, of which the newest is looked at.
+        path: A SavedModel, or a folder of numbered versions, of which the newest is checked.
         target: Version of TensorFlow Serving.
     Raises:
         InputError: If there is no SavedModel.
@@ -87,7 +87,7 @@ def _versions(graph: SavedGraph, server: ServerOps) -> list[Finding]:
                 grade=REFUSED,
                 what=f"a graph for readers of GraphDef version {needed} or newer",
                 where=("saved_model.pb, versions of the graph",),
-                why=f"This server's TensorFlow {version} reads version {have} and refuses to load it.",
+                why=f"This server's TensorFlow {version} reads up to version {have} and refuses to load it.",
                 advice="Serve it with a newer TensorFlow Serving, or export it with an older TensorFlow.",
             )
         )

@@ -1,4 +1,4 @@
-"""The graph of a SavedModel and what each signature runs of it, read from its file without running anything."""
+"""The graph of a SavedModel and which part of it each signature runs, read without running it."""
 
 import collections
 import dataclasses
@@ -16,10 +16,10 @@ INIT_OP = "__saved_model_init_op"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a node stands."""
+    """The place of a node."""
 
     signatures: tuple[str, ...]
-    """The signatures that run it; none where nothing that a client can ask for does."""
+    """The signatures that run it; empty if no client can make it run."""
     function: str
     """Name in the function library; empty in the graph itself."""
     node: str
@@ -44,12 +44,12 @@ class SavedGraph:
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """What a client can ask for, SignatureDef by name."""
+        """The signatures that a client can call, SignatureDef by name."""
         return {name: self.meta_graph.signature_def[name] for name in _asked(self.meta_graph)}
 
 
 def read_graph(folder: str | os.PathLike[str]) -> SavedGraph:
-    """Reads `saved_model.pb`: the graph tagged `serve`, or the first one where there is none.
+    """Reads `saved_model.pb`: the graph tagged `serve`, or the first one without such a tag.
 
     Raises:
         RunError: If the file cannot be read as a SavedModel.
@@ -82,7 +82,7 @@ def called_functions(node: Any) -> Iterator[str]:
         if value.HasField("func"):
             yield value.func.name
         yield from (function.name for function in value.list.func)
-    yield node.op  # a call of old
+    yield node.op  # TensorFlow 1 calls a function by an op of its name
 
 
 def _asked(meta_graph: Any) -> list[str]:
@@ -101,7 +101,7 @@ def _users(meta_graph: Any, bodies: dict[str, Any]) -> dict[tuple[str, str], tup
 
 
 def _reached(tensors: Iterable[str], graph_nodes: dict[str, Any], bodies: dict[str, Any]) -> set[tuple[str, str]]:
-    """Returns what is run for some tensors: nodes of the graph that lead to them, and functions that those call."""
+    """Returns what some tensors need: the graph's nodes that lead to them, and the functions these call."""
     waiting = [("", _node_name(tensor)) for tensor in tensors]
     seen: set[tuple[str, str]] = set()
     while waiting:

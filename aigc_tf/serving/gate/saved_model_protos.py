@@ -1,7 +1,8 @@
 """TensorFlow's protocol buffers of graphs and SavedModels, without TensorFlow.
 
-Importing anything below `tensorflow` imports all of it, which takes seconds; these generated modules need protobuf
-only. So where TensorFlow is not loaded, its package is for a moment one that does nothing when it is imported.
+Importing anything below `tensorflow` imports all of it, which takes seconds, while these generated modules need
+protobuf only. So if TensorFlow is not loaded, an empty module takes the place of its package while they are
+imported.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 @contextlib.contextmanager
 def _bare_package(name: str) -> Iterator[None]:
-    """Lets modules of a package be imported without its own `__init__`, which later runs as ever."""
+    """Within it, modules of a package import without its `__init__`, which a later import still runs."""
     if name in sys.modules:
         yield
         return
@@ -26,6 +27,7 @@ def _bare_package(name: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # The submodules go as well: a later `import tensorflow` must run from the start and find no half-made package.
         for module in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
             del sys.modules[module]
 

@@ -1,9 +1,9 @@
-"""The ops that each TensorFlow Serving knows, as read out of the libraries it is built from.
+"""The ops that each TensorFlow Serving knows, read from the libraries it is built from.
 
-`server_ops.json` beside this file holds every op with its attributes by the package it is from, and what each server
-lacks. `python -m aigc_tf.serving.gate.server_ops` writes it anew: it fetches the wheels (1.2 GB) and asks their C API.
-Which versions a server links stands in tensorflow/serving, `tensorflow_serving/workspace.bzl` at its tag:
-2.19.1 and 2.20.0 link tensorflow-text 2.12.1 and 2.20.0, both with decision-forests 1.3.0. No tag of 2.21 was there
+`server_ops.json` beside this file holds every op with its attributes by package, and what each server lacks.
+`python -m aigc_tf.serving.gate.server_ops` writes it again: it fetches the wheels (1.2 GB) and queries their C API.
+tensorflow/serving states at each tag, in `tensorflow_serving/workspace.bzl`, which versions the server links:
+2.19.1 and 2.20.0 link tensorflow-text 2.12.1 and 2.20.0, both with decision-forests 1.3.0. There was no tag of 2.21
 when this was written; its branch links tensorflow-text of the same release.
 """
 
@@ -23,14 +23,14 @@ from aigc_tf.serving.gate.saved_model_protos import kernel_def_pb2, op_def_pb2, 
 from aigc_tf.serving.process.runtimes import RUNTIMES, fetch_runtime
 
 TABLE = Path(__file__).with_name("server_ops.json")
-# Which runtime of `RUNTIMES` has a server's ops of each package.
+# Server -> package -> the runtime of `RUNTIMES` that has its ops.
 _SOURCES = {
     "2.19": {"tensorflow-cpu": "2.19", "tensorflow-text": "2.12", "tensorflow-decision-forests": "2.12"},
     "2.20": {"tensorflow-cpu": "2.20", "tensorflow-text": "2.20", "tensorflow-decision-forests": "2.12"},
     "2.21": {"tensorflow-cpu": "2.21", "tensorflow-text": "2.21", "tensorflow-decision-forests": "2.12"},
 }
 
-# Runs alone: two libraries of TensorFlow do not fit into one process. Prints sizes, then the bytes, of the op list
+# Runs in its own process, which can hold only one TensorFlow library. It prints sizes, then the bytes, of the op list
 # before and after the other op libraries are loaded, and of the kernel list.
 _READ_LISTS = r"""
 import ctypes, os, sys
@@ -61,37 +61,37 @@ sys.stdout.buffer.write(b"".join(lists))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerOps:
-    """What one server knows."""
+    """The ops of one server."""
 
     target: str
     """Version of TensorFlow Serving, such as 2.20."""
     versions: Mapping[str, str]
     """Version of each package that it links."""
     graph_def_version: int
-    """`TF_GRAPH_DEF_VERSION`: graphs that say they need a newer reader are refused."""
+    """`TF_GRAPH_DEF_VERSION`: graphs that need a newer reader are refused."""
     ops: Mapping[str, tuple[str, ...]]
     """Op -> its attributes."""
     lacking: Mapping[str, str]
     """Op that newer packages have -> the package."""
     lacking_types: Mapping[str, Mapping[str, tuple[int, ...]]]
-    """Op -> attribute -> data types (`types_pb2.DataType`) that newer packages take there and this server does not."""
+    """Op -> attribute -> data types (`types_pb2.DataType`) that only newer packages take there."""
     without_cpu_kernel: frozenset[str]
     """Ops that are declared and cannot run on a CPU."""
 
 
 @functools.cache
 def load_server_ops(target: str) -> ServerOps:
-    """Returns what a server knows.
+    """Returns the ops of a server.
 
     Args:
         target: Version of TensorFlow Serving, one of config.SERVERS.
     Raises:
-        InputError: If there is no table of it.
+        InputError: If there is no table for it.
     """
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     if target not in table["servers"]:
         raise InputError(
-            f"There is no table of TensorFlow Serving {target!r}; there are {', '.join(table['servers'])}."
+            f"There is no table of ops for TensorFlow Serving {target!r}; there are {', '.join(table['servers'])}."
         )
     server = table["servers"][target]
     package_of = {op: package for package, ops in table["ops"].items() for op in ops}
@@ -129,7 +129,7 @@ def _read_runtime(name: str) -> tuple[dict[str, dict[str, Any]], dict[str, set[s
     for size in map(int, sizes.split()):
         parts.append(rest[:size])
         rest = rest[size:]
-    # The first list is TensorFlow's own; each next one has what one more library brought.
+    # The first list is TensorFlow's own; each further list adds the ops of one more library.
     packages: dict[str, dict[str, Any]] = {}
     known: set[str] = set()
     for number, content in enumerate(parts[:-1]):
@@ -144,12 +144,12 @@ def _read_runtime(name: str) -> tuple[dict[str, dict[str, Any]], dict[str, set[s
 
 
 def _package_of(library: Path) -> str:
-    """Returns `tensorflow-text` of `.../tensorflow_text/python/ops/_ngrams_op.so`."""
+    """Returns `tensorflow-text` for `.../tensorflow_text/python/ops/_ngrams_op.so`."""
     return next(part for part in reversed(library.parts) if part.startswith("tensorflow_")).replace("_", "-")
 
 
 def build_table() -> dict[str, Any]:
-    """Returns the table of all servers, read out of the wheels."""
+    """Returns the table of all servers, read from the wheels."""
     read = {name: _read_runtime(name) for name in RUNTIMES}
     servers: dict[str, dict[str, Any]] = {}  # server -> package -> op -> OpDef
     no_kernel: dict[str, set[str]] = {}
@@ -161,7 +161,7 @@ def build_table() -> dict[str, Any]:
             for op in servers[server][package]
             if not read[runtime][1].get(op, set()) & {"CPU", "DEFAULT"}
         }
-    newest: dict[str, dict[str, Any]] = {}  # package -> op -> OpDef; later servers have the last word
+    newest: dict[str, dict[str, Any]] = {}  # package -> op -> OpDef; later servers override
     for packages in servers.values():
         for package, ops in packages.items():
             newest.setdefault(package, {}).update(ops)
@@ -185,7 +185,7 @@ def build_table() -> dict[str, Any]:
 
 
 def _lacks(packages: Mapping[str, Mapping[str, Any]], newest: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Says what of the newest packages a server's do not have."""
+    """Returns what a server's packages lack of the newest ones."""
     ops: list[str] = []
     attributes: dict[str, list[str]] = {}
     types: dict[str, dict[str, list[str]]] = {}

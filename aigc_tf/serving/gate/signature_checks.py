@@ -1,4 +1,4 @@
-"""Signatures that a server's batching, its REST interface or its clients cannot use as they are."""
+"""Checks for signatures that a server's batching, its REST interface or its clients cannot use."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ from aigc_tf.serving.gate.findings import REFUSED, WARNED, Finding
 from aigc_tf.serving.gate.saved_model_graph import SavedGraph
 from aigc_tf.serving.gate.saved_model_protos import types_pb2
 
-# What TensorFlow and Keras call what nobody named.
+# Names that TensorFlow and Keras give to unnamed tensors.
 _NAMELESS = re.compile(r"output_\d+|(args|inputs|input|keras_tensor|unknown)(_\d+)+|args|kwargs|unknown")
-# serving's util/json_tensor.cc reads and writes these.
+# The types that TensorFlow Serving's util/json_tensor.cc reads and writes.
 _JSON_TYPES = frozenset(
     f"DT_{name}"
     for name in ("FLOAT", "DOUBLE", "INT32", "INT16", "INT8", "UINT8", "STRING", "INT64", "BOOL", "UINT32", "UINT64")
@@ -20,14 +20,14 @@ _CLASSIFY_OUTPUTS = ({"classes"}, {"scores"}, {"classes", "scores"})
 
 
 def check_signatures(graph: SavedGraph) -> Iterator[Finding]:
-    """Yields what a server or its clients cannot do with the signatures of a graph."""
+    """Yields problems that a server or its clients have with the signatures of a graph."""
     signatures = graph.signatures
     if not signatures:
         yield Finding(
             grade=REFUSED,
             what="there is no signature",
             where=("saved_model.pb",),
-            why="A server loads the model and can be asked for nothing.",
+            why="A server loads the model, but no request can be made.",
             advice="Save it with tf.saved_model.save(..., signatures=...).",
         )
     elif SERVING_DEFAULT not in signatures:
@@ -35,7 +35,7 @@ def check_signatures(graph: SavedGraph) -> Iterator[Finding]:
             grade=WARNED,
             what=f"there is no signature {SERVING_DEFAULT}",
             where=(f"signatures {', '.join(signatures)}",),
-            why="A request that names no signature is answered with an error.",
+            why="A request without a signature name is answered with an error.",
             advice="Save one of them under that name too, or tell clients to send a signature_name.",
         )
     tensors = [
@@ -49,8 +49,8 @@ def check_signatures(graph: SavedGraph) -> Iterator[Finding]:
             grade=REFUSED,
             what="inputs or outputs of several tensors (ragged or sparse)",
             where=parts,
-            why="The server takes and gives one tensor for each name, and answers such a request with an error.",
-            advice="Give a ragged tensor as to_tensor() and row_lengths(), a sparse one as tf.sparse.to_dense().",
+            why="The server takes and returns one tensor for each name, and answers such a request with an error.",
+            advice="Replace a ragged tensor by to_tensor() and row_lengths(), a sparse one by tf.sparse.to_dense().",
         )
     for what, applies, why, advice in _TENSOR_RULES:
         places = tuple(
@@ -74,12 +74,12 @@ def _classify(signatures: dict[str, Any]) -> Iterator[Finding]:
                 what="outputs of the Classify API with other inputs",
                 where=(f"signature {name}, inputs {', '.join(sorted(inputs)) or 'none'}",),
                 why="The Classify API sends serialized tf.Example as one string input called `inputs`.",
-                advice="Name the input `inputs`, or the outputs otherwise than `classes` and `scores`.",
+                advice="Name the input `inputs`, or use other output names than `classes` and `scores`.",
             )
 
 
 def _dims(info: Any) -> list[int] | None:
-    """Returns the sizes of the axes, -1 where it is not known; None where not even their number is."""
+    """Returns the sizes of the axes, -1 for an unknown one; None if the number of axes is unknown."""
     shape = info.tensor_shape
     return None if shape.unknown_rank else [axis.size for axis in shape.dim]
 
@@ -111,26 +111,26 @@ _TENSOR_RULES: tuple[tuple[str, Callable[[str, str, Any], bool], str, str], ...]
         "inputs or outputs without a batch axis",
         _has_no_batch,
         "With batching on, the server joins and splits requests along the first axis, which must be free: it refuses "
-        "these. REST's `instances` need it as well.",
-        "Make each a vector (B,) or more, with None as its first axis; or serve the model without batching and ask it "
-        "by `inputs`.",
+        "these. REST's `instances` also needs a batch axis.",
+        "Make each a vector (B,) or more, with None as its first axis; or serve the model without batching and use "
+        "`inputs` in requests.",
     ),
     (
-        "inputs of no fixed length",
+        "inputs without a fixed length",
         _has_open_length,
-        "With batching on, requests of other lengths are not joined but refused; with pad_variable_length_inputs the "
-        "server fills them up with their first element, which a model takes for content.",
-        "Give all axes but the first a fixed size; or let another input say how long each row is, and set "
+        "With batching on, requests of different lengths are refused; with pad_variable_length_inputs the server pads "
+        "them with their first element, which a model takes for content.",
+        "Give all axes but the first a fixed size; or add an input with the length of each row, and set "
         "pad_variable_length_inputs.",
     ),
     (
         "inputs or outputs without a name",
         _has_no_name,
-        "Clients have to send and read these names.",
+        "Clients must send and read these names.",
         "Name each input by tf.TensorSpec(..., name=...), and return a dictionary of the outputs.",
     ),
     (
-        "inputs or outputs that JSON has no type for",
+        "inputs or outputs without a JSON type",
         _is_no_json,
         "The REST interface of the server fails on them; gRPC does not.",
         "Cast them to float32 in the exported function.",

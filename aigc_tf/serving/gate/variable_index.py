@@ -1,8 +1,8 @@
-"""How many bytes the variables of a SavedModel take in each of their files, as `variables.index` says.
+"""The bytes that the variables of a SavedModel take in each of their files, from `variables.index`.
 
 The index is a table in LevelDB's format, without compression, whose values are TensorFlow's BundleEntryProto. Source:
 https://github.com/google/leveldb/blob/main/doc/table_format.md and TensorFlow's tensor_bundle.cc. TensorFlow's own
-reader (tf.train.load_checkpoint) does not tell the files' sizes, and importing it takes seconds that the gate saves.
+reader (tf.train.load_checkpoint) does not give the files' sizes, and importing it takes seconds that the gate saves.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ _PLAIN = 0  # type of a block that is not compressed
 
 
 def read_file_sizes(index: bytes) -> list[int]:
-    """Returns the least size in bytes of each file `variables.data-NNNNN-of-NNNNN`, in their order.
+    """Returns the minimum size in bytes of each file `variables.data-NNNNN-of-NNNNN`, in their order.
 
     Raises:
         ValueError: If the index is damaged.
     """
     if len(index) < _FOOTER_BYTES or not index.endswith(_MAGIC):
-        raise ValueError("it has no end")
+        raise ValueError("it has no footer")
     try:
         handles = _varints(index[-_FOOTER_BYTES:], 4)
         entries = list(_entries(_block(index, handles[2], handles[3])))
@@ -44,7 +44,7 @@ def _block(index: bytes, offset: int, size: int) -> bytes:
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields keys and values. A key shares its beginning with the one before; restart points stand at the end."""
+    """Yields keys and values. A key shares a prefix with the previous key; restart points follow at the end."""
     num_restarts = int.from_bytes(block[-4:], "little")
     end, place, key = len(block) - 4 * (num_restarts + 1), 0, b""
     while place < end:
@@ -65,7 +65,7 @@ def _varints(data: bytes, count: int) -> list[int]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Returns a number of seven bits a byte, the lowest first, and the place after it."""
+    """Returns a number stored with seven bits per byte, the lowest first, and the place after it."""
     number = shift = 0
     while True:
         byte = data[place]

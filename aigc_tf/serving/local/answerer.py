@@ -1,6 +1,6 @@
-"""What answers questions: a live model, an exported one or a server. Those who ask see no difference.
+"""The interface that a live model, an export and a server answer questions through.
 
-Without TensorFlow, since a server is asked by REST before that would be loaded.
+Without TensorFlow, which takes longer to load than a server takes to answer by REST.
 """
 
 import dataclasses
@@ -22,39 +22,39 @@ Settings = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuing:
-    """What is special where an answer is text that goes on from its question."""
+    """Additions for answers that continue the question's text."""
 
     remarks: Callable[[Sequence[Answer], Settings], list[str]]
-    """What to say of prompts and continuations that did not fit, after the last of some answers."""
+    """Returns remarks on prompts and continuations that did not fit, to print after the answers."""
     warm_up: Callable[[Settings], None] = lambda settings: None
-    """Has what is traced at the first call traced now."""
+    """Traces now what the first call would trace."""
     stream: "Callable[[str, Settings], Iterator[Piece]] | None" = None
-    """A continuation as it comes; None where it comes whole."""
+    """Streams a continuation; None if it comes whole."""
     seed: int = 0
-    """Of the model's own settings."""
+    """Seed of the model's own settings."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answerer:
-    """A model that is asked, whatever its task and wherever it is."""
+    """A model that answers questions, whatever its task and place."""
 
     name: str = "The model"
-    """For sentences: a folder, or `the model 'x'` of a server."""
+    """Its name in messages: a folder, or `the model 'x'` of a server."""
     inputs: tuple[str, ...]
     """Names of the values of a question, in order."""
     columns: tuple[str, ...]
     """The columns of a table of questions that hold them."""
     answer: Callable[[Iterable[Question], Settings], Iterator[Answer]]
-    """Yields one answer for each question, in their order; the questions may be an endless stream."""
+    """Yields one answer for each question, in their order; the questions may be endless."""
     takes_settings: bool = False
     continuing: Continuing | None = None
 
 
 def check_fields(answerer: Answerer, given: Iterable[str]) -> None:
-    """Checks that a question has the values that a model takes.
+    """Checks that a question has exactly the values that a model takes.
 
     Raises:
-        InputError: If it lacks one, or has others.
+        InputError: If it lacks one or has others.
     """
     if set(given) == set(answerer.inputs):
         return
@@ -64,10 +64,10 @@ def check_fields(answerer: Answerer, given: Iterable[str]) -> None:
 
 
 def typed_value(text: str, dtype: str, name: str) -> Any:
-    """Returns a value of a question as an input of that dtype takes it.
+    """Converts a value of a question for an input of that dtype.
 
     Raises:
-        InputError: If it is no number where one fits.
+        InputError: If the dtype needs a number and it is not one.
     """
     if dtype == "string":
         return text

@@ -1,4 +1,4 @@
-"""What follows a prompt, and what every way to generate it shares: checked prompts, settings a row, rows of ids."""
+"""Continuations, and what all ways to generate them share: checked prompts, settings per row, rows of ids."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,22 +14,22 @@ from aigc_tf.serving.modules.continuer import SETTINGS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What follows a prompt."""
+    """The continuation of a prompt."""
 
     text: str
-    """Before a stop string; U+FFFD for bytes that are no UTF-8."""
+    """Up to a stop string; U+FFFD for bytes that are not UTF-8."""
     token_ids: tuple[int, ...]
-    """All that were generated, those of a stop string too; without the end of text."""
+    """All generated tokens, including those of a stop string, without the end of text."""
     finish_reason: str
-    """`end` of the text, a `stop` string, or `length`: nothing more was wanted or fits the context."""
+    """`end` of the text, a `stop` string, or `length`: the limit or the end of the context was reached."""
     log_probability: float
-    """Of the tokens, and of the end of text where it was chosen, under the model as it is."""
+    """Of the tokens, and of the end of text if it was chosen, under the model without sampling settings."""
     prompt_cut: int
-    """Tokens cut off the beginning of a prompt that is too long."""
+    """Tokens cut off the beginning of a too long prompt."""
 
 
 class Piece(NamedTuple):
-    """What is new of a continuation that is shown as it comes; the last one has the reason of its end."""
+    """The next part of a streamed continuation; the last piece has the finish reason."""
 
     text: str
     num_tokens: int
@@ -39,18 +39,18 @@ class Piece(NamedTuple):
 
 
 def as_pieces(answers: Iterable[Continuation]) -> Iterator[Piece]:
-    """Yields whole continuations as pieces."""
+    """Yields each whole continuation as one piece."""
     for answer in answers:
         yield Piece(answer.text, len(answer.token_ids), answer.finish_reason, answer.prompt_cut)
 
 
 def settings_of(config: GenerationConfig, num_rows: int) -> Settings:
-    """Returns `(B,)` settings in which row i draws by seed `config.seed + i`.
+    """Returns `(B,)` settings in which row i uses the seed `config.seed + i`.
 
     Raises:
         InputError: If a value does not fit.
     """
-    seeds = [(config.seed + row + 2**63) % 2**64 - 2**63 for row in range(num_rows)]  # goes round, as int64 does
+    seeds = [(config.seed + row + 2**63) % 2**64 - 2**63 for row in range(num_rows)]  # wraps around, as int64 does
     values = {name: getattr(config, name) for name in SETTINGS if name != "seed"}
     return make_settings(num_rows, **values, seed=np.array(seeds, np.int64))
 
@@ -68,7 +68,7 @@ def pad_rows(rows: Sequence[np.ndarray], *, width: int | None = None) -> tuple[n
 
 
 def clean(prompt: str) -> str:
-    """Returns the prompt with `?` for what UTF-8 cannot hold: half a surrogate pair."""
+    """Returns the prompt with `?` for half a surrogate pair, which UTF-8 cannot encode."""
     return prompt.encode("utf-8", "replace").decode()
 
 
@@ -79,14 +79,14 @@ def check_prompts(prompts: Sequence[str]) -> None:
         InputError: If they are not.
     """
     if isinstance(prompts, str | bytes):
-        raise InputError("The prompts are one string; give a list of strings.")
+        raise InputError("The prompts are a single string; give a list of strings.")
     for number, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise InputError(f"Prompt {number} (counted from 0) is a {type(prompt).__name__}, not a string.")
 
 
 def continuations(outputs: dict[str, np.ndarray]) -> Iterator[Continuation]:
-    """Yields the rows of what a signature answered."""
+    """Yields the rows of a signature's outputs."""
     for row, count in enumerate(outputs["num_tokens"]):
         yield Continuation(
             text=outputs["text"][row].decode(),

@@ -1,4 +1,4 @@
-"""Answers that are continuations, from a generator in this process: a live one or an exported one."""
+"""Answers that are continuations, from a live or exported generator in this process."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +20,12 @@ class Continuer(Protocol):
 
 
 def continuing_answerer(continuer: Continuer, defaults: GenerationConfig, *, column: str = "text") -> Answerer:
-    """Returns what answers prompts by what follows them.
+    """Returns an answerer that continues prompts.
 
     Args:
         continuer: Continues texts.
-        defaults: How, where a question's settings say nothing else.
-        column: Of a table of prompts.
+        defaults: Settings that a question does not override.
+        column: Column of prompts in a table.
     """
 
     def chosen(settings: Settings, **more: Any) -> GenerationConfig:
@@ -60,7 +60,7 @@ def continuing_answerer(continuer: Continuer, defaults: GenerationConfig, *, col
 
 
 def _what_did_not_fit(num_cut: int, num_full: int, max_length: int) -> list[str]:
-    """Returns a sentence on prompts that were cut, and one on continuations that filled the context."""
+    """Returns a sentence on cut prompts, and one on continuations that filled the context."""
     said = []
     if num_cut:
         prompts = "1 prompt" if num_cut == 1 else f"{num_cut:,} prompts"

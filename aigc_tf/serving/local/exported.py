@@ -1,4 +1,4 @@
-"""An exported model, asked in this process as a server would ask it: by what its manifest says it takes and gives."""
+"""An export as an answerer in this process: its manifest says what it takes and returns."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,12 +22,12 @@ _BATCH_SIZE = 64
 
 
 def exported_answerer(folder: str, manifest: Mapping[str, Any], settings: Settings) -> Answerer:
-    """Loads an exported model and returns what answers questions with it.
+    """Loads an exported model and returns its answerer.
 
     Args:
-        folder: Of the version, as `versions.latest_version` returns it.
+        folder: Folder of the version, as `versions.latest_version` returns it.
         manifest: Its manifest.
-        settings: That it will be asked with; what does not fit is refused before it is loaded.
+        settings: Settings of the questions; they are checked before the model is loaded.
     Raises:
         InputError: If a setting does not fit, or the manifest lacks something.
         RunError: If it cannot be loaded.
@@ -35,12 +35,12 @@ def exported_answerer(folder: str, manifest: Mapping[str, Any], settings: Settin
     signatures = manifest.get("signatures", {})
     if SERVING_DEFAULT not in signatures:
         path = storage.join(folder, MANIFEST_FILE)
-        raise InputError(f"{path} lacks the signature {SERVING_DEFAULT!r}; export the model anew.")
+        raise InputError(f"{path} lacks the signature {SERVING_DEFAULT!r}; export the model again.")
     taken = {name for signature in signatures.values() for name in signature["inputs"]}
     for name, value in settings.items():
         if name not in taken and value != getattr(GenerationConfig(), name):
             raise InputError(
-                f"--{name} is {value!r}, but the exported model {folder} has no such setting; ask the run instead."
+                f"--{name} is {value!r}, but the exported model {folder} has no such setting; use the run instead."
             )
     inputs, outputs = signatures[SERVING_DEFAULT]["inputs"], signatures[SERVING_DEFAULT]["outputs"]
     if is_continuation(outputs):
@@ -58,7 +58,7 @@ def exported_answerer(folder: str, manifest: Mapping[str, Any], settings: Settin
 
 
 def _plain_answerer(folder: str, dtypes: Mapping[str, str]) -> Answerer:
-    """Returns what answers with the outputs as they are."""
+    """Returns an answerer whose answers are the plain outputs."""
     model = load_exported(folder)
     serve = model.signatures[SERVING_DEFAULT]
 

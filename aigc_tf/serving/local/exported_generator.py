@@ -1,4 +1,4 @@
-"""Text from an exported generator, through its signature: what a client of a server gets."""
+"""Text from an exported generator, through its signature, as a client of a server gets it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ from aigc_tf.serving.versions import MANIFEST_FILE, latest_version, read_manifes
 
 
 class ExportedGenerator:
-    """An exported generator, loaded; it generates as `TextGenerator` does, with the bounds of its signature.
+    """A loaded exported generator; it generates as `TextGenerator` does, within the limits of its signature.
 
-    It knows no beams. The stop strings that the model was exported with always count; a request may add a few.
+    It has no beam search. The stop strings that the model was exported with always apply; a request may add a few.
 
     Attributes:
         path: Folder of the version.
@@ -49,19 +49,19 @@ class ExportedGenerator:
             self.max_length = int(manifest["max_length"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
+                f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model again."
             ) from error
         self._model = load_exported(self.path)
 
     def generate(
         self, prompts: Sequence[str], *, settings: GenerationConfig | None = None, batch_size: int = 8
     ) -> Iterator[Continuation]:
-        """Yields a continuation for each prompt, in their order. Row i draws by seed `settings.seed + i`.
+        """Yields a continuation for each prompt, in their order. Row i uses the seed `settings.seed + i`.
 
         Args:
             prompts: Of any lengths. An empty one begins a text.
-            settings: How they are continued. None: as the model was exported to do.
-            batch_size: Prompts of one call; in float32 it changes no text but by rounding (docs/generate.md).
+            settings: Settings of the continuations. None: those of the export.
+            batch_size: Prompts of one call; in float32 it changes a text only by rounding (docs/generate.md).
         Raises:
             InputError: If a setting or a prompt does not fit.
         """
@@ -79,7 +79,7 @@ class ExportedGenerator:
         return self._ask(prompts, rows_settings, batch_size)
 
     def _more_stops(self, settings: GenerationConfig) -> list[bytes]:
-        """Returns the stop strings that the model does not know."""
+        """Returns the stop strings that the export does not have."""
         stops = [stop.encode() for stop in settings.stop if stop not in self.defaults.stop]
         if b"" in stops:
             raise InputError("A stop string is empty, which is in every text; leave it out.")
@@ -99,5 +99,5 @@ class ExportedGenerator:
             yield from continuations({name: value.numpy() for name, value in answers.items()})
 
     def stream(self, prompt: str, *, settings: GenerationConfig | None = None) -> Iterator[Piece]:
-        """Yields `generate([prompt])` as one piece: a signature answers when it has all."""
+        """Yields `generate([prompt])` as one piece: a signature returns only whole continuations."""
         return as_pieces(self.generate([prompt], settings=settings))

@@ -11,7 +11,7 @@ from aigc_tf.errors import RunError
 
 
 def load_exported(folder: str | os.PathLike[str]) -> Any:
-    """Loads a SavedModel. Hold what it returns by a name: it owns the variables of its functions.
+    """Loads a SavedModel. Keep a reference to the result: it owns the variables of its functions.
 
     Raises:
         RunError: If it cannot be loaded.

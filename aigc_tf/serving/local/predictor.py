@@ -1,4 +1,4 @@
-"""Answers for texts, in batches: from an exported model, or from any callable with the same outputs."""
+"""Predictions for texts, in batches, from an export or any callable with the same outputs."""
 
 import itertools
 import os
@@ -20,12 +20,12 @@ _WINDOW_BATCHES = 64
 
 
 class Predictor:
-    """An exported model, loaded; calling it answers one batch of texts.
+    """A loaded exported model; calling it answers one batch of texts.
 
     Args:
         path: `saved_models/NAME` or `saved_models/NAME/VERSION`, local or `gs://`.
     Raises:
-        InputError: If there is no model that this program exported.
+        InputError: If there is no model exported by this program.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -37,7 +37,7 @@ class Predictor:
             self.is_pair = manifest["is_pair"]
         except (KeyError, TypeError) as error:
             raise InputError(
-                f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model anew."
+                f"{storage.join(self.path, MANIFEST_FILE)} lacks {error}; export the model again."
             ) from error
         self._model = load_exported(self.path)
         self._serve = self._model.signatures[SERVING_DEFAULT]
@@ -53,10 +53,10 @@ class Predictor:
     def predict(
         self, texts: Iterable[str], texts_b: Iterable[str] | None = None, *, batch_size: int = 64
     ) -> Iterator[dict[str, Any]]:
-        """Yields one answer for each text, as `predict_texts`.
+        """Yields one answer for each text, as `predict_texts` does.
 
         Raises:
-            InputError: If second texts are missing or not wanted.
+            InputError: If second texts are missing, or given to a model of single texts.
         """
         if self.is_pair != (texts_b is not None):
             wanted = "pairs of texts: give text_b too" if self.is_pair else "single texts: leave text_b out"
@@ -77,7 +77,7 @@ def predicting_answerer(
     label_names: Sequence[str],
     batch_size: int = 64,
 ) -> Answerer:
-    """Returns what answers texts, or with two columns pairs of texts, as `predict_texts` does."""
+    """Returns an answerer for texts, or with two columns for pairs, that answers as `predict_texts` does."""
     is_pair = len(columns) > 1
 
     def answer(questions: Iterable[Question], settings: Settings) -> Iterator[Answer]:
@@ -103,24 +103,25 @@ def predict_texts(
     label_names: Sequence[str],
     batch_size: int = 64,
 ) -> Iterator[dict[str, Any]]:
-    """Yields one answer for each text, in the order of the texts, which may be an endless stream.
+    """Yields one answer for each text, in the order of the texts, which may be endless.
 
-    Texts of like length share a batch, within windows of 64 batches: padding costs time.
+    Within every 64 batches, texts of similar length share a batch, since padding costs time.
 
     Args:
-        call: Gives the outputs of the text signature for one batch.
+        call: Returns the outputs of the text signature for one batch.
         texts: The texts.
-        texts_b: The second texts of pairs, as many.
+        texts_b: The second texts of pairs, as many as texts.
         label_names: Names of the outputs, in order.
-        batch_size: Texts of one call.
+        batch_size: Texts per call.
     Returns:
         single_label: `{"label": name, "probabilities": {name: p}}`; multi_label: `{"labels": [names above 0.5],
         "probabilities": {name: p}}`; regression: `{"value": number}`.
     Raises:
-        InputError: If a text is no string, or there are more texts of one kind than of the other.
+        InputError: If a text is not a string, or there are more texts of one kind than of the other.
     """
     rows = _checked_rows(texts, texts_b)
     while window := list(itertools.islice(rows, batch_size * _WINDOW_BATCHES)):
+        # By characters, which follow tokens closely: counting tokens would mean tokenizing twice.
         by_length = sorted(range(len(window)), key=lambda index: sum(map(len, window[index])))
         answers: list[dict[str, Any]] = [{}] * len(window)
         for start in range(0, len(window), batch_size):

@@ -1,7 +1,7 @@
-"""Text from a network of KerasNLP's own, by KerasNLP's own generation.
+"""Text from a KerasNLP network, by KerasNLP's own generation.
 
-It knows fewer settings, and what it draws depends on the other rows of a batch: so prompts are continued one by one,
-and a prompt's text is its own here as well.
+It has fewer settings, and its draws depend on the other rows of a batch. So prompts are continued one by one, and a
+prompt's text does not depend on other prompts here either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from aigc_tf.serving.local.continuations import Continuation, clean, settings_of
 from aigc_tf.serving.modules.continuer import end_of_text
 
 _UNKNOWN = {"min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1}
-"""Settings that KerasNLP does not have, and what switches them off."""
+"""Settings that KerasNLP lacks, and the values that switch them off."""
 
 
 def continue_by_preset(
@@ -32,9 +32,9 @@ def continue_by_preset(
     max_length: int,
     dtype: str,
 ) -> Iterator[Continuation]:
-    """Yields a continuation for each prompt, in their order. Prompt i draws by seed `settings.seed + i`.
+    """Yields a continuation for each prompt, in their order. Prompt i uses the seed `settings.seed + i`.
 
-    A prompt follows the start of a text where the network has a token for it. Stop strings are looked for afterwards:
+    If the network has a start token, it precedes the prompt. Stop strings are searched afterwards:
     the text is cut, `token_ids` and `log_probability` are not.
 
     Raises:
@@ -47,7 +47,7 @@ def continue_by_preset(
                 f"generation.{name} is {getattr(settings, name)}, which KerasNLP's {type(model.causal_lm).__name__} "
                 f"does not have; set it to {off}."
             )
-    end_of_text(tokenizer)  # refuses those without
+    end_of_text(tokenizer)  # raises if there is none
     rows = tokenizer.encode([clean(prompt) for prompt in prompts])
     return (
         _continue(model, tokenizer, ids, settings=settings, seed=settings.seed + row, dtype=dtype, room=max_length)
@@ -84,7 +84,7 @@ def _continue(
                 temperature=settings.temperature,
                 top_k=settings.top_k,
                 top_p=settings.top_p,
-                seed=seed % 2**31,  # Keras' seeds are of 32 bits
+                seed=seed % 2**31,  # Keras' seeds have 32 bits
             )
         new_ids = found[0, : lengths[0]]
     has_ended = len(new_ids) < wanted
@@ -101,7 +101,7 @@ def _continue(
 
 
 def _log_probability(model: keras.Model, prompt: np.ndarray, chosen: np.ndarray, dtype: str) -> float:
-    """Returns the natural logarithm of the probability of `chosen` after `prompt`, by the whole forward pass."""
+    """Returns the natural logarithm of the probability of `chosen` after `prompt`, by one forward pass over both."""
     if not len(chosen):
         return 0.0
     ids = tf.constant(np.concatenate([prompt, chosen])[np.newaxis, :-1])

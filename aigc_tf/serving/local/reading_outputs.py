@@ -1,7 +1,7 @@
-"""Outputs of a signature -> answers: the same keys from a live model, an export and a server. Without TensorFlow.
+"""Outputs of a signature -> answers, with the same keys for a live model, an export and a server. No TensorFlow.
 
-What a signature gives says how it is read: continuations, or probabilities of classes whose names are known; an answer
-of any other signature has its outputs by name.
+The outputs say how they are read: as continuations, or as probabilities of classes whose names are known. Answers of
+any other signature hold its outputs by name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ _CONTINUATION = ("text", "token_ids", "finish_reason", "log_probability", "promp
 
 
 def is_continuation(outputs: Mapping[str, Any] | Sequence[str]) -> bool:
-    """Whether outputs of these names are text that goes on from a prompt."""
+    """Whether outputs of these names are continuations of prompts."""
     return set(_CONTINUATION) <= set(outputs)
 
 
@@ -21,8 +21,8 @@ def answers_of(outputs: Mapping[str, Sequence[Any]], label_names: Sequence[str] 
     """Yields the rows of outputs as answers.
 
     Args:
-        outputs: By name, one Python value a row.
-        label_names: Of the outputs of a classifier, in order; empty where the model is none.
+        outputs: By name, one Python value per row.
+        label_names: Names of a classifier's classes, in order; empty for other models.
     """
     for row in range(len(next(iter(outputs.values())))):
         values = {name: column[row] for name, column in outputs.items()}
@@ -40,6 +40,6 @@ def _classes(values: Mapping[str, Any], label_names: Sequence[str]) -> Answer:
     if "predicted" in values:
         chosen = [name for name, one in zip(label_names, values["predicted"], strict=True) if one]
         return {"labels": chosen, "probabilities": probabilities}
-    # A server need not send the label's number; in this process texts are bytes.
+    # A server may leave out the label's number; in this process texts are bytes.
     label = label_names[values["label_id"]] if "label_id" in values else values["label"]
     return {"label": label, "probabilities": probabilities}

@@ -1,7 +1,7 @@
-"""Text from a live model: what scripts/generate.py and the samples of a training run use.
+"""Text from a live model: used by scripts/generate.py and the samples of a training run.
 
-`TextGenerator` runs what an export publishes (`continuer.Continuer`), so a text is the same in every place.
-Beside it only what the published functions do not have: other stop strings, beam search, text as it comes.
+`TextGenerator` runs what an export publishes (`continuer.Continuer`), so a text is the same in every place. It adds
+only what the published functions lack: other stop strings, beam search, streaming.
 """
 
 import codecs
@@ -30,22 +30,22 @@ from aigc_tf.serving.local.preset_generation import continue_by_preset
 from aigc_tf.serving.modules.continuer import FINISH_REASONS, SETTINGS, Continuer
 
 _STREAM_TOKENS = 4
-"""Tokens between two pieces of a stream: one call into the graph costs as much as a token of a small model."""
+"""Tokens between two pieces of a stream: one call into the graph costs as much as one token of a small model."""
 _KEPT_FUNCTIONS = 8
-"""Sets of stop strings and numbers of beams whose graphs are kept."""
+"""Combinations of stop strings and number of beams whose graphs are kept."""
 
 
 class TextGenerator:
-    """Generates text with a live model, whatever weights it has at the time.
+    """Generates text with a live model and the weights that it currently has.
 
     Functions are traced once for all prompts, batch sizes and settings; only other stop strings or another number of
-    beams are traced anew. A network of KerasNLP's own is continued by KerasNLP, see `serving.local.preset_generation`.
+    beams are traced again. A KerasNLP network is continued by KerasNLP, see `serving.local.preset_generation`.
 
     Args:
-        model: What `build_generator` returned.
+        model: The result of `build_generator`.
         tokenizer: The tokenizer of the prepared data.
         max_length: Positions of prompt and continuation together; of a longer prompt the end is kept.
-        dtype: What is computed in, whatever the model is trained in.
+        dtype: Dtype of the computation, whatever the model is trained in.
     Raises:
         InputError: If the tokenizer has no end of text.
     """
@@ -56,17 +56,17 @@ class TextGenerator:
         self._functions: dict[tuple[int, tuple[str, ...]], _Functions] = {}
         self._is_own = is_own(model)
         if self._is_own:
-            self._functions_of(GenerationConfig())  # what does not fit is said at once
+            self._functions_of(GenerationConfig())  # to raise at once if the model or tokenizer does not fit
 
     def generate(
         self, prompts: Sequence[str], *, settings: GenerationConfig, batch_size: int = 8
     ) -> Iterator[Continuation]:
-        """Yields a continuation for each prompt, in their order. Row i draws by seed `settings.seed + i`.
+        """Yields a continuation for each prompt, in their order. Row i uses the seed `settings.seed + i`.
 
         Args:
             prompts: Of any lengths. An empty one begins a text.
-            settings: How they are continued.
-            batch_size: Prompts of one call; in float32 it changes no text but by rounding (docs/generate.md).
+            settings: Settings of the continuations.
+            batch_size: Prompts of one call; in float32 it changes a text only by rounding (docs/generate.md).
         Raises:
             InputError: If a setting or a prompt does not fit.
         """
@@ -94,15 +94,15 @@ class TextGenerator:
             yield from continuations({name: value.numpy() for name, value in outputs.items()})
 
     def stream(self, prompt: str, *, settings: GenerationConfig) -> Iterator[Piece]:
-        """Yields `generate([prompt])` piece by piece, as it is generated.
+        """Yields `generate([prompt])` piece by piece, while it is generated.
 
-        What may still become part of a character or of a stop string is held back until it is certain.
+        Bytes that may become part of a character or of a stop string are held back until that is certain.
 
         Raises:
             InputError: If a setting or the prompt does not fit.
         """
         check_prompts([prompt])
-        if settings.num_beams > 1 or not self._is_own:  # which of the beams it is shows at the end
+        if settings.num_beams > 1 or not self._is_own:  # the best beam is known only at the end
             return as_pieces(self.generate([prompt], settings=settings))
         return self._stream(self._functions_of(settings), prompt, settings_of(settings, 1), settings.stop)
 
@@ -136,7 +136,7 @@ class TextGenerator:
 
 
 class _Functions:
-    """The graph functions for one set of stop strings and beams, each traced once, when it is first called."""
+    """The graph functions for one set of stop strings and beams, each traced once, at its first call."""
 
     def __init__(self, continuer: Continuer, model: keras.Model, dtype: str, *, num_beams: int):
         self._continuer, self._model, self._dtype = continuer, model, dtype
@@ -150,7 +150,7 @@ class _Functions:
         self._advance: Any = None
 
     def advance(self, state: Any, settings: Settings) -> Any:
-        """Gives a started row a few more tokens."""
+        """Generates a few more tokens of a started row."""
         if self._advance is None:
             known = self.start.get_concrete_function().structured_outputs
             spec = tf.nest.map_structure(lambda value: tf.TensorSpec([None, *value.shape[1:]], value.dtype), known)
@@ -167,7 +167,7 @@ class _Functions:
 
 
 class _PieceStream:
-    """Cuts a growing text into pieces that stay true whatever comes next."""
+    """Cuts a growing text into pieces that later tokens cannot change."""
 
     def __init__(self, stops: Sequence[bytes]):
         self._stops = stops
@@ -175,7 +175,7 @@ class _PieceStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, new: bytes, *, cut_bytes: int, is_last: bool) -> str:
-        """Returns what is certain after `new` bytes, of which and of those before the last `cut_bytes` are cut off."""
+        """Returns the certain text after `new` bytes; the last `cut_bytes` of all bytes so far are cut off."""
         held = self._held + new
         held = held[: len(held) - cut_bytes]
         certain = len(held) if is_last else len(held) - self._possible_beginning(held)
@@ -183,7 +183,7 @@ class _PieceStream:
         return self._decoder.decode(held[:certain], final=is_last)
 
     def _possible_beginning(self, held: bytes) -> int:
-        """Returns how many bytes at the end may be the beginning of a stop string."""
+        """Returns how many bytes at the end may begin a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
         for size in range(min(longest, len(held)), 0, -1):
             if any(len(stop) > size and stop.startswith(held[-size:]) for stop in self._stops):

@@ -1,6 +1,6 @@
 """What an exported classifier computes: text -> token ids -> logits -> answer, in plain TensorFlow ops.
 
-`ClassifierModule` holds the signatures of the SavedModel; `text_function` calls the very same in this process.
+`ClassifierModule` holds the signatures of the SavedModel; `text_function` calls the same function in this process.
 Shape letters: B rows, T positions, C outputs.
 """
 
@@ -30,18 +30,18 @@ from aigc_tf.serving.modules.quantization import ServedWeights, Stored
 from aigc_tf.serving.modules.text_tensors import TextFunction, to_bytes
 
 _GROUP_LENGTHS = (16, 32, 64, 128, 256)
-"""Rows of a batch whose lengths lie between the same two of these are computed together."""
+"""Bounds of groups of row lengths; rows of one group are computed together."""
 EXAMPLE_APIS = {"single_label": Api.CLASSIFY, "multi_label": Api.CLASSIFY, "regression": Api.REGRESS}
-"""The API that the signature of serialized tf.Examples is for and named by, by problem type."""
+"""By problem type, the API whose signature of serialized tf.Examples has its name."""
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
-"""Of a logit, a probability or a number, by the dtype that is computed in."""
+"""Tolerance of a logit, a probability or a number, by the dtype of the computation."""
 
 Batch = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServingSpec:
-    """What the answer of a classifier means, and how its input is cut."""
+    """The meaning of a classifier's answer, and how its input is truncated."""
 
     label_names: tuple[str, ...]
     """Names of the outputs, in order; empty for regression."""
@@ -54,11 +54,11 @@ class ServingSpec:
     truncation: str
     """One of config.TRUNCATIONS."""
     label_separator: str = "|"
-    """Between the names of one multi_label answer."""
+    """Separator of the names in a multi_label answer."""
 
 
 def answer(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
-    """Turns logits into what a client reads.
+    """Turns logits into the outputs that a client reads.
 
     Args:
         logits: `(B, C)` float32; `(B, 1)` for regression.
@@ -89,28 +89,28 @@ def answer(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
 
 
 class ClassifierModule(tf.Module):
-    """A trained classifier as functions of text and of token ids; holds its variables once and no Keras object.
+    """A trained classifier as functions of text and of token ids; it holds its variables once, and no Keras object.
 
-    `serving_default` takes `text` (B,) string, and `text_b` of pairs; `token_ids` takes what the model does of
-    `token_ids`, `segment_ids` and `padding_mask`, each (B, max_length) int32, which is what `tokenize` makes of texts.
-    Their lengths are fixed since TF Serving's batching would pad rows with their first element; in the graph rows are
-    read to their last token. Both answer as `answer` says. The signature for the server's Classify API, or Regress for
-    a number, has the API's name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`,
-    of which one that is missing is an empty text; it answers `classes` (B, C) string and `scores` (B, C) float32, or
-    `outputs` (B,) float32.
+    `serving_default` takes `text` (B,) string, and for pairs `text_b`; `token_ids` takes the model's inputs among
+    `token_ids`, `segment_ids` and `padding_mask`, each (B, max_length) int32; `tokenize` makes them from texts. Their
+    length is fixed, since TF Serving's batching would pad rows with their first element; the graph reads rows to their
+    last token. Both signatures answer as `answer` says. The signature for the server's Classify API, or Regress for a
+    number, has the API's name: `inputs` (B,) string are serialized tf.Examples with the features `text` and `text_b`; a
+    missing feature means an empty text. It answers `classes` (B, C) string and `scores` (B, C) float32, or `outputs`
+    (B,) float32.
 
     Args:
-        model: What `build_classifier` returned, in the dtype to compute in.
+        model: The result of `build_classifier`, in the dtype to compute in.
         tokenizer: The tokenizer of the prepared data.
         spec: Meaning of input and output.
-        stored: What `quantization.store` returned of the model; None to save its weights as they are.
+        stored: The result of `quantization.store` for the model; None to save its weights unchanged.
     """
 
     def __init__(
         self, model: keras.Model, tokenizer: Tokenizer, spec: ServingSpec, *, stored: list[Stored] | None = None
     ):
         super().__init__(name="classifier")
-        self.weights = ServedWeights(model, stored)  # tracked: what the functions below read
+        self.weights = ServedWeights(model, stored)  # tracked by the module: the functions below read them
         self.tokenizer = tokenizer
         special = special_tokens_of(tokenizer, max_length=spec.max_length, truncation=spec.truncation)
 
@@ -135,15 +135,15 @@ class ClassifierModule(tf.Module):
             build_signature("token_ids", lambda batch: answer(forward(batch), spec), inputs=ids, outputs=answers),
             build_signature("tokenize", lambda inputs: batch_of(inputs, spec.max_length), inputs=texts, outputs=ids),
         ]
-        # In a function, lest the module track it.
+        # A lambda hides the signatures from tf.Module's tracking of attributes.
         self.signatures: Callable[[], dict[str, Signature]] = lambda: {one.name: one for one in found}
-        """The functions of the SavedModel by their names."""
+        """Returns the functions of the SavedModel by name."""
 
 
 def row_length(model: keras.Model, spec: ServingSpec) -> int | None:
-    """Returns the length all batches of texts have, or None where each has that of its longest row.
+    """Returns the length of all batches of texts; None if each batch has the length of its longest row.
 
-    F-Net mixes padding into its answer: only one length for all makes it independent of the other rows.
+    F-Net mixes padding into its answer, so only a common length makes it independent of the other rows.
     """
     return spec.max_length if isinstance(model.backbone, keras_nlp.models.FNetBackbone) else None
 
@@ -151,14 +151,14 @@ def row_length(model: keras.Model, spec: ServingSpec) -> int | None:
 def _forward_function(
     model: keras.Model, weights: ServedWeights, length: int | None
 ) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
-    """Returns what makes `(B, C)` logits of a batch."""
+    """Returns the function from a batch to `(B, C)` logits."""
     inputs = {name: tf.TensorSpec([None, length], tf.int32, name=name) for name in model.input}
 
     def compute(batch: dict[str, tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:
         with weights.computing_with(values):
             return model(batch, training=False)
 
-    # One function, of which a SavedModel holds one copy whatever calls it.
+    # One function for all signatures, so that a SavedModel holds its graph once.
     network = traced_once(compute, [inputs, weights.specs()])
 
     def forward(batch: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -171,10 +171,10 @@ def _forward_function(
 
 
 def _by_length(network: Callable[..., tf.Tensor], batch: dict[str, tf.Tensor], *, num_outputs: int) -> tf.Tensor:
-    """Computes rows of like length together, so that a short one does not pay for a long neighbour.
+    """Computes rows of similar length together, so that a short row is not padded to a long one.
 
     Args:
-        network: Gives `(B, C)` logits.
+        network: Returns `(B, C)` logits.
         batch: `(B, T)` each. No row is read beyond its last token.
         num_outputs: C.
     """
@@ -197,7 +197,7 @@ def _by_length(network: Callable[..., tf.Tensor], batch: dict[str, tf.Tensor], *
 
 
 def scores(logits: tf.Tensor, spec: ServingSpec) -> dict[str, tf.Tensor]:
-    """Turns logits into what the Classify and Regress APIs of TF Serving have to be answered."""
+    """Turns logits into the outputs that TF Serving's Classify and Regress APIs require."""
     answers = answer(logits, spec)
     if spec.problem_type == "regression":
         return {"outputs": answers["value"]}

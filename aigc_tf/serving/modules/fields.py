@@ -1,7 +1,7 @@
-"""What a signature takes and gives, field by field.
+"""The fields of signatures: their inputs and outputs.
 
-A task states it once. The manifest's signatures, the warm-up file, the calls that try an export in another process and
-how its answers are compared are all derived from it.
+A task states each field once. The manifest's signatures, the warm-up file, the calls that try an export in another
+process, and the comparison of its answers are all derived from it.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ HOSTILE_TEXTS: tuple[str | bytes, ...] = (
     "[CLS] [SEP] ##ing",
     "long " * 2000,
 )
-"""Hostile values of a field of text."""
+"""Hostile values of a text field."""
 WARMUP_TEXTS = (
     "A short text.",
     "Another text, which is a little longer than the one before it, so that batches are uneven.",
 )
-"""Warm-up values of a field of text."""
+"""Warm-up values of a text field."""
 
 Body = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -43,22 +43,22 @@ class Field:
     dtype: str
     """TensorFlow's name, such as `string` or `float32`."""
     shape: tuple[int | None, ...]
-    """The first axis is the rows' and None; another one that is None differs from request to request."""
+    """The first axis is None, for rows; any other None may differ between requests."""
     warmup: tuple[Any, ...] = (0,)
-    """Of an input: values of rows, or one for all elements of a row, with which the server warms up, in turn."""
+    """Of an input: values that warm-up rows take in turn, each for a row or for all elements of a row."""
     hostile: tuple[Any, ...] = ()
-    """Of an input: values of rows that every export is tried on, besides samples of the data, in turn."""
+    """Of an input: values on which every export is tried besides samples of the data."""
     tolerance: float = 0.0
-    """Of an output: how far the export's answer may be from the trained model's; 0 for the very same."""
+    """Of an output: the largest allowed difference between the export and the trained model; 0: identical."""
 
     def rows(self, values: Sequence[Any], numbers: Iterable[int]) -> np.ndarray:
-        """Returns an array of this field in which row i is value `numbers[i]`, counted round.
+        """Returns an array of this field whose row i is value number `numbers[i]`, modulo their count.
 
         Args:
-            values: Of rows, at least one. A value of fewer axes stands in all places of a row.
-            numbers: One a row.
+            values: At least one. A value with fewer axes than a row fills all its places.
+            numbers: One number per row.
         Returns:
-            `(B, ...)`; strings as bytes objects, in which what UTF-8 cannot hold (half a surrogate pair) becomes `?`.
+            `(B, ...)`; strings as bytes objects, where half a surrogate pair, which UTF-8 cannot encode, becomes `?`.
         """
         numbers = list(numbers)
         size = [length or 1 for length in self.shape[1:]]
@@ -80,7 +80,7 @@ class Signature:
     function: Any
     """tf.function from a dictionary of the inputs to one of the outputs."""
     api: Api = Api.PREDICT
-    """Besides Predict, which every signature answers."""
+    """An API besides Predict, which every signature supports."""
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Computes the outputs of arrays or tensors in this process."""
@@ -94,13 +94,13 @@ def build_signature(
     """Makes `body` a signature: a graph function whose inputs and outputs are the keys of a request's JSON.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it is called, if an input has another shape than its field, or one has
-            more rows than another.
+        tf.errors.InvalidArgumentError: When it is called, if the shape of an input does not fit its field, or the
+            inputs have different numbers of rows.
     """
     specs = {field.name: tf.TensorSpec(field.shape, field.dtype, name=field.name) for field in inputs}
     traced = traced_once(body, [specs])
 
-    # The server does not look at shapes, and tensorflow-text's op brings it down by a text that is no vector.
+    # The server does not check shapes, and a text that is not a vector makes tensorflow-text's op crash it.
     @tf.function(autograph=False, input_signature=[specs])
     def checked(given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         given = {key: tf.ensure_shape(value, specs[key].shape) for key, value in given.items()}
@@ -109,7 +109,7 @@ def build_signature(
         num_rows = tf.stack([tf.shape(value)[0] for value in given.values()])
         same = tf.debugging.assert_equal(num_rows, num_rows[0], f"{', '.join(given)} must have as many rows each.")
         with tf.control_dependencies([same]):
-            # A copy of each, or nothing would wait for the check.
+            # Identity makes each input wait for the check; the check alone would not run before its use.
             return traced({key: tf.identity(value) for key, value in given.items()})
 
     return Signature(name=name, inputs=_by_name(inputs), outputs=_by_name(outputs), function=checked, api=api)
@@ -120,9 +120,9 @@ def _by_name(fields: Iterable[Field]) -> dict[str, Field]:
 
 
 def serialized_examples(columns: Mapping[str, Sequence[str | bytes]]) -> tuple[bytes, ...]:
-    """Returns serialized tf.Examples, one a row.
+    """Returns serialized tf.Examples, one per row.
 
-    Every second row leaves its empty texts out, which means the same.
+    Every second row leaves its empty texts out, which has the same meaning.
     """
     rows = []
     for number, values in enumerate(zip(*columns.values(), strict=True)):
@@ -139,6 +139,6 @@ def _as_bytes(value: Any) -> Any:
 
 
 def _tensor(value: Any) -> tf.Tensor:
-    if isinstance(value, np.ndarray) and value.dtype == object:  # of no rows TensorFlow would not see that it is text
+    if isinstance(value, np.ndarray) and value.dtype == object:  # without rows TensorFlow would not infer strings
         return tf.constant(value.tolist(), tf.string, shape=value.shape)
     return tf.convert_to_tensor(value)

@@ -1,4 +1,4 @@
-"""The inputs and outputs of the signatures of an exported generator; `GeneratorModule` says what they mean."""
+"""The inputs and outputs of the signatures of an exported generator; `GeneratorModule` explains them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from aigc_tf.serving.modules.fields import HOSTILE_TEXTS, WARMUP_TEXTS, Field
 
 
 def lines_of(texts: Sequence[str | bytes]) -> tuple[bytes, ...]:
-    """Returns for each text the three before it, one a line."""
+    """Returns, for each text, the three before it, one per line."""
     plain = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts]
     return tuple(b"\n".join(plain[(row - turn) % len(plain)] for turn in (1, 2, 3)) for row in range(len(plain)))
 
@@ -22,7 +22,7 @@ def _ragged_field(name: str, dtype: str, *, tolerance: float = 0.0) -> Field:
 
 
 _TOLERANCE = 1e-4
-"""Of a probability, or of a logarithm of one."""
+"""Tolerance of a probability or of its logarithm."""
 PROMPT = Field(name="prompt", dtype="string", shape=(None,), warmup=WARMUP_TEXTS, hostile=HOSTILE_TEXTS)
 CONTINUATION = dataclasses.replace(PROMPT, name="continuation", hostile=(*HOSTILE_TEXTS[1:], HOSTILE_TEXTS[0]))
 CHOICES = Field(name="choices", dtype="string", shape=(None,), warmup=(b"a\nb",), hostile=lines_of(HOSTILE_TEXTS))
@@ -58,8 +58,8 @@ CHOSEN = [
     _rows_field("prompt_cut", "int32"),
 ]
 _NAN = float("nan")
-# Their numbers have no common factor, so that rows see many combinations. A negative number and NaN stand for the
-# export's own setting.
+# The lengths of these lists have no common factor, so that rows see many combinations. A negative number and NaN select
+# the export's own setting.
 _TRIED: dict[str, tuple[float, ...]] = {
     "temperature": (1.0, 0.7, 0.0, 1.3, _NAN),
     "top_k": (0, 5, 40, -1),
@@ -70,7 +70,7 @@ _TRIED: dict[str, tuple[float, ...]] = {
 }
 _WARMED = {"max_new_tokens": 4, "seed": 0}
 _OWN = -1
-"""Stands for a setting of the export's own."""
+"""The value that selects the export's own setting."""
 _TRIED_TOKENS = 16
 
 

@@ -31,49 +31,49 @@ from aigc_tf.serving.modules.scoring import Scorer
 
 
 class GeneratorModule(tf.Module):
-    """A trained generator as functions of text and of token ids; holds its variables once and no Keras object.
+    """A trained generator as functions of text and of token ids; it holds its variables once, and no Keras object.
 
-    `serving_default` takes `prompt` (B,) string and `SETTINGS`; `defaults` takes `prompt` alone, and every row has the
-    settings of `generation`, its seed too, so that an answer does not depend on the row's place in a batch.
+    `serving_default` takes `prompt` (B,) string and `SETTINGS`. `defaults` takes `prompt` alone; every row has the
+    settings of `generation`, including its seed, so that an answer does not depend on the row's place in a batch.
     `generate_ids` takes `prompt_ids` (B, max_length) int32, padded on the right with any ids, `prompt_lengths` (B,)
-    int32 and `SETTINGS`. The length is fixed since TF Serving's batching would pad rows with their first element; in
-    the graph they are as long as the longest. `generate_until` takes those of `serving_default` and `stop`
-    (B, NUM_ROW_STOPS) string, which end the row as those of `generation` do; an empty one is none. They all answer
+    int32 and `SETTINGS`. The length is fixed, since TF Serving's batching would pad rows with their first element; the
+    graph cuts them to the longest. `generate_until` takes the inputs of `serving_default` and `stop`
+    (B, NUM_ROW_STOPS) string, which end the row as those of `generation` do; empty ones are ignored. All of them answer
 
-        text             (B,) string   valid UTF-8, U+FFFD for bytes that are none
-        text_bytes       (B,) string   the very bytes
-        token_ids        (B, N) int32  filled up with the end of text; N is the longest row's
+        text             (B,) string   valid UTF-8, U+FFFD for invalid bytes
+        text_bytes       (B,) string   the exact bytes
+        token_ids        (B, N) int32  padded with the end of text; N is the length of the longest row
         num_tokens       (B,) int32
         finish_reason    (B,) string   a value of `FINISH_REASONS`, or `REFUSED`
         log_probability  (B,) float32  of the continuation under the model, its end included
-        prompt_cut       (B,) int32    tokens that a prompt has too many
+        prompt_cut       (B,) int32    tokens cut off the prompt
 
     `score` takes `prompt` and `continuation` (B,) strings and answers, without drawing anything,
 
         log_probability          (B,) float32    of the continuation's tokens after the prompt; NaN in a refused row
         num_tokens               (B,) int32      of the continuation
-        token_ids                (B, N) int32    filled up with the end of text
-        token_log_probabilities  (B, N) float32  filled up with 0
+        token_ids                (B, N) int32    padded with the end of text
+        token_log_probabilities  (B, N) float32  padded with 0
         prompt_cut               (B,) int32
-        continuation_cut         (B,) int32      tokens that a continuation has too many
+        continuation_cut         (B,) int32      tokens cut off the continuation
 
-    `choose` takes `prompt` and `choices` (B,) strings, one choice a line, and answers
+    `choose` takes `prompt` and `choices` (B,) strings, one choice per line, and answers
 
-        choice             (B,) string     the likeliest, of several the first; empty where there is none
-        choice_id          (B,) int32      its number among the row's lines that are not empty; -1 where there is none
-        log_probabilities  (B, K) float32  of each choice after the prompt; minus infinity where there is none
-        probabilities      (B, K) float32  the same, as shares of their sum; 0 where there is none
+        choice             (B,) string     the likeliest, the first of equals; empty if there is none
+        choice_id          (B,) int32      its number among the row's non-empty lines; -1 if there is none
+        log_probabilities  (B, K) float32  of each choice after the prompt; minus infinity for a missing one
+        probabilities      (B, K) float32  the same, normalised to a sum of 1; 0 for a missing one
         prompt_cut         (B,) int32
 
     Args:
-        model: One of ours, in the dtype to compute in.
+        model: A model of this toolkit, in the dtype to compute in.
         tokenizer: The tokenizer of the prepared data.
-        stored: What `quantization.store` returned of the model; None to save its weights as they are.
+        stored: The result of `quantization.store` for the model; None to save its weights unchanged.
         max_length: Positions of prompt and continuation together.
         generation: Settings of `defaults`; its stop strings are those of every signature.
         long_prompt: One of `config.LONG_PROMPTS`.
     Raises:
-        InputError: If the model is not one of ours, the tokenizer has no end of text, or a stop string does not fit.
+        InputError: If the model is KerasNLP's, the tokenizer has no end of text, or a stop string does not fit.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class GeneratorModule(tf.Module):
     ):
         super().__init__(name="generator")
         continuer = Continuer(model, tokenizer, max_length=max_length, stop=generation.stop, long_prompt=long_prompt)
-        self.weights = ServedWeights(model, stored)  # tracked: what the functions below read
+        self.weights = ServedWeights(model, stored)  # tracked by the module: the functions below read them
         self.tokenizer = tokenizer
         generate = _shared(continuer, self.weights)
         scorer = Scorer(model, tokenizer, max_length=max_length, long_prompt=long_prompt)
@@ -100,13 +100,13 @@ class GeneratorModule(tf.Module):
             _pair_signature("score", self.weights.restoring(scorer.score), CONTINUATION, outputs=SCORES),
             _pair_signature("choose", self.weights.restoring(scorer.choose), CHOICES, outputs=CHOSEN),
         ]
-        # In a function, lest the module track it.
+        # A lambda hides the signatures from tf.Module's tracking of attributes.
         self.signatures: Callable[[], dict[str, Signature]] = lambda: {one.name: one for one in found}
-        """The functions of the SavedModel by their names."""
+        """Returns the functions of the SavedModel by name."""
 
 
 def _shared(continuer: Continuer, weights: ServedWeights) -> Any:
-    """Returns the loop as one function, of which a SavedModel holds one copy whatever calls it."""
+    """Returns the loop as one function for all signatures, so that a SavedModel holds its graph once."""
     ids, lengths = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)
     settings = Settings(**{name: tf.TensorSpec([None], dtype, name=name) for name, dtype in SETTINGS.items()})
     return traced_once(weights.restoring(continuer.generate), [ids, lengths, settings])

@@ -16,8 +16,8 @@ def add_special_tokens_in_graph(
     Args:
         first: `(B, None)` int32 token ids of the texts.
         second: The same of the second texts of pairs; None for single texts.
-        special: Special tokens, longest row and truncation.
-        length: Positions of the result. None: those of the batch's longest row.
+        special: Special tokens, maximum length and truncation.
+        length: Positions of the result. None: the length of the batch's longest row.
     Returns:
         `token_ids`, `segment_ids` and `padding_mask`, each `(B, T)` int32.
     """
@@ -36,7 +36,7 @@ def add_special_tokens_in_graph(
         parts += [_repeat(special.between_ids, num_rows), _keep(second, kept_b, special.truncation)]
     rows = tf.concat([*parts, _repeat(special.end_ids, num_rows)], axis=1)  # (B, None)
     lengths = num_special + kept + kept_b
-    # A batch of no rows has no longest one, and the model reads position 0.
+    # A batch without rows has no longest one, but the model still reads position 0.
     longest = tf.constant(length, tf.int64) if length else tf.reduce_max(tf.concat([[max(num_special, 1)], lengths], 0))
     token_ids = rows.to_tensor(special.padding_id, shape=tf.stack([tf.constant(-1, tf.int64), longest]))
     mask = tf.sequence_mask(lengths, longest, tf.int32)  # (B, T)

@@ -1,8 +1,8 @@
-"""Weights that are stored smaller than they are computed with, and are restored once in every request.
+"""Weights stored in fewer bits than the computation uses, and restored once in every request.
 
-`bfloat16` halves every floating-point weight. `int8` keeps kernels and embeddings as whole numbers in [-127, 127] with
-float32 scales: of a kernel one an output channel, of a table one a row, which is the largest absolute value there over
-127 (symmetric, without zero point). Biases, norms and all else of one axis stay float32 then.
+`bfloat16` halves every floating-point weight. `int8` stores kernels and embeddings as whole numbers in [-127, 127] with
+float32 scales: one per output channel of a kernel, one per row of a table. A scale is the largest absolute value of its
+channel or row over 127 (symmetric, without zero point). Biases, norms and other weights of one axis stay float32.
 
 Source: Jacob et al. 2018, section 2.1, with the zero point 0.
 """
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 _BFLOAT16 = tf.bfloat16.as_numpy_dtype
 _TABLES = ("embeddings", "tokens", "positions", "position_embeddings")
-"""Last part of the path of a table whose rows are looked up."""
+"""Last part of the path of an embedding table."""
 _LARGEST = 127
 
 Stored = tuple[np.ndarray, ...]
@@ -26,11 +26,11 @@ Stored = tuple[np.ndarray, ...]
 
 
 def quantize(value: np.ndarray, axes: tuple[int, ...]) -> Stored:
-    """Returns int8 values and scales, whose product is the nearest to `value` that there is.
+    """Returns int8 values and scales whose product is nearest to `value`.
 
     Args:
         value: float32.
-        axes: What shares a scale; the scales have the size 1 there.
+        axes: Axes that share a scale; the scales have size 1 there.
     """
     largest = np.max(np.abs(value), axis=axes, keepdims=True)
     scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
@@ -38,20 +38,20 @@ def quantize(value: np.ndarray, axes: tuple[int, ...]) -> Stored:
 
 
 def restore(stored: Stored) -> np.ndarray:
-    """Returns the float32 values that are computed with; what is no float as it is."""
+    """Returns the float32 values to compute with; arrays that are not floats stay unchanged."""
     if len(stored) == 2:
         return stored[0].astype(np.float32) * stored[1]
     return stored[0].astype(np.float32) if stored[0].dtype == _BFLOAT16 else stored[0]
 
 
 def store(model: keras.Model, kind: str) -> list[Stored]:
-    """Makes the weights of a model small, and sets them to what is computed with then, which is rounded.
+    """Quantizes the weights of a model, and sets the model to the rounded weights.
 
     Args:
-        model: With float32 weights, which change.
+        model: A model with float32 weights, which change.
         kind: One of config.STORED_WEIGHTS.
     Returns:
-        What is to be stored of each of `model.weights`.
+        The stored form of each of `model.weights`.
     """
     equations = {
         id(layer.kernel): layer.equation
@@ -71,13 +71,14 @@ def store(model: keras.Model, kind: str) -> list[Stored]:
         restored = restore(small)
         if restored.dtype == np.float32 and restored.ndim > 1:  # see _restored_dtype
             restored = restored.astype(dtype).astype(np.float32)
+        # The reference of parity computes with the rounded weights as well: parity checks the export, not the rounding.
         weight.assign(restored)
         stored.append(small)
     return stored
 
 
 def _axes_of_a_scale(weight: keras.Variable, equation: str) -> tuple[int, ...]:
-    """Returns the axes that share a scale: of a kernel those that its product sums over, of a table the last."""
+    """Returns the axes that share a scale: for a kernel the ones its product sums over, for a table the last."""
     axes = tuple(range(len(weight.shape)))
     if weight.path.rpartition("/")[2] in _TABLES:
         return axes[-1:]
@@ -92,32 +93,32 @@ class ServedWeights(tf.Module):
 
     Args:
         model: The model.
-        stored: What `store` returned; None where the model's own variables are saved as they are.
+        stored: The result of `store`; None to save the model's own variables.
     """
 
     def __init__(self, model: keras.Model, stored: list[Stored] | None = None):
         super().__init__(name="weights")
         self.values = None if stored else [weight.value for weight in model.weights]
         self.stored = [[tf.Variable(part, trainable=False) for part in small] for small in stored or []]
-        # In functions, lest SavedModels see the Keras model.
+        # In lambdas, so that a SavedModel does not track the Keras model.
         dtype = tf.as_dtype(model.dtype_policy.compute_dtype)
         self.restored: Callable[[], list[tf.Tensor]] = lambda: [
             _restored(small, dtype) for _, small in _restored_whole(model, self.stored)
         ]
-        """In a graph: the values of all weights but those that are looked up; none where nothing is small."""
+        """In a graph: restores all weights except embedding tables; empty if no weight is quantized."""
         self.computing_with = functools.partial(_computing_with, model, self.stored)
-        """`computing_with(values)`: has the model compute with what `restored` gave, in a graph traced in the block."""
+        """`computing_with(values)`: graphs traced within it compute with the result of `restored`."""
         self.specs: Callable[[], list[tf.TensorSpec]] = lambda: [
             tf.TensorSpec(small[0].shape, _restored_dtype(small, dtype))
             for _, small in _restored_whole(model, self.stored)
         ]
-        """Shapes and types of what `restored` gives."""
+        """Shapes and dtypes of the result of `restored`."""
 
     def restoring(self, body: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns a function for graphs that does what `body` does, with the model computing with the stored weights.
+        """Returns a function for graphs that runs `body` with the model computing with the stored weights.
 
-        They are restored once in each call, outside of loops of `body`. No graph function that is traced apart may be
-        called in it.
+        They are restored once in each call, outside of loops of `body`. `body` must not call a graph function that is
+        traced separately.
         """
 
         def restoring_body(*arguments: Any) -> Any:
@@ -128,7 +129,7 @@ class ServedWeights(tf.Module):
 
 
 def _restored_whole(model: keras.Model, stored: list[Any]) -> list[tuple[keras.Variable, Any]]:
-    """Returns the weights, with what is stored of each, but for tables whose rows are looked up."""
+    """Returns the weights except embedding tables, each with its stored form."""
     if not stored:
         return []
     looked_up = {id(layer._embeddings) for layer in _lookups(model)}
@@ -143,7 +144,7 @@ def _restored(small: list[tf.Variable], dtype: tf.DType) -> tf.Tensor:
 
 
 def _restored_dtype(small: list[tf.Variable], dtype: tf.DType) -> tf.DType:
-    """Returns the dtype of the products for a weight of several axes, float32 for others; what is no float stays."""
+    """Returns the products' dtype for a weight of several axes, float32 for others; integers keep their dtype."""
     if len(small) == 1 and not small[0].dtype.is_floating:
         return small[0].dtype
     return dtype if small[0].shape.rank > 1 else tf.float32
@@ -157,7 +158,7 @@ def _computing_with(model: keras.Model, stored: list[list[tf.Variable]], values:
     parts = {id(weight): small for weight, small in zip(model.weights, stored, strict=True)}
     with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
         for (weight, _), value in zip(_restored_whole(model, stored), values, strict=True):
-            scope.add_update((weight, value))  # the scope's own argument would make float32 of it
+            scope.add_update((weight, value))  # the scope's constructor would cast it to float32
         for layer in _lookups(model):
             stack.enter_context(_looking_up(layer, parts[id(layer._embeddings)], scope))
         yield
@@ -171,11 +172,11 @@ def _lookups(model: keras.Model) -> list[Any]:
 
 @contextlib.contextmanager
 def _looking_up(layer: Any, small: list[tf.Variable], scope: keras.StatelessScope) -> Iterator[None]:
-    """Has an embedding layer restore the rows that it looks up, and not its whole table."""
+    """Within it, an embedding layer restores only the rows that it looks up, not its whole table."""
     whole, dtype = layer.call, tf.as_dtype(layer.compute_dtype)
 
     def look_up(inputs: tf.Tensor, *arguments: Any, **named: Any) -> tf.Tensor:
-        if arguments or any(named.values()):  # reverse: the table is a kernel
+        if arguments or any(named.values()):  # reverse=True uses the table as a kernel
             scope.add_update((layer._embeddings, _restored(small, dtype)))
             return whole(inputs, *arguments, **named)
         rows = [tf.gather(part, inputs) for part in small]

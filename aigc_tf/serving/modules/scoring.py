@@ -1,7 +1,7 @@
-"""How likely a text is after another, and which of several is: what the signatures `score` and `choose` compute.
+"""The probability of a text after another, and the likeliest of several: signatures `score` and `choose`.
 
-A prompt is read once. What follows it is read behind the keys and values of the prompt, one choice after the other, and
-logits are made of a few places at a time, so that memory is that of one choice however many there are.
+A prompt is read once. Choices are read one after another, each behind the keys and values of the prompt, and logits are
+computed for a few positions at a time, so that the memory is that of one choice, however many there are.
 Shape letters: B rows, P prompt positions, N tokens of a continuation, K choices of a row, D width, V vocabulary.
 """
 
@@ -17,42 +17,42 @@ from aigc_tf.models.generators.generator import Cache, decoder_logits, decoder_r
 from aigc_tf.serving.modules.continuer import cut_prompts, end_of_text, longest
 
 MAX_CHOICES = 1024
-"""Of a row."""
+"""The most choices of a row."""
 _LOGITS = 2**22
-"""Numbers that are computed at once."""
+"""The most logits that are computed at the same time."""
 
 
 class _Read(NamedTuple):
-    """Prompts that have been read, and room for what follows them."""
+    """Prompts that have been read, with room in the cache for what follows."""
 
     cache: Cache
     lengths: tf.Tensor
     """`(B,)` int32."""
     logits: tf.Tensor
-    """`(B, V)` float32, of what follows."""
+    """`(B, V)` float32, logits of the next token."""
 
 
 class _Choices(NamedTuple):
-    """What follows each prompt, one of them."""
+    """The choices of each prompt."""
 
     texts: tf.Tensor
-    """`(B, K)` strings, filled up with empty ones."""
+    """`(B, K)` strings, padded with empty ones."""
     token_ids: tf.Tensor
     """`(B, K, N)` int32, N at least 1."""
     lengths: tf.Tensor
-    """`(B, K)` int32; 0 where there is none, or none that fits."""
+    """`(B, K)` int32; 0 for a missing choice, or one that does not fit."""
     are_many: tf.Tensor
-    """`(B,)` bool: more than `MAX_CHOICES`, which are left out."""
+    """`(B,)` bool: rows with more than `MAX_CHOICES`; the others are left out."""
 
 
 class Scorer:
     """Scores texts after prompts.
 
     Args:
-        model: One of ours.
-        tokenizer: One with an end of text.
+        model: A model of this toolkit.
+        tokenizer: A tokenizer with an end of text.
         max_length: Positions of prompt and continuation together.
-        long_prompt: One of `config.LONG_PROMPTS`: what becomes of a prompt that leaves no room for what follows it.
+        long_prompt: One of `config.LONG_PROMPTS`: what happens to a prompt that leaves no room for what follows it.
     """
 
     def __init__(self, model: keras.Model, tokenizer: Tokenizer, *, max_length: int, long_prompt: str):
@@ -95,7 +95,7 @@ class Scorer:
 
         Args:
             prompts: `(B,)` strings.
-            choices: `(B,)` strings, one choice a line; empty lines are none.
+            choices: `(B,)` strings, one choice per line; empty lines are ignored.
         Returns:
             The outputs of the signature, see `GeneratorModule`.
         """
@@ -141,13 +141,13 @@ class Scorer:
         return rows.to_tensor(self._end_id, shape=tf.stack([-1, width]))
 
     def _prompts(self, prompts: tf.Tensor, taken: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns ids, lengths and what was cut off, where `taken` `(B,)` positions are needed for what follows."""
+        """Returns ids, lengths and numbers of cut tokens, leaving `taken` `(B,)` positions for what follows."""
         rows = self._tokenizer.tokenize(prompts)
         lengths = tf.cast(rows.row_lengths(), tf.int32)
         return cut_prompts(rows.to_tensor(self._end_id), lengths, room=self._max_length - taken, end_id=self._end_id)
 
     def _read(self, prompt_ids: tf.Tensor, lengths: tf.Tensor, refused: tf.Tensor, width: tf.Tensor) -> _Read:
-        """Reads prompts, of refused rows one token, with room for `width` more."""
+        """Reads prompts (one token in refused rows), with room for `width` more tokens."""
         lengths = tf.where(refused, 1, lengths)
         prompt_ids = prompt_ids[:, : longest(lengths, least=1)]
         cache = empty_cache(self._model, tf.shape(prompt_ids)[0], tf.shape(prompt_ids)[1] + width)
@@ -158,11 +158,11 @@ class Scorer:
         return decoder_logits(self._model, features)[:, : self._tokenizer.vocabulary_size]
 
     def _score_each(self, read: _Read, choices: _Choices, lengths: tf.Tensor) -> tf.Tensor:
-        """Returns `(B, K)` log-probabilities of all tokens of each choice but its first."""
+        """Returns `(B, K)` log-probabilities of all tokens of each choice except its first."""
         numbers = tf.range(tf.shape(lengths)[1])
 
         def one(number: tf.Tensor, cache: Cache, totals: tf.Tensor) -> tuple[tf.Tensor, Cache, tf.Tensor]:
-            # What another choice wrote is written over, or stands behind all that is read.
+            # Keys of the previous choice are overwritten, or lie after all positions that are read.
             rest, cache = self._score_rest(read._replace(cache=cache), choices.token_ids[:, number], lengths[:, number])
             total = tf.reduce_sum(rest, axis=1, keepdims=True)
             return number + 1, cache, tf.where(numbers == number, total, totals)
@@ -171,7 +171,7 @@ class Scorer:
         return tf.while_loop(lambda number, *_: number < tf.size(numbers), one, variables, parallel_iterations=1)[2]
 
     def _score_rest(self, read: _Read, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, Cache]:
-        """Returns `(B, N - 1)` log-probabilities of `(B, N)` tokens but the first, 0 beyond `(B,)` lengths."""
+        """Returns `(B, N - 1)` log-probabilities of `(B, N)` tokens except the first, 0 beyond `(B,)` lengths."""
         width = longest(lengths, least=1) - 1
         columns = tf.shape(ids)[1] - 1
 
@@ -185,7 +185,7 @@ class Scorer:
         return tf.cond(width > 0, score, lambda: (tf.zeros_like(ids[:, 1:], tf.float32), read.cache))
 
     def _log_probabilities(self, features: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Returns `(M,)` log-probabilities of targets after `(M, D)` places, some at a time."""
+        """Returns `(M,)` log-probabilities of targets after `(M, D)` features, some at a time."""
         num_rows, width = tf.shape(features)[0], features.shape[1]
         block = tf.clip_by_value(num_rows, 1, max(1, _LOGITS // self._tokenizer.vocabulary_size))
         missing = -num_rows % block

@@ -1,4 +1,4 @@
-"""Texts as the tensors that a signature takes."""
+"""Texts as tensors for a signature."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,6 +10,6 @@ TextFunction = Callable[[Sequence[str | bytes], Sequence[str | bytes] | None], d
 
 
 def to_bytes(texts: Sequence[str | bytes]) -> tf.Tensor:
-    """Returns a `(B,)` string tensor; what UTF-8 cannot hold (half a surrogate pair) becomes `?`."""
+    """Returns a `(B,)` string tensor; half a surrogate pair, which UTF-8 cannot encode, becomes `?`."""
     values = [text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts]
     return tf.constant(values, tf.string, shape=[len(values)])

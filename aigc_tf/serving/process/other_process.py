@@ -1,8 +1,8 @@
-"""Calls a SavedModel's signatures in another process, as a server would run them.
+"""Calls a SavedModel's signatures in another process, as a server runs them.
 
-That process is `serving.stand_in`: TensorFlow's C API, tensorflow-text's ops, XLA switched off as TensorFlow Serving
-has it, nothing of TensorFlow's Python and nothing of ours but the program itself. It computes on the CPU: another
-device would answer differently by more than parity allows.
+That process is `serving.stand_in`: TensorFlow's C API and tensorflow-text's ops, with XLA switched off as in TensorFlow
+Serving. It imports nothing of TensorFlow's Python, and of this package only itself. It computes on the CPU, since
+answers of another device would differ by more than parity allows.
 """
 
 import base64
@@ -31,13 +31,13 @@ from aigc_tf.serving.process.runtimes import Runtime
 from aigc_tf.serving.stand_in.tensors import NUMPY_NAMES
 
 _SECONDS = 900
-_LOG_LINE = re.compile(r"[IWE]\d{4} ")  # TensorFlow's notes; what ends the process is no such line
-_NUMPY = {**NUMPY_NAMES, "bfloat16": "uint16"}  # NumPy has no bfloat16, and its bits are taken
+_LOG_LINE = re.compile(r"[IWE]\d{4} ")  # TensorFlow's log; the error that ends the process does not look like this
+_NUMPY = {**NUMPY_NAMES, "bfloat16": "uint16"}  # NumPy has no bfloat16, so its bits travel as uint16
 _TENSORFLOW = {name: own for own, name in NUMPY_NAMES.items()}
 
 
 def bytes_array(texts: Sequence[str | bytes]) -> np.ndarray:
-    """Returns a `(B,)` array of bytes objects; what UTF-8 cannot hold (half a surrogate pair) becomes `?`."""
+    """Returns a `(B,)` array of bytes objects; half a surrogate pair, which UTF-8 cannot encode, becomes `?`."""
     return np.array([text.encode("utf-8", "replace") if isinstance(text, str) else text for text in texts], object)
 
 
@@ -57,11 +57,11 @@ def installed_runtime() -> Runtime:
 
 
 class CallError(RunError):
-    """A call that the other process answered with an error.
+    """The other process answered a call with an error.
 
     Args:
         code: Canonical code, such as INVALID_ARGUMENT.
-        message: What it said.
+        message: The error's message.
     """
 
     def __init__(self, code: str, message: str):
@@ -75,10 +75,10 @@ class StandIn:
     Args:
         folder: The SavedModel.
         runtime: The TensorFlow to load it with; None for the installed one.
-        num_threads: Requests that run at once.
-        warm_up: Whether it replays the model's warm-up requests before it is ready; one that fails fails the load.
+        num_threads: Requests that run at the same time.
+        warm_up: Whether to replay the model's warm-up requests before it is ready; a failure fails the load.
     Raises:
-        RunError: If the model cannot be loaded, or the process ends; its last words are named.
+        RunError: If the model cannot be loaded, or the process ends; the message has its last output.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class StandIn:
         self._numbers = itertools.count()
         self._death: RunError | None = None
         self._waiting: dict[int | None, Future[dict[str, Any]]] = {None: ready}  # by the id of the request
-        # Two: while a long request waits for the process to read it, replies must go on being read.
+        # Two locks: while a long request waits to be written, replies must still be read, or both sides would block.
         self._lock, self._write_lock = threading.Lock(), threading.Lock()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  not a pipe, which would have to be emptied
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  a pipe would block when it is full
         options = [f"--model={os.path.abspath(folder)}", f"--threads={num_threads}", *["--warmup"] * warm_up]
         self._process = _start(options, runtime or installed_runtime(), self._errors)
         self._requests, self._replies = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
@@ -111,16 +111,16 @@ class StandIn:
         self.num_warmup_requests: int = facts["num_warmup_requests"]
         self.warmup_seconds: float = facts["warmup_seconds"]
         self.xla: str = facts["xla"]
-        """`off`, or `on` where the runtime cannot switch it off."""
+        """`off`, or `on` if the runtime cannot switch it off."""
         self.tensorflow: str = facts["tensorflow"]
         """Version of the runtime."""
         self.signatures: dict[str, dict[str, Any]] = facts["signatures"]
-        """By name: `method`, and of each of `inputs` and `outputs` its `dtype`, `shape` and `tensor`."""
+        """By name: `method`, and for each of `inputs` and `outputs` its `dtype`, `shape` and `tensor`."""
 
     def submit(self, request: Mapping[str, Any]) -> "Future[dict[str, Any]]":
-        """Sends a request as `serving.stand_in` takes it and returns the reply to come, which may be an error's.
+        """Sends a request of `serving.stand_in` and returns a future of the reply, which may hold an error.
 
-        The future raises RunError where the process ends before it replies.
+        The future raises RunError if the process ends before it replies.
         """
         reply, number = Future[dict[str, Any]](), next(self._numbers)
         with self._lock:
@@ -128,7 +128,7 @@ class StandIn:
                 reply.set_exception(self._death)
                 return reply
             self._waiting[number] = reply
-        with self._write_lock, contextlib.suppress(OSError, ValueError):  # where it has ended, _read_replies says so
+        with self._write_lock, contextlib.suppress(OSError, ValueError):  # if it has ended, _read_replies reports it
             self._requests.write(json.dumps({**request, "id": number}).encode() + b"\n")
             self._requests.flush()
         return reply
@@ -146,12 +146,12 @@ class StandIn:
         Args:
             signature: Its name.
             inputs: By name; strings as arrays of bytes objects.
-            output_filter: Names of the outputs wanted; none for all.
+            output_filter: Names of the requested outputs; empty for all.
             timeout: Seconds to wait for the reply.
         Returns:
             The outputs by name; strings as arrays of bytes objects, bfloat16 as float32.
         Raises:
-            CallError: If the call fails, with what TensorFlow says, or takes too long (DEADLINE_EXCEEDED).
+            CallError: If the call fails, with TensorFlow's message, or takes too long (DEADLINE_EXCEEDED).
             RunError: If the process ends.
         """
         return self.timed_call(signature, inputs, output_filter=output_filter, timeout=timeout)[0]
@@ -164,7 +164,7 @@ class StandIn:
         output_filter: Sequence[str] = (),
         timeout: float = _SECONDS,
     ) -> tuple[dict[str, np.ndarray], float]:
-        """Returns what `call` does, and the seconds that TensorFlow took."""
+        """Returns the outputs of `call`, and the seconds that TensorFlow took."""
         tensors = {name: _to_bytes(value) for name, value in inputs.items()}
         request = {"signature_name": signature, "tensors": tensors, "output_filter": list(output_filter)}
         reply = _checked(_wait(self.submit(request), timeout))
@@ -172,11 +172,11 @@ class StandIn:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.kill()  # there is nothing it could lose
+        self._process.kill()  # it has nothing to save
         self._process.wait()
         self._reader.join()
         for file in (self._requests, self._replies, self._errors):
-            with contextlib.suppress(OSError):  # a line that was not read
+            with contextlib.suppress(OSError):  # unread input
                 file.close()
 
     def __enter__(self) -> Self:
@@ -189,13 +189,14 @@ class StandIn:
 
     def _read_replies(self) -> None:
         for line in self._replies:
-            if not line.endswith(b"\n"):  # it ended in the middle of a reply
+            if not line.endswith(b"\n"):  # the process ended in the middle of a reply
                 break
             reply = json.loads(line)
             with self._lock:
                 waiting = self._waiting.pop(reply.get("id"), None)
             if waiting is not None:
                 waiting.set_result(reply)
+        # Everyone who waits, and everyone who asks later, gets this error instead of waiting forever.
         death = self._last_words()
         with self._lock:
             self._death = death
@@ -215,10 +216,11 @@ class StandIn:
 
 
 def _start(options: Sequence[str], runtime: Runtime, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
-    # Not the GPU: this process holds its memory, and the comparison is one of CPU with CPU.
+    # No GPU: this process holds its memory, and parity compares CPU with CPU.
+    # XLA's flags could switch on what the stand-in must run without.
     environment = {k: v for k, v in os.environ.items() if k not in ("TF_XLA_FLAGS", "XLA_FLAGS", "TF_CONFIG")}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    # -E, -s: what the user has set for other Pythons does not count. The module is found in the working directory.
+    # -E and -s ignore the user's Python settings. The module is found through the working directory.
     return subprocess.Popen(
         [
             *[sys.executable, "-E", "-s", "-m", "aigc_tf.serving.stand_in", *options],

@@ -1,7 +1,7 @@
-"""The native libraries that a TensorFlow Serving is built from, out of the wheels of the same versions.
+"""The native libraries that a TensorFlow Serving is built from, from the wheels of the same versions.
 
-No server is on a package index, but TensorFlow's wheels hold the C API with the kernels it runs, and those of
-tensorflow-text and tensorflow-decision-forests the ops it links. They are fetched with pip, pinned by sha256, and only
+No package index has a server, but TensorFlow's wheels hold the C API with the kernels that it runs, and the wheels of
+tensorflow-text and tensorflow-decision-forests hold the ops that it links. pip fetches them, pinned by sha256, and only
 the libraries are kept: 0.6 to 1 GB in `<cache>/runtimes/<packages>`, where `<cache>` is `storage.cache_folder`'s.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from aigc_tf import storage
 from aigc_tf.errors import InputError, RunError
 
-# Package, version, sha256 of the wheel for CPython 3.11 on x86-64 Linux; the libraries in it need no Python.
+# Package, version, sha256 of the wheel for CPython 3.11 on x86-64 Linux; its libraries need no Python.
 RUNTIMES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "2.12": (
         ("tensorflow-cpu", "2.12.1", "7ffb595707a8fb376deaddc768784c7a0242b16cbc6e06393b1733b2ce19f855"),
@@ -52,21 +52,21 @@ _PLATFORMS = ("manylinux_2_27_x86_64", "manylinux2014_x86_64")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """The TensorFlow that a model is run in."""
+    """The TensorFlow libraries that run a model."""
 
     folder: Path
-    """Holds libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as a wheel has them."""
+    """Holds libtensorflow_framework.so.2 and libtensorflow_cc.so.2, as in a wheel."""
     op_libraries: tuple[Path, ...]
-    """The .so files of ops that are not TensorFlow's own."""
+    """The .so files of other packages' ops."""
 
     def graph_def_version(self) -> int:
-        """Returns `TF_GRAPH_DEF_VERSION`, the newest graphs that it says it reads."""
+        """Returns `TF_GRAPH_DEF_VERSION`, the newest graph version that it reads."""
         header = (self.folder / _HEADER).read_text(encoding="utf-8")
         return int(header.split("#define TF_GRAPH_DEF_VERSION ")[1].split()[0])
 
 
 def fetch_runtime(name: str) -> Runtime:
-    """Returns a runtime, from the cache if they are there.
+    """Returns a runtime, from the cache if it is there.
 
     Args:
         name: A key of `RUNTIMES`.
@@ -107,4 +107,4 @@ def _fetch(package: str, version: str, sha256: str, folder: Path) -> None:
         with zipfile.ZipFile(wheels[0]) as wheel:
             for member in wheel.namelist():
                 if member.startswith(_LIBRARIES) and member.endswith((".so", ".so.2", ".h")):
-                    wheel.extract(member, folder)  # zipfile strips what leads out of the folder
+                    wheel.extract(member, folder)  # zipfile removes path parts that leave the folder

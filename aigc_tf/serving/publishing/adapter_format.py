@@ -1,4 +1,4 @@
-"""The adapter of an exported model, as one of its other formats."""
+"""Writes the adapter of an exported model as one of its other formats."""
 
 from pathlib import Path
 

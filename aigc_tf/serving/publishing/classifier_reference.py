@@ -1,7 +1,7 @@
-"""What a trained classifier answers, apart from the graph of its export: rows that NumPy makes as training makes them.
+"""The reference answers of a trained classifier: NumPy builds the rows as training does.
 
-The export makes token ids of texts by ops. So its ids are compared with those of the training's own code, and its
-answers with those of the model on these.
+The export computes token ids by ops. So its ids are compared with those of the training's code, and its answers with
+the model's answers to the training's ids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ Texts = Sequence[tuple[str | bytes, ...]]
 
 
 class ClassifierReference:
-    """Answers in the place of an export, for `servable.Servable.reference`.
+    """The reference answers for an export, for `servable.Servable.reference`.
 
     Args:
         model: The classifier, in the dtype of the export, on the CPU.
@@ -35,18 +35,18 @@ class ClassifierReference:
         self._model, self._tokenizer, self._spec = model, tokenizer, spec
         self._length = row_length(model, spec)
         shapes = {name: tf.TensorSpec([None, self._length], tf.int32) for name in model.input}
-        # A graph with the shapes of the signatures: which ops are fused decides where bfloat16 is rounded.
+        # A graph with the shapes of the signatures, since fusing of ops decides where bfloat16 is rounded.
         self._logits = tf.function(lambda batch: model(batch, training=False), input_signature=[shapes])
 
     def __call__(
         self, signature: Signature, inputs: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Returns what the export has to answer; labels follow from the logits that were `found`.
+        """Returns the answer that the export must give; labels follow from the `found` logits.
 
-        Two scores may lie nearer than the tolerance, so that either label is right.
+        Two scores may differ by less than the tolerance; then either label is right.
         """
         batch = self._batch(signature, inputs)
-        if signature.outputs.keys() == batch.keys():  # it makes ids of texts and nothing else
+        if signature.outputs.keys() == batch.keys():  # the signature `tokenize`, which only makes ids
             return batch
         logits = self._logits({name: tf.constant(ids) for name, ids in self._cut(batch).items()})
         if signature.api is not Api.PREDICT:
@@ -58,7 +58,7 @@ class ClassifierReference:
         return expected
 
     def _batch(self, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the rows of ids of a request, of full length."""
+        """Returns the rows of ids of a request, padded to full length."""
         if inputs.keys() == self._model.input.keys():
             return dict(inputs)
         names = text_columns(self._spec)
@@ -70,7 +70,7 @@ class ClassifierReference:
         return model_inputs(self._model, full)
 
     def _cut(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Cuts rows to the longest, as the graph reads them; a batch of none keeps the position that it reads."""
+        """Cuts rows to the longest, as the graph does; a batch without rows keeps the one position it reads."""
         if self._length:
             return dict(batch)
         longest = int(np.max(np.sum(batch["padding_mask"], axis=1), initial=1))
@@ -87,7 +87,7 @@ def _arrays(outputs: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
 
 
 def all_texts(samples: Texts, spec: ServingSpec) -> Texts:
-    """Returns samples of the data and hostile texts: what every signature is tried on."""
+    """Returns samples of the data and hostile texts, on which every signature is tried."""
     columns = (HOSTILE_TEXTS, HOSTILE_TEXTS[::-1])[: 1 + spec.is_pair]
     return [*samples, *zip(*columns, strict=True)]
 
@@ -101,7 +101,7 @@ def logits_difference(first: keras.Model, second: keras.Model, batch: Mapping[st
 def token_rows(
     texts: Texts, tokenizer: Tokenizer, spec: ServingSpec, *, length: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the batch that a training would make of the texts, in NumPy, padded to `length` or the longest row."""
+    """Returns the batch that training would make from the texts, padded to `length` or the longest row."""
     columns = list(zip(*texts, strict=True)) or [()] * (1 + spec.is_pair)
     parts = [[row.numpy() for row in tokenizer.tokenize(to_bytes(column))] for column in columns]
     if len(parts) == 1:

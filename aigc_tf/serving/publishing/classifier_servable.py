@@ -53,12 +53,12 @@ def classifier_servable(
     """Prepares a classifier for `publishing.publish`.
 
     Args:
-        model: What `build_classifier` returned, with the weights to publish, in the dtype it was trained in.
+        model: The result of `build_classifier`, with the weights to publish, in its training dtype.
         tokenizer: The tokenizer of the prepared data.
         spec: Meaning of input and output.
-        dtype: What the exported model computes in: float32 or bfloat16.
+        dtype: Dtype of the exported model's computation: float32 or bfloat16.
         weights: One of `config.STORED_WEIGHTS`.
-        judge: Judges smaller weights on data.
+        judge: Compares smaller weights with float32 weights on data.
         samples: Texts, or pairs of texts, from the data to try the exported model on, besides hostile ones.
     """
     with tf.device("CPU:0"):  # see serving.process.other_process
@@ -119,7 +119,7 @@ def _conclude(parity: dict[str, Any]) -> str:
 def _samples(
     samples: Sequence[tuple[str, ...]], served: keras.Model, tokenizer: Tokenizer, spec: ServingSpec
 ) -> dict[str, Sequence[Any]]:
-    """Returns what each input is tried on: texts, texts in tf.Examples, and rows of ids of texts, hostile ones too."""
+    """Returns values for each input: texts, tf.Examples of texts, and rows of ids, including hostile ones."""
     texts = dict(zip(text_columns(spec), zip(*samples, strict=True), strict=False))
     full = token_rows(all_texts(samples, spec), tokenizer, spec, length=spec.max_length)
     examples = {"inputs": serialized_examples(texts)} if samples else {}
@@ -131,7 +131,7 @@ def _columns(texts: Texts, spec: ServingSpec) -> dict[str, Any]:
 
 
 def _difference_to_training(model: keras.Model, served: keras.Model, batch: dict[str, Any]) -> dict[str, Any]:
-    """Says how far the logits are from those in the dtype of the training."""
+    """Returns the difference between the logits and those in the training dtype."""
     policy = model.backbone.dtype_policy.name
     trained = clone_classifier(model, dtype=policy)
     return {

@@ -32,7 +32,7 @@ from aigc_tf.serving.publishing.weights_cost import Judge, measure_served
 
 _FORMATS = {"keras_nlp": save_keras_preset, "hugging_face": save_hugging_face}
 _COMPARED_TOKENS = 64
-"""Of each prompt, in the comparison with the dtype of training."""
+"""Tokens of each prompt in the comparison with the training dtype."""
 
 
 def generator_servable(
@@ -50,17 +50,17 @@ def generator_servable(
     """Prepares a generator for `publishing.publish`.
 
     Args:
-        model: What `build_generator` returned, with the weights to publish, in the dtype it was trained in.
+        model: The result of `build_generator`, with the weights to publish, in its training dtype.
         tokenizer: The tokenizer of the prepared data.
         max_length: Positions of prompt and continuation together.
-        generation: The settings of the signature `defaults`, and the stop strings of all.
-        dtype: What the exported model computes in: float32 or bfloat16.
+        generation: The settings of the signature `defaults`, and the stop strings of all signatures.
+        dtype: Dtype of the exported model's computation: float32 or bfloat16.
         long_prompt: One of `config.LONG_PROMPTS`.
         weights: One of `config.STORED_WEIGHTS`.
-        judge: Judges smaller weights on data.
-        prompts: Of the data, to try the exported model on, besides hostile ones.
+        judge: Compares smaller weights with float32 weights on data.
+        prompts: Prompts from the data to try the exported model on, besides hostile ones.
     Raises:
-        InputError: If a stop string does not fit, the model is not one of ours, or the tokenizer has no end of text.
+        InputError: If a stop string does not fit, the model is KerasNLP's, or the tokenizer has no end of text.
     """
     if generation.num_beams > 1:
         raise InputError(
@@ -129,7 +129,7 @@ def _conclude(parity: dict[str, Any]) -> str:
 
 
 def _samples(prompts: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> dict[str, Sequence[Any]]:
-    """Returns what each input is tried on; another prompt is what follows a prompt, or several are its choices."""
+    """Returns values for each input; other prompts serve as a prompt's continuation and choices."""
     words = [text if isinstance(text, str) else text.decode("utf-8", "replace") for text in [*prompts, *HOSTILE_TEXTS]]
     ids, lengths = pad_rows([row[:max_length] for row in tokenizer.encode(words)], width=max_length)
     return {
@@ -144,7 +144,7 @@ def _samples(prompts: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -
 def _difference_to_training(
     model: keras.Model, served: keras.Model, tokenizer: Tokenizer, texts: Sequence[str | bytes], *, max_length: int
 ) -> dict[str, Any]:
-    """Says how far the logits are from those in the dtype of the training."""
+    """Returns the difference between the logits and those in the training dtype."""
     policy = model.dtype_policy.name
     trained = clone_generator(model, dtype=policy)
     words = [text if isinstance(text, str) else text.decode("utf-8", "replace") for text in texts]
@@ -159,7 +159,7 @@ def _difference_to_training(
 
 
 def _write_formats(served: keras.Model, tokenizer: Tokenizer, folder: Path, *, max_length: int) -> list[str]:
-    """Writes the other formats and returns the names of their folders; none has a place for a prefix."""
+    """Writes the other formats and returns the names of their folders; none can hold a prefix adapter."""
     if adapter_of(served):
         return []
     with tempfile.TemporaryDirectory(prefix="aigc_tf-tokenizer-") as tokenizer_folder:

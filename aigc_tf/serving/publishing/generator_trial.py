@@ -1,8 +1,8 @@
-"""What is special to trying an exported generator: whether neighbours change what a prompt gets, and how fast it is.
+"""Trials of an exported generator only: whether other rows change a prompt's tokens, and its speed.
 
-Some prompts are continued alone and compared with themselves in a batch. There sums may be rounded otherwise, which
-turns a draw where the random number falls between the two roundings: hardly ever in float32, often in bfloat16, where
-it is counted and refuses nothing.
+Some prompts are continued alone and again in a batch. In a batch, sums may be rounded differently, which changes a draw
+if the random number lies between the two roundings. That is rare in float32. In bfloat16 it is common, so there it is
+only counted.
 """
 
 import dataclasses
@@ -22,38 +22,38 @@ from aigc_tf.serving.publishing.parity import BATCH, Call, compare
 _TOKENS = 64
 _TIMED_CALLS = 3
 _MAX_ALONE = 8
-_MAX_TURNED = 2  # of these in float32; a neighbour that is seen by mistake turns nearly all
+_MAX_TURNED = 2  # in float32; a row that sees its neighbours by mistake changes nearly all prompts
 _DRAWN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorTrial:
-    """What was measured."""
+    """Results of the trial."""
 
     num_prompts: int
     num_alone: int
-    """Prompts that were continued by up to 64 drawn tokens alone as well,"""
+    """Prompts that were continued alone and in a batch, by up to 64 drawn tokens."""
     num_alone_identical: int
-    """and those of them that got the tokens they got in a batch."""
+    """Prompts among them with the same tokens both times."""
     tokens_per_second: float
-    """Of the exported model, in a batch of 8 on the CPU, in the fastest of three calls after a first."""
+    """Speed of the export with a batch of 8 on the CPU: the fastest of three calls after a first."""
     tokens_per_second_in_process: float
 
 
 def try_generator(
     process: StandIn, module: GeneratorModule, *, prompts: Sequence[str | bytes], max_length: int, dtype: str
 ) -> GeneratorTrial:
-    """Continues prompts alone, in batches and against the clock.
+    """Continues prompts alone and in batches, and measures the speed.
 
     Args:
-        process: The export, loaded.
-        module: What was saved, on the CPU.
-        prompts: What is continued.
+        process: The loaded export.
+        module: The saved module, on the CPU.
+        prompts: Prompts to continue.
         max_length: Positions of prompt and continuation together.
-        dtype: What the module computes in: float32 or bfloat16.
+        dtype: Dtype of the module's computation: float32 or bfloat16.
     Raises:
-        RunError: If the process continues a prompt otherwise than the module, which is named then; or if in float32
-            neighbours change what a prompt gets.
+        RunError: If the process continues a prompt differently than the module, which the message names; or if in
+            float32 other rows change a prompt's tokens.
     """
     serve = module.signatures()[SERVING_DEFAULT]
     rows = range(len(prompts))
@@ -66,8 +66,7 @@ def try_generator(
     )
     if dtype == "float32" and turned > _MAX_TURNED:
         raise RunError(
-            f"{turned} of {len(alone)} prompts are continued otherwise alone than beside other prompts; "
-            "nothing was published."
+            f"{turned} of {len(alone)} prompts are continued differently alone than in a batch; nothing was published."
         )
     timed = _timed_call(serve, prompts, max_length)
     return GeneratorTrial(
@@ -80,7 +79,7 @@ def try_generator(
 
 
 def _compared(process: StandIn, call: Call) -> dict[str, np.ndarray]:
-    """Returns what the module answers, which the other process has to answer too."""
+    """Returns the module's answer, after checking that the other process gives the same."""
     expected = call.signature(call.inputs)
     compare(call, expected, process.call(call.signature.name, call.inputs))
     return expected
@@ -107,7 +106,7 @@ def _prompt_inputs(
 
 
 def drawn_inputs(module: GeneratorModule, prompts: Sequence[str | bytes], *, max_length: int) -> dict[str, np.ndarray]:
-    """Returns the inputs of `serving_default` for 8 prompts and up to 64 drawn tokens each, to measure speed by."""
+    """Returns the inputs of `serving_default` for 8 prompts and up to 64 drawn tokens each, to measure the speed."""
     serve = module.signatures()[SERVING_DEFAULT]
     return dict(_drawn_call(serve, prompts, range(BATCH), max_length).inputs)
 
@@ -123,7 +122,7 @@ def _timed(call: Call) -> tuple[dict[str, np.ndarray], float]:
 
 
 def _rate(ask: Any) -> float:
-    """Returns tokens per second of the fastest of three calls after a first: other work only slows them."""
+    """Returns tokens per second of the fastest of three calls after a first, since other work can only slow them."""
     ask()
     answers = [ask() for _ in range(_TIMED_CALLS)]
     return round(max(float(outputs["num_tokens"].sum()) / seconds for outputs, seconds in answers), 1)

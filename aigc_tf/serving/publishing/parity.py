@@ -1,6 +1,6 @@
-"""Whether an export answers in another process as it has to: every signature, on samples and hostile values.
+"""Parity: an export in another process answers as the trained model, on samples and hostile values of every signature.
 
-What is asked, and how far an answer may be from the one that is expected, say the fields of the signatures.
+The fields of the signatures give the values to ask with and the tolerances of the answers.
 """
 
 import dataclasses
@@ -16,27 +16,27 @@ from aigc_tf.serving.process.other_process import StandIn
 from aigc_tf.serving.publishing.servable import Reference
 
 BATCH = 8
-"""Rows of a call."""
+"""The most rows of a call."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What the comparison measured."""
+    """Results of the comparison."""
 
     num_calls: int
     num_rows: int
-    """Of all calls together."""
+    """Rows of all calls together."""
     answers: str
-    """`identical`: every output that has no tolerance; anything else is an error."""
+    """`identical` for every output without a tolerance; a difference is an error."""
     max_difference: dict[str, float]
-    """Of each output that has a tolerance, over all calls."""
+    """The largest difference of each output with a tolerance, over all calls."""
     tolerance: dict[str, float]
     xla: str
-    """`off` where the other process could switch it off."""
+    """`off` if the other process could switch it off."""
     load_seconds: float
     first_request_seconds: float
     second_request_seconds: float
-    """The first request again."""
+    """Seconds of the first request when it is repeated."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def make_calls(signatures: Mapping[str, Signature], samples: Mapping[str, Sequen
 
     Args:
         signatures: By name.
-        samples: By the name of an input, values of rows. Inputs of one signature have as many, which belong together.
+        samples: Values of rows by the name of an input. Inputs of one signature have equally many, row by row.
     """
     calls = []
     for signature in signatures.values():
@@ -72,11 +72,11 @@ def check_parity(process: StandIn, calls: Sequence[Call], *, reference: Referenc
     """Makes calls in another process and compares its answers.
 
     Args:
-        process: The export, loaded and not yet asked.
-        calls: The first of them is timed.
-        reference: What the answers have to be; None for those of the signatures in this process.
+        process: The loaded export, without any call so far.
+        calls: The calls; the first one is timed.
+        reference: Returns the expected answers; None: those of the signatures in this process.
     Raises:
-        RunError: If a call fails, or an answer differs by more than the tolerance of its field; the numbers are named.
+        RunError: If a call fails, or an answer differs by more than its field's tolerance; the message has the numbers.
     """
     expect = reference or (lambda signature, inputs, found: signature(inputs))
     differences: dict[str, float] = {}
@@ -139,7 +139,7 @@ def _check_same(name: str, expected: np.ndarray, found: np.ndarray, signature: S
 
 
 def _difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """Returns the largest difference; infinite where one alone is a number, or infinities differ."""
+    """Returns the largest difference; infinite if only one is a number, or infinities differ."""
     is_number = np.isfinite(expected)
     if not np.array_equal(is_number, np.isfinite(found)):
         return float("inf")

@@ -1,10 +1,10 @@
-"""Publishes a model as the next numbered version that TensorFlow Serving takes as it is; the same for every task.
+"""Publishes a model as the next numbered version that TensorFlow Serving loads unchanged; the same for every task.
 
     <directory>/<name>/<version>/            saved_model.pb, variables/, assets/, manifest.json
-    <directory>/<name>-formats/<version>/    the same model in other people's formats
+    <directory>/<name>-formats/<version>/    the same model in other formats
 
-The formats lie beside the model's folder, so that the server, which looks for numbered folders in it, sees versions
-only. A version is written under a hidden name, tried in another process, and renamed when all is well; on an object
+The formats lie beside the model's folder, so that the server, which looks for numbered folders there, sees versions
+only. A version is written under a hidden name, tried in another process, and renamed when all checks pass; on an object
 store it is copied, the manifest last. A number is never used for two models.
 """
 
@@ -40,21 +40,21 @@ from aigc_tf.serving.versions import MANIFEST_FILE, version_folders
 
 _PACKAGES = ("tensorflow", "tensorflow-text", "keras", "keras-nlp", "keras-hub", "numpy")
 _FORMAT = 7
-"""Raise it when the same model would export to another graph or manifest."""
+"""Increase it when the same model would export to another graph or manifest."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """What `publish` did."""
+    """The result of `publish`."""
 
     path: str
     """Folder of the version."""
     version: int
     created: bool
-    """False where the newest version was this very model already, and nothing was written."""
+    """False if the newest version was already this model, so that nothing was written."""
     manifest: dict[str, Any]
     conclusion: str
-    """What the other process showed, in half a sentence."""
+    """The result of the trial in another process, as half a sentence."""
 
     def summary(self) -> str:
         """Returns one line for the user."""
@@ -63,7 +63,7 @@ class Export:
         return f"Exported {self.path}: {self.conclusion}."
 
     def cost_table(self) -> str:
-        """Returns lines on what smaller weights cost; empty where weights are float32."""
+        """Returns a table of the cost of smaller weights; empty if weights are float32."""
         cost = self.manifest.get("weights_cost")
         return cost_table(cost, weights=self.manifest["weights"]) if cost else ""
 
@@ -78,19 +78,19 @@ def publish(
     batch_sizes: tuple[int, ...] = ExportConfig.batch_sizes,
     source: Mapping[str, Any] | None = None,
 ) -> Export:
-    """Writes the next version of a model, unless the newest version is the same already.
+    """Writes the next version of a model, unless the newest version is already the same.
 
     Args:
-        servable: What the task brings.
+        servable: The model to publish, from the task's door.
         directory: Folder of exported models, local or `gs://`.
         name: Name of the model.
-        task_facts: What the manifest keeps of the task, see `tasks.spec.TaskSpec.manifest_facts`.
-        target: Version of TensorFlow Serving that has to load it, one of config.SERVERS.
+        task_facts: Facts on the task for the manifest, see `tasks.spec.TaskSpec.manifest_facts`.
+        target: Version of TensorFlow Serving that must load it, one of config.SERVERS.
         batch_sizes: Rows of the requests that the server warms up with; a deployment allows batches of these sizes.
-        source: Where the model comes from, for the manifest: config sha256, run folder, checkpoint, data set.
+        source: Origin of the model, for the manifest: config sha256, run folder, checkpoint, data set.
     Raises:
         InputError: If the name does not fit.
-        RunError: If the server would refuse the model, if it answers otherwise than the trained one, or the disk is
+        RunError: If the server would refuse the model, if it answers differently than the trained one, or the disk is
             full; then no version was added.
     """
     check_name(name)
@@ -110,6 +110,8 @@ def publish(
 
 
 def _publish(servable: Servable, base: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Export:
+    # Without the manifest's facts, such as the time: an unchanged model exported again must not become a new version,
+    # which every server that watches the folder would load.
     identity = _sha256_json({**settings, "architecture": servable.architecture})
     versions = _published_versions(base)
     if versions:
@@ -133,7 +135,7 @@ def _publish(servable: Servable, base: str, settings: Mapping[str, Any], facts: 
     with _published(base, version) as folder:
         manifest |= _write_and_try(servable, folder, manifest)
         _say("Writing the other formats ...")
-        # Named before the version is: whoever sees the version finds the formats too.
+        # Renamed before the version, so that whoever sees the version finds its formats too.
         with _published(f"{base}-formats", version, overwrite=True) as formats:
             manifest["formats"] = servable.write_formats(formats)
         manifest["files"] = _file_hashes(folder)
@@ -148,16 +150,17 @@ def _publish(servable: Servable, base: str, settings: Mapping[str, Any], facts: 
 
 
 def _write_and_try(servable: Servable, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the SavedModel with its warm-up file, and returns what the manifest says of its signatures and trials."""
+    """Writes the SavedModel with its warm-up file, and returns the manifest's entries on its signatures and trials."""
     _say("Writing the SavedModel ...")
     module = servable.build_module()
     signatures = module.signatures()
     _write_saved_model(module, servable.save_assets, folder)
     facts: dict[str, Any] = {"signatures": {name: _described(one) for name, one in signatures.items()}}
+    # The gate comes before the trial: it takes a second and names the op, where loading would only fail.
     facts["ops"] = graph_ops(folder)
     facts["warnings"] = [finding.to_json() for finding in check_servable(folder, target=manifest["target"])]
     _say("Trying it in another process ...")
-    # The other process has the CPU alone: another device would answer differently by more than a tolerance.
+    # On the CPU, as the other process: another device would differ by more than a tolerance.
     with tf.device("CPU:0"), StandIn(folder) as process:
         calls = make_calls(signatures, servable.samples)
         parity = check_parity(process, calls, reference=servable.reference)
@@ -172,7 +175,7 @@ def _write_and_try(servable: Servable, folder: Path, manifest: Mapping[str, Any]
 
 
 def _say(sentence: str) -> None:
-    """Tells who waits what is done; all of it takes a minute or two."""
+    """Prints a step of the export, since all of it takes a minute or two."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -200,7 +203,7 @@ def _write_saved_model(module: Module, save_assets: Callable[[Path], Any], folde
 
 
 def _check_fields(signature: Signature) -> None:
-    """Refuses a signature whose graph gives other outputs than its fields say: everything else is derived from them."""
+    """Refuses a signature whose graph and fields differ, since everything else is derived from the fields."""
     found = signature.function.get_concrete_function().structured_outputs
     computed = {name: f"{value.dtype.name} {value.shape}" for name, value in found.items()}
     stated = {name: f"{field.dtype} {tf.TensorShape(field.shape)}" for name, field in signature.outputs.items()}
@@ -220,7 +223,7 @@ def _described(signature: Signature) -> dict[str, Any]:
 
 
 def _published_versions(base: str) -> dict[int, str]:
-    """On an object store a folder without manifest is what a killed export left: its number is free."""
+    """Returns the versions. On an object store a folder without manifest is a killed export's; its number is free."""
     folders = version_folders(base)
     if not storage.is_remote(base):
         return folders
@@ -231,7 +234,7 @@ def _published_versions(base: str) -> dict[int, str]:
 def _published(base: str, version: int, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields an empty local folder that becomes `<base>/<version>` when the block ends without an error.
 
-    `overwrite` is for formats whose version was never published: an export was killed in between.
+    `overwrite` replaces formats whose version was never published, since its export was killed.
     """
     final = storage.join(base, str(version))
     if not storage.is_remote(base):
@@ -249,12 +252,12 @@ def _published(base: str, version: int, *, overwrite: bool = False) -> Iterator[
 
 
 def upload_order(file: Path) -> tuple[int, str]:
-    """The file that makes a folder a SavedModel comes after all it refers to, the manifest comes last."""
+    """Sorts files for upload: saved_model.pb after all files it refers to, the manifest last."""
     return {"saved_model.pb": 1, MANIFEST_FILE: 2}.get(file.name, 0), os.fspath(file)
 
 
 def _read_whole(folder: str) -> dict[str, Any] | None:
-    """Returns the manifest of a version, None where it is missing or the files are not those it names."""
+    """Returns the manifest of a version; None if it is missing or does not fit the files."""
     path = storage.join(folder, MANIFEST_FILE)
     if not storage.exists(path):
         return None

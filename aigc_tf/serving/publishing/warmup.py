@@ -1,8 +1,8 @@
-"""The warm-up file of a SavedModel: requests that TensorFlow Serving answers to itself before it lets anybody in.
+"""The warm-up file of a SavedModel: requests that TensorFlow Serving answers to itself before it accepts others.
 
-TensorFlow optimises the graph of a signature when it is first asked; so that is paid while the model loads.
+TensorFlow optimises the graph of a signature at its first call; warm-up moves that into loading.
 The file is `assets.extra/tf_serving_warmup_requests`, a TFRecord of PredictionLog; the server replays it by default,
-and one request that fails fails the load (tensorflow_serving/servables/tensorflow/saved_model_warmup.cc).
+and a failing request fails the load (tensorflow_serving/servables/tensorflow/saved_model_warmup.cc).
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmUp:
-    """What replaying the file in another process took."""
+    """Times of a replay of the file in another process."""
 
     num_requests: int
     seconds: float
     first_request_seconds: float
-    """Of a request of one row, after that."""
+    """Seconds of a request of one row after the replay."""
 
 
 def write_warmup(
@@ -37,13 +37,13 @@ def write_warmup(
     signatures: Mapping[str, Signature],
     batch_sizes: Sequence[int],
 ) -> None:
-    """Writes the warm-up file: one request for each signature and batch size, of its fields' warm-up values.
+    """Writes the warm-up file: one request for each signature and batch size, with its fields' warm-up values.
 
     Args:
         folder: The SavedModel.
-        model_name: By which the server knows it.
-        signatures: By name.
-        batch_sizes: Rows of the requests.
+        model_name: Name of the model on the server.
+        signatures: Signatures by name.
+        batch_sizes: Numbers of rows of the requests.
     """
     path = Path(folder) / WARMUP_FILE
     path.parent.mkdir()
@@ -54,7 +54,7 @@ def write_warmup(
 
 
 def try_warmup(folder: str | os.PathLike[str], signature: Signature) -> WarmUp:
-    """Loads the model in another process, which replays the file as the server does, and asks a signature once.
+    """Loads the model in another process, which replays the file as the server does, and calls a signature once.
 
     Raises:
         RunError: If a request of the file fails.

@@ -1,7 +1,6 @@
-"""What smaller weights cost and gain, measured beside the same model with float32 weights.
+"""The cost and gain of smaller weights, measured beside the same model with float32 weights.
 
-Both models are loaded by stand-ins for the server at the same time and asked in turn, so that what else the machine
-does slows both.
+Two stand-ins load both models and are called in turn, so that other work of the machine slows both alike.
 """
 
 import contextlib
@@ -32,14 +31,14 @@ def measure_served(
     """Measures exported models that answer the same call.
 
     Args:
-        folders: Of the SavedModels.
-        signature: Which is called.
-        inputs: Of the call, by name.
-        count: Outputs -> what the call is divided into: examples or tokens.
+        folders: Folders of the SavedModels.
+        signature: The signature to call.
+        inputs: Inputs of the call, by name.
+        count: Outputs -> number of examples or tokens, for the speed.
     Returns:
-        Of each its `megabytes` (10**6 bytes) of weights on disk, `resident_megabytes` after it has answered,
-        `peak_megabytes`, the largest that was (both None where the system does not tell), and `per_second`, in the
-        fastest of 7 calls: what else the machine does makes calls slower, never faster.
+        For each model `megabytes` (10**6 bytes) of weights on disk, `resident_megabytes` after it has answered,
+        `peak_megabytes` (both None if the system does not report them), and `per_second`, in the fastest of 7 calls,
+        since other work of the machine can only slow them.
     """
     with contextlib.ExitStack() as stack:
         models = [stack.enter_context(StandIn(folder)) for folder in folders]
@@ -62,7 +61,7 @@ def measure_served(
 
 
 def cost_table(cost: Mapping[str, Any], *, weights: str) -> str:
-    """Returns what the manifest has under `weights_cost` as lines for the user."""
+    """Returns the manifest's `weights_cost` as a table for the user."""
     full, small = cost["float32"], cost[weights]
     rows = [
         ("", "float32", weights),

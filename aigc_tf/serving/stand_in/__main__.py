@@ -3,8 +3,8 @@
     python -m aigc_tf.serving.stand_in --model=saved_models/NAME/1 --tensorflow=.../site-packages/tensorflow \
         [--op_library=.../site-packages/tensorflow_text/python/ops/_regex_split_ops.so ...] [--threads=2] [--warmup]
 
-The standard library and TensorFlow's C API, nothing else: no Python of TensorFlow's and none of the code that exports.
-It reads one request a line and writes one reply a line; the first line out says whether the model is loaded.
+It uses the standard library and TensorFlow's C API only: no Python of TensorFlow's, and no code that exports. It reads
+one request per line and writes one reply per line; the first line of output says whether the model is loaded.
 
     {"id": 1, "signature_name": "serving_default", "inputs": {"text": ["Good.", {"b64": "/w=="}]}}
     {"id": 1, "outputs": {"label": [{"b64": "Z29vZA=="}, ...], "logits": [[-0.7, ...], ...]}, "seconds": 0.01}
@@ -12,7 +12,7 @@ It reads one request a line and writes one reply a line; the first line out says
     {"id": 2, "tensors": {"label": {"dtype": "string", "shape": [1], "data": ["Z29vZA=="]}, ...}, "seconds": 0.01}
     {"id": 3, "error": "...", "code": "INVALID_ARGUMENT"}
 
-With several threads replies come in any order. It ends when its input does.
+With several threads replies come in any order. It ends when its input ends.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from aigc_tf.serving.stand_in.wire_format import TensorInfo
 
 
 def main() -> int:
-    """Loads the model, answers until the input ends, and returns the exit status: 1 where it cannot be loaded."""
+    """Loads the model, answers until the input ends, and returns the exit status: 1 if it cannot be loaded."""
     flags = _read_flags()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to whoever started this process, which then ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent process, which then ends this one
     write = _open_replies()
     started = time.perf_counter()
     try:
@@ -67,14 +67,14 @@ def _read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the SavedModel")
     parser.add_argument("--tensorflow", required=True, help="folder with libtensorflow_cc.so.2")
-    parser.add_argument("--op_library", action="append", default=[], help="a .so file of more ops; may be repeated")
+    parser.add_argument("--op_library", action="append", default=[], help="a .so file with other ops; may be repeated")
     parser.add_argument("--warmup", action="store_true", help="replay the model's warm-up requests before it is ready")
-    parser.add_argument("--threads", type=int, default=1, help="requests that run at once")
+    parser.add_argument("--threads", type=int, default=1, help="requests that run at the same time")
     return parser.parse_args()
 
 
 def _open_replies() -> Callable[[dict[str, Any]], None]:
-    """Returns what writes a reply; anything that a library prints goes to the error output instead."""
+    """Returns the function that writes a reply; output of libraries is redirected to standard error."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     lock = threading.Lock()
@@ -102,22 +102,23 @@ def _describe(model: Model) -> dict[str, Any]:
 
 
 def _serve(model: Model, write: Callable[[dict[str, Any]], None], *, num_threads: int) -> None:
-    lines: queue.Queue[bytes] = queue.Queue(maxsize=num_threads)  # what waits, waits in the pipe
+    lines: queue.Queue[bytes] = queue.Queue(maxsize=num_threads)  # bounded: further requests wait in the pipe
 
     def work() -> None:
         while line := lines.get():
             try:
                 write(answer_line(model, line))
-            except BrokenPipeError:  # whoever asked is gone
+            except BrokenPipeError:  # the parent process is gone
                 os._exit(1)
 
-    threading.excepthook = _end  # or whoever asked would wait for ever
+    threading.excepthook = _end  # or the parent would wait forever for a dead thread
     threads = [threading.Thread(target=work) for _ in range(num_threads)]
     for thread in threads:
         thread.start()
     for line in sys.stdin.buffer:
         if line.strip():
             lines.put(line)
+    # An empty line ends a thread; it comes after all requests, so these are still answered.
     for _ in threads:
         lines.put(b"")
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Answers one request of a line of JSON, in the words of TensorFlow Serving's RunPredict (predict_util.cc)."""
+"""Answers one request of a line of JSON, with the messages of TensorFlow Serving's RunPredict (predict_util.cc)."""
 
 import json
 import time
@@ -14,7 +14,7 @@ _KEYS = ("signature_name", "inputs", "tensors", "output_filter")
 
 
 def answer_line(model: Model, line: bytes) -> dict[str, Any]:
-    """Returns the reply to a line; whatever is wrong with it is in the reply."""
+    """Returns the reply to a line; errors of the request are in the reply."""
     number = None
     try:
         request = _parse(line)
@@ -34,11 +34,11 @@ def answer_request(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     """Runs a signature.
 
     Args:
-        model: Which.
+        model: The loaded model.
         request: `signature_name`, by default serving_default; by name `inputs`, as nested lists, or `tensors`, as
             bytes; optionally `output_filter`, the names of the outputs wanted.
     Returns:
-        By name `outputs`, or `tensors` where the request has these, and the `seconds` TensorFlow took.
+        `outputs` by name, or `tensors` if the request has `tensors`, and the `seconds` that TensorFlow took.
     Raises:
         StatusError: If the request does not fit, or TensorFlow fails.
     """
@@ -72,7 +72,7 @@ def answer_request(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         request = json.loads(line)
-    except ValueError as error:  # also of bytes that are no UTF-8
+    except ValueError as error:  # also for bytes that are not UTF-8
         raise invalid(f"JSON Parse error: {error}") from None
     if not isinstance(request, dict):
         raise invalid("JSON Value: a request is an object")
@@ -86,7 +86,7 @@ def check_names(expected: Mapping[str, str], given: Iterable[str]) -> None:
         expected: Tensor of each input, by name.
         given: Names in the request.
     Raises:
-        StatusError: If it has not.
+        StatusError: If it does not.
     """
     given, names = sorted(given), sorted(expected)
     extra, missing = sorted(set(given) - set(names)), sorted(set(names) - set(given))
@@ -105,10 +105,10 @@ def check_names(expected: Mapping[str, str], given: Iterable[str]) -> None:
 
 
 def wanted_outputs(outputs: Sequence[str], output_filter: Any) -> list[str]:
-    """Returns the names in `output_filter`, or all outputs of a signature where it is empty.
+    """Returns the names in `output_filter`, or all outputs of a signature if it is empty.
 
     Raises:
-        StatusError: If they are not outputs, each once.
+        StatusError: If a name is not an output, or is repeated.
     """
     if not isinstance(output_filter, list) or not all(isinstance(name, str) for name in output_filter):
         raise invalid("'output_filter' must be a list of names.")

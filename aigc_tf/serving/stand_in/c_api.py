@@ -1,7 +1,7 @@
-"""TensorFlow's C API (tensorflow/c/c_api.h) by ctypes: loads a SavedModel as a session and runs it.
+"""TensorFlow's C API (tensorflow/c/c_api.h) through ctypes: loads a SavedModel as a session and runs it.
 
-Everything that TensorFlow allocates is freed where it was asked for. Calls from several threads run at once: ctypes
-lets go of the interpreter while TensorFlow computes.
+All memory that TensorFlow allocates is freed in the function that requested it. Calls from several threads run in
+parallel: ctypes releases the interpreter's lock while TensorFlow computes.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ class _Output(ctypes.Structure):
 
 _outputs, _tensors = ctypes.POINTER(_Output), ctypes.POINTER(_pointer)
 
-# Result and arguments of each function that is used.
+# Result and argument types of each used function.
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "TF_Version": (_text, []),
     "TF_NewStatus": (_pointer, []),
@@ -78,7 +78,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
 
 
 class Runtime:
-    """The libraries of a TensorFlow wheel, and those of more ops, as tensorflow-text's wheel has them.
+    """The libraries of a TensorFlow wheel, and libraries of other ops, such as tensorflow-text's.
 
     Args:
         tensorflow: Folder with libtensorflow_framework.so.2 and libtensorflow_cc.so.2.
@@ -90,7 +90,7 @@ class Runtime:
     def __init__(self, tensorflow: str, op_libraries: Sequence[str]):
         try:
             for name in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
-                # For all to see: libraries of ops look for TensorFlow's symbols there.
+                # RTLD_GLOBAL, since op libraries look up TensorFlow's symbols there.
                 self.c = ctypes.CDLL(os.path.join(tensorflow, name), mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise StatusError(
@@ -101,7 +101,7 @@ class Runtime:
             function.restype, function.argtypes = result, arguments
         self.version: str = self.c.TF_Version().decode()
         self.xla = self._disable_xla()
-        """`off`, or `on` where these libraries cannot switch it off."""
+        """`off`, or `on` if these libraries cannot switch it off."""
         for path in op_libraries:
             with self.status() as status:
                 self.c.TF_LoadLibrary(os.fsencode(path), status)
@@ -111,7 +111,7 @@ class Runtime:
         """Yields a TF_Status for one call.
 
         Raises:
-            StatusError: If it is not OK in the end.
+            StatusError: If the status is not OK when the block ends.
         """
         status = self.c.TF_NewStatus()
         try:
@@ -133,10 +133,10 @@ class Runtime:
 
 
 class Model:
-    """A SavedModel, loaded with the tag `serve`.
+    """A SavedModel loaded with the tag `serve`.
 
     Args:
-        runtime: TensorFlow.
+        runtime: The libraries of TensorFlow.
         folder: The SavedModel.
     Raises:
         StatusError: If it cannot be loaded.
@@ -156,7 +156,7 @@ class Model:
             c.TF_DeleteBuffer(meta_graph)
             c.TF_DeleteSessionOptions(options)
         self.signatures = read_signatures(serialized)
-        """By name."""
+        """The signatures by name."""
         self._nodes = {
             info.tensor: self._node(info.tensor)
             for signature in self.signatures.values()
@@ -175,7 +175,7 @@ class Model:
             inputs: A tensor for each input of the signature.
             outputs: Names of outputs.
         Raises:
-            StatusError: What TensorFlow says.
+            StatusError: TensorFlow's error.
         """
         with ExitStack() as stack:
             self._check_tensors([*signature.inputs.values(), *(signature.outputs[name] for name in outputs)])
@@ -194,7 +194,7 @@ class Model:
 
     def _check_tensors(self, infos: Iterable[TensorInfo]) -> None:
         for info in infos:
-            if not self._nodes[info.tensor][0]:  # of a ragged or sparse one there is no name
+            if not self._nodes[info.tensor][0]:  # a ragged or sparse tensor has no name
                 raise invalid(
                     f"Tensor {info.tensor}:0, specified in either feed_devices or fetch_devices was not found in the "
                     "Graph"

@@ -1,4 +1,4 @@
-"""The canonical codes of an error, as TensorFlow, TensorFlow Serving and gRPC number them."""
+"""The canonical codes of an error, with the numbers of TensorFlow, TensorFlow Serving and gRPC."""
 
 CODES = (
     "OK",
@@ -27,7 +27,7 @@ class StatusError(Exception):
 
     Args:
         code: One of `CODES`.
-        message: What the server would say.
+        message: The server's message.
     """
 
     def __init__(self, code: str, message: str):

@@ -1,9 +1,9 @@
-"""Tensors, and how lines of JSON say them, in two forms.
+"""Tensors and their two forms in JSON.
 
-- As nested lists, by the rules and in the words of TensorFlow Serving (util/json_tensor.cc). A string is a
+- As nested lists, with the rules and messages of TensorFlow Serving (util/json_tensor.cc). A string is a
   JSON string, or `{"b64": "..."}` for any bytes.
-- As `{"dtype": "float", "shape": [2, 3], "data": "..."}`, which loses nothing: the memory in base64, row by row, of
-  strings a list of base64. Nested lists do not say the shape of a tensor without elements, nor all types.
+- As `{"dtype": "float", "shape": [2, 3], "data": "..."}`, which is exact: the memory in base64, row by row; for strings
+  a list of base64. Nested lists cannot express the shape of a tensor without elements, nor all types.
 """
 
 import array
@@ -42,10 +42,10 @@ DTYPES = {
     22: "uint32",
     23: "uint64",
 }
-"""TensorFlow's names of the types, by the numbers of tensorflow/core/framework/types.proto; those of signatures."""
+"""TensorFlow's names of the types that signatures have, by their numbers in tensorflow/core/framework/types.proto."""
 STRING = 7
 NUMPY_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
-"""NumPy's name of a type where TensorFlow has another."""
+"""NumPy's name of a type, if it differs from TensorFlow's."""
 NUMBERS = {name: number for number, name in DTYPES.items()}
 """Numbers of the types, by TensorFlow's names."""
 ARRAY_CODES = {
@@ -63,9 +63,9 @@ ARRAY_CODES = {
     22: "I",
     23: "Q",
 }
-"""The array module's letter of each type but strings; 2-byte floats are copied as they are."""
+"""The array module's letter of each type except strings; 2-byte floats are copied as bits."""
 _BOOL, _FLOATS, _NOT_IN_LISTS = 10, (1, 2), (14, 17, 19)
-_LARGEST_DEPTH = 254  # of a tensor's dimensions
+_LARGEST_DEPTH = 254  # dimensions of a tensor
 _SHOWN = 256
 
 
@@ -76,17 +76,17 @@ class Tensor:
     dtype: int
     shape: tuple[int, ...]
     values: bytes | list[bytes]
-    """As in memory, row by row; of strings a list."""
+    """The memory, row by row; a list for strings."""
 
 
 def tensor_from_json(value: Any, dtype: int) -> Tensor:
-    """Returns the tensor that nested lists describe.
+    """Returns the tensor that nested lists hold.
 
     Args:
         value: Nested lists, all of one length at each depth.
         dtype: Number of the type.
     Raises:
-        StatusError: If it is none, in the server's words.
+        StatusError: If it is not such a tensor, with the server's message.
     """
     if dtype != STRING and (dtype not in ARRAY_CODES or dtype in _NOT_IN_LISTS):
         raise StatusError(
@@ -108,7 +108,7 @@ def tensor_to_json(tensor: Tensor) -> Any:
     """Returns a tensor as nested lists, strings as `{"b64": "..."}`.
 
     Raises:
-        StatusError: If the server cannot write its type.
+        StatusError: If the server does not write its type.
     """
     if isinstance(tensor.values, list):
         flat: list[Any] = [{"b64": text} for text in map(encode_b64, tensor.values)]
@@ -125,7 +125,7 @@ def tensor_from_bytes(value: Any) -> Tensor:
     """Returns the tensor that `{"dtype": ..., "shape": ..., "data": ...}` describes.
 
     Raises:
-        StatusError: If it is none.
+        StatusError: If it does not describe a tensor.
     """
     try:
         dtype, shape = NUMBERS[value["dtype"]], tuple(value["shape"])
@@ -156,7 +156,7 @@ def encode_b64(values: bytes) -> str:
 
 
 def show(value: Any) -> str:
-    """Returns a JSON value as an error names it: its beginning, if it is long."""
+    """Returns a JSON value for an error message, shortened if it is long."""
     text = ""
     for piece in json.JSONEncoder(ensure_ascii=False).iterencode(_shallow(value)):
         text += piece[:_SHOWN]
@@ -216,7 +216,7 @@ def decode_text(item: Any) -> bytes:
     if not isinstance(item, str):
         raise invalid(f"JSON Value: {show(item)} Type: {json_type(item)} is not of expected type: string")
     try:
-        return item.encode("utf-8", "surrogateescape")  # bytes that are no UTF-8 go through, as in the server
+        return item.encode("utf-8", "surrogateescape")  # bytes that are not UTF-8 pass unchanged, as in the server
     except UnicodeEncodeError:
         raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
 
@@ -233,7 +233,7 @@ def _fits(item: Any, dtype: int) -> bool:
 
 
 def _narrow(item: float) -> float:
-    """A number beyond float32 is infinite there."""
+    """Rounds to float32, where too large numbers become infinite."""
     try:
         return float(item)
     except OverflowError:

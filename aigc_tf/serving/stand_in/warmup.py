@@ -1,10 +1,10 @@
 """Replays a model's warm-up requests before it answers, as TensorFlow Serving does (saved_model_warmup.cc).
 
-They lie in `assets.extra/tf_serving_warmup_requests`: a TFRecord file of serialized
-tensorflow.serving.PredictionLog messages, at most 1,000. One that fails fails the load. Field numbers:
+They are in `assets.extra/tf_serving_warmup_requests`: a TFRecord file of serialized
+tensorflow.serving.PredictionLog messages, at most 1,000. A failing request fails the load. Field numbers:
 tensorflow_serving/apis/{prediction_log,predict,classification,input,model}.proto and
-tensorflow/core/framework/tensor.proto. The file is read by hand, as TensorFlow's readers of TFRecord are Python of
-TensorFlow's, see `wire_format`.
+tensorflow/core/framework/tensor.proto. The file is parsed by hand, since TensorFlow's TFRecord readers belong to
+TensorFlow's Python, see `wire_format`.
 """
 
 import array
@@ -32,7 +32,7 @@ FILE = "assets.extra/tf_serving_warmup_requests"
 _MAX_RECORDS = 1000
 _CLASSIFY, _REGRESS, _MULTI_INFERENCE, _SESSION_RUN, _PREDICT, _STREAMED = 2, 3, 4, 5, 6, 7
 _DTYPE, _SHAPE, _CONTENT, _STRINGS = 1, 2, 4, 8
-# The field of a TensorProto that holds the values of a type, by the type's number; and how they lie in it.
+# By the type's number: the field of a TensorProto that holds its values, and their layout.
 _INTEGERS = {3: 7, 4: 7, 5: 7, 6: 7, 17: 7, 9: 10, 10: 11, 14: 13, 19: 13, 22: 16, 23: 17}
 _FLOATS = {1: (5, "f"), 2: (6, "d")}
 _CRC_POLYNOMIAL = 0x82F63B78
@@ -62,7 +62,7 @@ def warm_up(model: Model, folder: str) -> int:
 
 
 def _read_records(data: bytes, path: Path) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file: size, its checksum, bytes, their checksum."""
+    """Yields the records of a TFRecord file, each stored as size, its checksum, bytes, their checksum."""
     at = 0
     while at < len(data):
         head = data[at : at + 8]
@@ -103,7 +103,7 @@ def _replay(model: Model, record: bytes) -> None:
         if kind in replays:
             requests = [value for number, value in read_fields(as_bytes(log)) if number == 1]
             replays[kind](model, b"".join(map(as_bytes, requests)))
-        elif kind in (_MULTI_INFERENCE, _SESSION_RUN, _STREAMED):  # the server replays the first of these
+        elif kind in (_MULTI_INFERENCE, _SESSION_RUN, _STREAMED):  # of these the server replays the first only
             raise StatusError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")
 
 
@@ -165,8 +165,8 @@ def read_tensor(message: bytes) -> Tensor:
     """Returns the tensor of a serialized TensorProto.
 
     Raises:
-        StatusError: If it is none.
-        ValueError: If it is no message.
+        StatusError: If it is not a tensor that TensorFlow can hold.
+        ValueError: If it is not a protobuf message.
     """
     fields = list(read_fields(message))
     single = dict(fields)
@@ -191,7 +191,7 @@ def read_tensor(message: bytes) -> Tensor:
 
 
 def _filled(values: list[Any], count: int, nothing: Any) -> list[Any]:
-    """A TensorProto may leave out the last values where they are the same."""
+    """Repeats the last value, since a TensorProto may leave out equal values at its end."""
     if len(values) > count:
         raise invalid(f"tensor parsing error: {len(values)} values for {count} places")
     return values + [values[-1] if values else nothing] * (count - len(values))

@@ -1,7 +1,7 @@
-"""Reads the few protocol buffers that are needed here, field by field, without their classes.
+"""Parses the few protocol buffers that the stand-in needs, field by field, without their classes.
 
-protobuf's classes of these messages lie in TensorFlow's Python package, which this process must not import: it stands
-for a server that has none, and would hide what an export needs of it.
+protobuf's classes of these messages are in TensorFlow's Python package. The stand-in must not import it: it stands for
+a server without Python, and importing would hide what an export needs of it.
 
 Field numbers: tensorflow/core/protobuf/meta_graph.proto, tensorflow/core/framework/tensor_shape.proto.
 """
@@ -22,7 +22,7 @@ class TensorInfo:
     dtype: int
     """Number of the type, see `tensors.DTYPES`."""
     shape: tuple[int, ...] | None
-    """-1 for a dimension of any size; None for any number of dimensions."""
+    """-1 for a dimension of any size; None for an unknown number of dimensions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yields number and value of each field of a message: an unsigned int, or bytes.
 
     Raises:
-        ValueError: If it is no message.
+        ValueError: If it is not a protobuf message.
     """
     at, end = 0, len(message)
     while at < end:
@@ -53,7 +53,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
         else:
-            raise ValueError(f"Wire type {kind} at byte {at} is none of a message.")
+            raise ValueError(f"Wire type {kind} at byte {at} is not one of protobuf.")
         if at + size > end:
             raise ValueError(f"A field of {size} bytes at byte {at} is longer than the message of {end} bytes.")
         yield key >> 3, message[at : at + size]
@@ -73,13 +73,13 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def as_signed(value: int | bytes) -> int:
-    """Returns the int64 that an unsigned varint stands for."""
+    """Returns the int64 that an unsigned varint encodes."""
     number = _number(value)
     return number - 2 * _SIGN if number >= _SIGN else number
 
 
 def read_varints(value: int | bytes) -> list[int]:
-    """Returns the int64 of a repeated field: one, or those that are packed into bytes."""
+    """Returns the int64 of a repeated field: a single one, or several packed into bytes."""
     if isinstance(value, int):
         return [as_signed(value)]
     numbers, at = [], 0
@@ -96,7 +96,7 @@ def _number(value: int | bytes) -> int:
 
 
 def as_bytes(value: int | bytes) -> bytes:
-    """Returns a field's bytes."""
+    """Returns the bytes of a field."""
     if isinstance(value, int):
         raise ValueError("A field holds a number where bytes are expected.")
     return value
@@ -133,7 +133,7 @@ def _read_tensor_info(message: bytes) -> TensorInfo:
 
 
 def read_shape(message: bytes) -> tuple[int, ...] | None:
-    """Returns the dimensions of a TensorShapeProto, None where their number is unknown."""
+    """Returns the dimensions of a TensorShapeProto, None if their number is unknown."""
     sizes = []
     for number, value in read_fields(message):
         if number == 2:

@@ -12,7 +12,7 @@ from aigc_tf.tasks.classify.spec import LABEL, TEXT
 
 
 def classification_answerer(model: keras.Model, config: ExperimentConfig, facts: DataFacts) -> Answerer:
-    """Returns what answers texts, or pairs of texts, by the functions that an export publishes."""
+    """Returns an answerer for texts or pairs of texts, which uses the functions that an export publishes."""
     module = ClassifierModule(model, facts.encoder(TEXT), serving_spec(config, facts))
     columns = (config.data.text_column, config.data.text_b_column)
     return predicting_answerer(

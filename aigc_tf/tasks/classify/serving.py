@@ -41,7 +41,7 @@ def serving_spec(config: ExperimentConfig, facts: DataFacts) -> ServingSpec:
 def classification_servable(
     model: keras.Model, config: ExperimentConfig, facts: DataFacts, *, prepared: PreparedDataset | None
 ) -> Servable:
-    """Prepares a trained classifier to be published; where its data are at hand, a few examples are tried on it."""
+    """Prepares a trained classifier to be published; it is tried on a few examples if the data are available."""
     tokenizer = facts.encoder(TEXT)
     samples: list[tuple[str, ...]] = []
     if prepared is not None:
@@ -61,7 +61,7 @@ def classification_servable(
 
 
 def _judge(config: ExperimentConfig, prepared: PreparedDataset) -> Judge | None:
-    """Returns what judges smaller weights on the validation data, None where there are none."""
+    """Returns the comparison of smaller weights on the validation data; None without such data."""
     task = classify(config, prepared, build_devices("none"))
     if "validation" not in task.evaluations:
         return None
@@ -84,7 +84,7 @@ def _judge(config: ExperimentConfig, prepared: PreparedDataset) -> Judge | None:
 
 
 def draw_confusions(metrics: dict[str, Any], facts: DataFacts) -> dict[str, np.ndarray]:
-    """Draws the confusion matrix where there is one."""
+    """Draws the confusion matrix, if there is one."""
     if "confusion_matrix" not in metrics:
         return {}
     matrix = np.array(metrics["confusion_matrix"])

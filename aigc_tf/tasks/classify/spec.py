@@ -1,4 +1,4 @@
-"""The task `classify`, as far as it is known without TensorFlow."""
+"""The task `classify`, as known without TensorFlow."""
 
 import importlib
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from aigc_tf.evaluation.best_metric import CLASSIFICATION
 from aigc_tf.tasks.spec import AskSpec, TaskSpec
 
 TEXT, TEXT_B, LABEL = "text", "text_b", "label"
-"""The columns of an example; the second text is that of a pair."""
+"""The columns of an example; pairs have the second text."""
 
 
 def schema(config: ExperimentConfig) -> Schema:
-    """A text, or two, and what is said of them."""
+    """Returns the columns: one or two texts, and the label."""
     data = config.data
     texts = [Column(TEXT, data.text_column, "tokenizer")]
     if data.text_b_column:
@@ -38,7 +38,7 @@ def check(config: ExperimentConfig) -> None:
         )
     if loss.z_loss and problem_type != "single_label":
         raise InputError(
-            f"training.loss.z_loss is about a softmax, which data.problem_type {problem_type!r} has not; set it to 0."
+            f"training.loss.z_loss needs a softmax, which data.problem_type {problem_type!r} lacks; set it to 0."
         )
     if config.adapter.enabled and config.adapter.kind == "prefix":
         raise InputError("adapter.kind 'prefix' is for task 'generate', received task 'classify'; take 'lora'.")

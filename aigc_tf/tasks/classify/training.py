@@ -39,7 +39,7 @@ def data_warnings(config: ExperimentConfig, prepared: PreparedDataset) -> list[s
 
 
 def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
-    """A text classifier: single texts or pairs; classes, several labels, or a number."""
+    """Builds a text classifier: single texts or pairs; classes, several labels, or a number."""
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
     tokenizer: Tokenizer = prepared.facts.encoder(TEXT)
@@ -105,7 +105,7 @@ def classify(config: ExperimentConfig, prepared: PreparedDataset, devices: Devic
 def _training_rows(
     config: ExperimentConfig, prepared: PreparedDataset, special: SpecialTokens
 ) -> tuple[TrainingOrder | PackedOrder, ExampleSource, np.ndarray]:
-    """Returns the order of the training split, the source of its batches, and padded lengths that suit its examples."""
+    """Returns the order of the training split, the source of its batches, and padded lengths that fit its examples."""
     split, size, texts = prepared.splits["train"], config.training.global_batch_size, prepared.schema.text_names
     lengths = model_lengths(split.sizes, special, is_pair=len(texts) == 2)
     seed, num_buckets = config.training.seed, config.data.num_buckets
@@ -141,7 +141,7 @@ def _evaluations(
     *,
     observe: Observe,
 ) -> dict[str, Evaluation]:
-    length = config.data.max_length if devices.static_shapes else None  # one shape, one compilation
+    length = config.data.max_length if devices.static_shapes else None  # a single shape needs one compilation
     if length:
         bucket_lengths = np.array([length])
     shape = {POSITIONS: length} if length else None

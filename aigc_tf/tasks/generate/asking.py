@@ -11,7 +11,7 @@ from aigc_tf.tasks.generate.spec import TEXT
 
 
 def generation_answerer(model: keras.Model, config: ExperimentConfig, facts: DataFacts) -> Answerer:
-    """Returns what continues prompts."""
+    """Returns an answerer that continues prompts."""
     tokenizer = facts.encoder(TEXT)
     generator = TextGenerator(model, tokenizer, max_length=config.data.max_length)
     return continuing_answerer(generator, config.generation, column=config.data.text_column)

@@ -27,7 +27,7 @@ _EXPORT_PROMPT_TOKENS = 16
 def generation_servable(
     model: keras.Model, config: ExperimentConfig, facts: DataFacts, *, prepared: PreparedDataset | None
 ) -> Servable:
-    """Prepares a trained generator to be published; where its data are at hand, beginnings of documents are tried."""
+    """Prepares a trained generator to be published. Beginnings of documents are tried on it if data are available."""
     tokenizer: Tokenizer = facts.encoder(TEXT)
     prompts: list[str] = []
     if prepared is not None:
@@ -48,7 +48,7 @@ def generation_servable(
 
 
 class _BitsPerByte:
-    """Bits a byte of the rows that were looked at, not of the split."""
+    """Bits per byte of the rows it was given, not of the whole split."""
 
     def __init__(self) -> None:
         self._loss = self._bytes = 0.0
@@ -62,7 +62,7 @@ class _BitsPerByte:
 
 
 def _judge(config: ExperimentConfig, prepared: PreparedDataset, tokenizer: Tokenizer) -> Judge | None:
-    """Returns what judges smaller weights by bits per byte of validation data, None where there are none."""
+    """Returns the comparison of smaller weights by bits per byte of validation data; None without such data."""
     split = evaluations_of(config, prepared, tokenizer).get("validation")
     if split is None:
         return None

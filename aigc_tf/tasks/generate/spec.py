@@ -1,4 +1,4 @@
-"""The task `generate`, as far as it is known without TensorFlow."""
+"""The task `generate`, as known without TensorFlow."""
 
 import importlib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ TEXT, RESPONSE = "text", "response"
 
 
 def schema(config: ExperimentConfig) -> Schema:
-    """A document, all of which is learnt, or a prompt and the response that is learnt."""
+    """Returns the columns: a document, which is learnt whole, or a prompt and its response, which alone is learnt."""
     data, text = config.data, Column(TEXT, config.data.text_column, "tokenizer")
     columns = (text, Column(RESPONSE, data.text_b_column, "tokenizer")) if data.text_b_column else (text,)
     names = tuple(column.name for column in columns)
@@ -38,7 +38,7 @@ def schema(config: ExperimentConfig) -> Schema:
         size_columns=names,
         learnt=names[-1:],
         unit="pair" if data.text_b_column else "document",
-        tokenizer_kind="sentencepiece",  # WordPiece does not keep all of a text, so that it cannot write any
+        tokenizer_kind="sentencepiece",  # WordPiece does not keep the whole text, so it cannot write text
     )
 
 
@@ -56,7 +56,7 @@ def check(config: ExperimentConfig) -> None:
 
 
 def metrics(config: ExperimentConfig) -> Mapping[str, int]:
-    del config  # the same for all
+    del config  # the same for every config
     return LANGUAGE_MODEL
 
 

@@ -42,7 +42,7 @@ def data_warnings(config: ExperimentConfig, prepared: PreparedDataset) -> list[s
 
 
 def generate(config: ExperimentConfig, prepared: PreparedDataset, devices: Devices) -> Task:
-    """A generator, trained on contiguous windows or packed rows of `data.max_length` tokens."""
+    """Builds a generator, trained on contiguous windows or packed rows of `data.max_length` tokens."""
     check_sizes(config, prepared, devices)
     check_tokenizer(config, prepared)
     tokenizer: Tokenizer = prepared.facts.encoder(TEXT)
@@ -101,7 +101,7 @@ def _end_of_text(tokenizer: Tokenizer) -> int:
 
 
 def _observe(model: keras.Model, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Sums over each row, in float32 whatever the model is trained in."""
+    """Sums over each row, in float32 whatever the training dtype."""
     with generator.computing_in(model, "float32"):
         logits = model(generator.model_inputs(model, batch), training=False)
     correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == batch["labels"], tf.float32)
@@ -121,7 +121,7 @@ class _Rows:
     one_pass: Callable[[], list[StepBatch]]
     """The batches of one pass over all rows."""
     source: Callable[[Callable[[int], StepBatch]], BatchSource]
-    """Step -> global batch, to the source of these batches."""
+    """Makes the source of batches from an order, a function from step to global batch."""
 
 
 def _rows(
@@ -169,7 +169,7 @@ def evaluations_of(config: ExperimentConfig, prepared: PreparedDataset, tokenize
 
 def _sampler(config: ExperimentConfig, tokenizer: Tokenizer) -> Callable[[keras.Model], list[Shown]]:
     prompts = config.evaluation.sample_prompts
-    generators: dict[int, TextGenerator] = {}  # one a model, so that its functions are traced once
+    generators: dict[int, TextGenerator] = {}  # one per model, so that its functions are traced once
 
     def samples(model: keras.Model) -> list[Shown]:
         if not prompts:

@@ -148,9 +148,9 @@ def test_numbers_are_finite_float32():
     assert [number.encode(cell) for cell in ("1.5", " -2 ", "1e3", ("7",))] == [1.5, -2.0, 1000.0, 7.0]
     assert number.encode("3.4028234e38") == 3.4028234e38
     for cell in ("one", "1,5", "", "0x10", "1 2"):
-        broken("label is no number", cell, problem_type="regression")
+        broken("label is not a number", cell, problem_type="regression")
     for cell in ("nan", "inf", "-Infinity", "1e39", "-1e999", "1_000"):
-        broken("label is no finite number", cell, problem_type="regression")
+        broken("label is not a finite number", cell, problem_type="regression")
     assert number.names == ()
     assert number.positions().dtype == np.int64
 
@@ -159,8 +159,8 @@ def test_thresholds_cut_numbers_into_ranges():
     stars = encoder(label_thresholds=(2.0, 3.5), label_names=("low", "mid", "high"))
     assert [stars.encode(cell) for cell in ("-9", "2", "2.01", "3.5", "3.6", "1e30")] == [0, 0, 1, 1, 2, 2]
     assert stars.positions().tolist() == [1, 2, 0]  # high, low, mid
-    broken("label is no number", "high", label_thresholds=(0.0,), label_names=("low", "high"))
-    broken("no finite number", "nan", label_thresholds=(0.0,), label_names=("low", "high"))
+    broken("label is not a number", "high", label_thresholds=(0.0,), label_names=("low", "high"))
+    broken("not a finite number", "nan", label_thresholds=(0.0,), label_names=("low", "high"))
 
 
 def test_numbers_near_a_threshold_are_left_out_to_both_sides_alike():

@@ -11,7 +11,11 @@ from aigc_tf.data.encoders.numbers import NumberEncoder
 def test_a_cell_is_its_number_and_anything_else_is_broken():
     encoder = NumberEncoder("x")
     assert [encoder.encode(cell) for cell in ("1.5", " -2 ", "1e3")] == [1.5, -2, 1000]
-    for cell, reason in (("one", "'x' is no number"), ("nan", "'x' is no finite number"), ("1e39", "no finite")):
+    for cell, reason in (
+        ("one", "'x' is not a number"),
+        ("nan", "'x' is not a finite number"),
+        ("1e39", "not a finite"),
+    ):
         with pytest.raises(BrokenCellError, match=reason):
             encoder.encode(cell)
     with pytest.raises(BrokenCellError, match="2 values in 'x', where 1 fits"):

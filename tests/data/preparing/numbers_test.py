@@ -46,7 +46,7 @@ def test_what_is_no_number_is_counted_and_a_missing_column_is_named(tmp_path):
     rows = [f"{i},n,1" for i in range(20)]
     prepared, printed = run(tmp_path, *rows, "one,n,1", "1,n,", max_bad_share=0.2)
     assert prepared.info["stages"][0]["dropped"] == {"no value in 'y'": 1}
-    assert prepared.info["stages"][1]["dropped"] == {"'x' is no number": 1}
+    assert prepared.info["stages"][1]["dropped"] == {"'x' is not a number": 1}
     assert "Every example of the training split has the number y = 1." in printed
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match=r"no column 'y', which the task's schema names; its columns are 'x', 'z'"):

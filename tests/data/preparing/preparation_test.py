@@ -275,7 +275,7 @@ def test_regression_keeps_numbers_and_drops_what_is_none(tmp_path):
     prepared = make(tmp_path, *lines, problem_type="regression", max_bad_share=0.6)
     assert labels_of(prepared.splits["train"]) == [1.5, -2.0]
     assert label_names(prepared) == ()
-    assert prepared.info["stages"][1]["dropped"] == {"label is no finite number": 2, "label is no number": 1}
+    assert prepared.info["stages"][1]["dropped"] == {"label is not a finite number": 2, "label is not a number": 1}
     assert prepared.info["splits"]["train"]["ranges"]["label"] == {"min": -2.0, "mean": -0.25, "max": 1.5}
 
 
@@ -595,7 +595,7 @@ def test_broken_labels_stop_it_early_in_a_large_file(tmp_path):
     labelled = examples.ExampleReader(
         preparation.sources.find_sources(config.data), config.data, spec_of(config).schema(config)
     )
-    with pytest.raises(InputError, match=r"1000 of the first 1000 labels of .* are broken.*label is no number"):
+    with pytest.raises(InputError, match=r"1000 of the first 1000 labels of .* are broken.*label is not a number"):
         next(iter(labelled))
     assert labelled.broken.total() == 1000
 

@@ -297,10 +297,10 @@ def test_an_answer_that_drips_or_stalls_ends_at_the_deadline_too(server, ask):
         (
             replies(200, b"<html>hi</html>"),
             RunError,
-            "answered what is no JSON ('<html>hi</html>'); is it the REST port",
+            "did not answer with JSON ('<html>hi</html>'); is it the REST port",
         ),
-        (replies(200, b'{"outputs": [1, 2'), RunError, "answered what is no JSON"),
-        (replies(200, b"\xff\xfe"), RunError, "answered what is no JSON"),
+        (replies(200, b'{"outputs": [1, 2'), RunError, "did not answer with JSON"),
+        (replies(200, b"\xff\xfe"), RunError, "did not answer with JSON"),
         (replies(200, {"predictions": []}), RunError, "answered JSON without 'outputs' ("),
         (replies(200, [1]), RunError, "answered JSON without 'outputs' ('[1]')"),
         (
@@ -378,7 +378,7 @@ def test_what_does_not_fit_the_signature_is_told_before_it_is_sent(server, ask, 
         (("http://host", "saved_models/m"), {}, "The model is 'saved_models/m'; give the name that the server has"),
         (("http://host", "m"), {"version": 1, "label": "a"}, "Version 1 and label 'a' are given"),
         (("http://host", "m"), {"version": -1}, "The version is -1"),
-        (("http://host", "m"), {"timeout": 0}, "The timeout is 0 s; it has to be above 0."),
+        (("http://host", "m"), {"timeout": 0}, "The timeout is 0 s; it must be above 0."),
         (("http://host", "m"), {"timeout": float("nan")}, "The timeout is nan s"),
     ],
 )

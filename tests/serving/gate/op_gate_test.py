@@ -166,7 +166,7 @@ def test_scalars_open_lengths_unknown_ranks_and_missing_names_are_told(tmp_path)
             "signature serving_default, input pair (2, 8)",
             "signature serving_default, input temperature ()",
         ),
-        "inputs of no fixed length": ("signature serving_default, input token_ids (?, ?)",),
+        "inputs without a fixed length": ("signature serving_default, input token_ids (?, ?)",),
         "inputs or outputs without a name": ("signature serving_default, output output_0 (?, ?)",),
     }
 
@@ -182,7 +182,7 @@ def test_types_without_json_a_missing_default_and_a_misnamed_classify_are_told(t
     save(lambda x: {"scores": tf.cast(x, tf.bfloat16)[:, tf.newaxis]}, tmp_path, name="other")
     assert found(tmp_path) == [
         "warned: there is no signature serving_default",
-        "warned: inputs or outputs that JSON has no type for",
+        "warned: inputs or outputs without a JSON type",
         "warned: outputs of the Classify API with other inputs",
     ]
     numbers = [tf.TensorSpec([None], tf.float32, name="inputs")]
@@ -213,21 +213,23 @@ def test_what_a_server_is_too_old_for_is_refused_there_and_passes_on_a_newer_one
         return edit
 
     webp = change(plain, tmp_path / "op", with_node("DecodeWebP"))
-    assert found(webp, "2.19") == ["refused: op DecodeWebP is not there"]
+    assert found(webp, "2.19") == ["refused: op DecodeWebP is unknown to this server"]
     assert found(webp, "2.20") == []
     assert "tensorflow-cpu 2.19.1" in find_problems(webp, target="2.19")[0].why
     utf8 = change(plain, tmp_path / "text", with_node("TFText>Utf8Binarize"))
-    assert found(utf8, "2.19") == ["refused: op TFText>Utf8Binarize is not there"]
+    assert found(utf8, "2.19") == ["refused: op TFText>Utf8Binarize is unknown to this server"]
     assert found(utf8, "2.20") == []
     assert "tensorflow-text 2.12.1" in find_problems(utf8, target="2.19")[0].why
     shape = change(plain, tmp_path / "attribute", with_node("TensorListGetItem", Tshape=9))
-    assert found(shape, "2.20")[0].endswith("attribute Tshape of op TensorListGetItem is not there")
+    assert found(shape, "2.20")[0].endswith("attribute Tshape of op TensorListGetItem is unknown to this server")
     assert found(shape, "2.21") == []
     range_of = change(plain, tmp_path / "type", with_node("Range", Tidx=tf.uint64.as_datatype_enum))
-    assert found(range_of, "2.19")[0].endswith("DT_UINT64 as Tidx of op Range is not there")
+    assert found(range_of, "2.19")[0].endswith("DT_UINT64 as Tidx of op Range is unknown to this server")
     assert found(range_of, "2.20") == []
     custom = change(plain, tmp_path / "custom", with_node("Addons>Skip"))
-    assert all(found(custom, target) == ["refused: op Addons>Skip is not there"] for target in ("2.19", "2.21"))
+    assert all(
+        found(custom, target) == ["refused: op Addons>Skip is unknown to this server"] for target in ("2.19", "2.21")
+    )
     forest = change(plain, tmp_path / "forest", with_node("SimpleMLInferenceOp"))
     assert found(forest, "2.20") == []
     gpu = change(plain, tmp_path / "gpu", lambda graph: graph.graph_def.node.add(name="rnn", op="CudnnRNNV3"))
@@ -314,7 +316,7 @@ def test_kerasnlps_own_export_of_bert_is_refused_for_servers_before_2_20(tmp_pat
     archive.track(preprocessor)
     archive.add_endpoint("serving_default", lambda text: preprocessor(text), TEXTS)
     archive.write_out(str(tmp_path), verbose=False)
-    assert "refused: op TFText>RoundRobinTrim is not there" in found(tmp_path, "2.19")
+    assert "refused: op TFText>RoundRobinTrim is unknown to this server" in found(tmp_path, "2.19")
     assert not [line for line in found(tmp_path, "2.20") if line.startswith("refused")]
 
 

@@ -17,7 +17,9 @@ def test_there_is_a_table_of_every_server_and_newer_ones_have_more():
         assert set(older.ops) < set(newer.ops)
         assert older.graph_def_version < newer.graph_def_version
         assert not set(older.lacking) & set(older.ops)
-    with pytest.raises(InputError, match=r"no table of TensorFlow Serving '2\.18'; there are 2\.19, 2\.20, 2\.21"):
+    with pytest.raises(
+        InputError, match=r"no table of ops for TensorFlow Serving '2\.18'; there are 2\.19, 2\.20, 2\.21"
+    ):
         load_server_ops("2.18")
 
 

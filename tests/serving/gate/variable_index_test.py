@@ -28,7 +28,7 @@ def test_the_last_variable_ends_where_the_file_does(index):
 def test_a_damaged_index_is_told_wherever_it_is_cut(index):
     content, _ = index
     for length in (0, 5, len(content) // 2, len(content) - 1):
-        with pytest.raises(ValueError, match="no end"):
+        with pytest.raises(ValueError, match="no footer"):
             read_file_sizes(content[:length])
     with pytest.raises(ValueError, match="cannot be read"):
         read_file_sizes(content[-48:])

@@ -56,7 +56,7 @@ def test_a_model_of_another_kind_answers_with_its_outputs_in_batches(folder):
 def test_what_does_not_fit_is_one_sentence(folder):
     with pytest.raises(InputError, match=r"--top_k is 3, but the exported model .* has no such setting"):
         exported_answerer(folder, MANIFEST, {"top_k": 3})
-    with pytest.raises(InputError, match="lacks the signature 'serving_default'; export the model anew"):
+    with pytest.raises(InputError, match="lacks the signature 'serving_default'; export the model again"):
         exported_answerer(folder, {}, {})
     with pytest.raises(InputError, match="x is 'one'; a number fits here"):
         list(exported_answerer(folder, MANIFEST, {}).answer([{"x": "one", "name": ""}], {}))

@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(generator, model,
         generator.generate(PROMPTS, settings=settings(top_p=1.5))
     with pytest.raises(InputError, match="stop string is empty"):
         generator.stream("x", settings=settings(stop=("",)))
-    with pytest.raises(InputError, match="one string; give a list"):
+    with pytest.raises(InputError, match="single string; give a list"):
         generator.generate("The quick", settings=settings())
     with pytest.raises(InputError, match=r"Prompt 1 .* is a int"):
         generator.generate(["a", 3], settings=settings())

@@ -140,7 +140,7 @@ def test_what_the_gate_refuses_for_an_older_server_does_not_load_there(classifie
     folder = edited(classifier, tmp_path / "1", edit)
     (folder / "manifest.json").unlink()
     [finding] = find_problems(folder, target="2.19")
-    assert finding.what == "op TFText>RoundRobinTrim is not there"
+    assert finding.what == "op TFText>RoundRobinTrim is unknown to this server"
     with pytest.raises(RunError, match="Op type not registered 'TFText>RoundRobinTrim'"):
         StandIn(folder, runtime=fetch_runtime("2.12"))
 

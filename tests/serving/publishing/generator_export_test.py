@@ -209,13 +209,13 @@ def test_an_exported_model_generates_as_it_was_exported_to_unless_told_otherwise
 
 
 def test_who_asks_a_generator_for_labels_is_told_whom_to_ask(exported, tmp_path):
-    with pytest.raises(InputError, match=r"of task 'generate', which takes no text; ask it by scripts/generate\.py"):
+    with pytest.raises(InputError, match=r"of task 'generate', which takes no text; ask it with scripts/generate\.py"):
         Predictor(exported[1].path)
     folder = tmp_path / "toy" / "1"
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"")
     for task, sentence in {
-        "classify": r"of task 'classify', which takes no prompt; ask it by scripts/predict\.py",
+        "classify": r"of task 'classify', which takes no prompt; ask it with scripts/predict\.py",
         "generate": "lacks 'generation'",
     }.items():
         (folder / "manifest.json").write_text(json.dumps(TASKS[task].manifest_facts()))
@@ -258,7 +258,7 @@ def test_neighbours_that_change_a_text_are_caught_and_in_bfloat16_counted(monkey
         call=lambda name, inputs: answer(inputs), timed_call=lambda name, inputs: (answer(inputs), 0.5)
     )
     tried = {"prompts": list("01234567"), "max_length": MAX_LENGTH}
-    with pytest.raises(RunError, match="3 of 8 prompts are continued otherwise alone than beside other prompts"):
+    with pytest.raises(RunError, match="3 of 8 prompts are continued differently alone than in a batch"):
         try_generator(process, module, dtype="float32", **tried)
     trial = try_generator(process, module, dtype="bfloat16", **tried)
     assert (trial.num_alone, trial.num_alone_identical, trial.tokens_per_second) == (8, 5, 16.0)
