@@ -108,7 +108,7 @@ lint: $(installed) ## Check style, types, and that imports point down
 	$(VENV)/bin/mypy
 
 laws: samples ## Check the laws, print the measured differences and write them into docs/laws.md
-	LAWS_PAGE=docs/laws.md $(python) -m pytest --timeout=$(TEST_TIMEOUT) tests/laws $(ARGS)
+	LAWS_PAGE=docs/laws.md $(python) -m pytest --timeout=$(TEST_TIMEOUT) tests/laws tests/line $(ARGS)
 
 clean: ## Remove caches and build leftovers; data, runs, models and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
