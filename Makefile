@@ -4,6 +4,7 @@
 #   VENV=.venv          where it is made
 #   TF=2.20             another TensorFlow, in .venv-tf2.20: make test TF=2.20
 #   ARGS="-k resume"    more arguments for pytest
+#   ALL=1               with test: the tests marked slow too
 #   SHORT=1             with demo: a few steps, to see that all works
 #   FULL=1              with demo: all steps, however long this machine takes for them
 
@@ -87,12 +88,15 @@ demo-runs:
 		"ask the generator      $(python) scripts/generate.py --model=$(demo_runs)/gpt_shakespeare" \
 		"take your own data     README.md, section \"Your own data\""
 
-# In the order of their names: xdist would put files of few tests last, which are the longest, and one core would idle.
-# A file is run by one process, so that a single one needs no second, which would import TensorFlow as well.
+# In the order of tests/conftest.py, the longest files first: xdist would put files of few tests last, which are the
+# longest, and one core would idle. A file is run by one process, so that a single one needs no second, which would import TensorFlow as well.
 test_files := $(foreach word,$(ARGS),$(findstring .py,$(word)))
 
-test: samples ## Run the tests; ARGS="-k resume" selects some
-	$(python) -m pytest --numprocesses=$(if $(filter 1,$(words $(test_files))),0,2) --dist=loadfile --no-loadscope-reorder --timeout=$(TEST_TIMEOUT) $(ARGS)
+# What a change of another room cannot break is marked slow, and left out unless all or some tests are asked for.
+test_marks := $(if $(ALL)$(ARGS),,-m "not downloads and not slow")
+
+test: samples ## Run the tests; ALL=1: those marked slow too; ARGS="-k resume" selects some
+	$(python) -m pytest --numprocesses=$(if $(filter 1,$(words $(test_files))),0,2) --dist=loadfile --no-loadscope-reorder --timeout=$(TEST_TIMEOUT) $(test_marks) $(ARGS)
 
 # Docker first: where it does not run there is nothing to install for.
 serve-check: ## Start tensorflow/serving in Docker with exported models and run the protocol double's test cases

@@ -12,6 +12,8 @@ from aigc_tf.evaluation.report import read_report
 from aigc_tf.tasks import check_config
 from tests import scripts_behind as commands
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = ["a", "film", "good", "bad", "very", "not", "##s"]
 
@@ -64,7 +66,6 @@ def store_imdb(folder):
     )
 
 
-@pytest.mark.slow
 def test_the_imdb_config_prepares_trains_and_exports(tmp_path):
     save_preset(tmp_path / "preset")
     store_imdb(tmp_path / "tfds")
@@ -105,7 +106,6 @@ def save_gpt2_preset(folder):
     keras_nlp.models.GPT2CausalLM(backbone, preprocessor).save_to_preset(str(folder))
 
 
-@pytest.mark.slow
 def test_the_gpt2_config_goes_on_with_a_preset_and_then_with_its_hugging_face_export(tmp_path):
     save_gpt2_preset(tmp_path / "preset")
     (tmp_path / "texts").mkdir()

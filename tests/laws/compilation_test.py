@@ -28,8 +28,8 @@ def test_forward_and_backward_agree_in_all_three_modes(measure):
 
     def forward_backward(batch):
         with tf.GradientTape() as tape:
-            values, weights = task.losses(model, batch)
-            total = tf.reduce_sum(values * weights)
+            losses = task.losses(model, batch)
+            total = tf.reduce_sum(losses.values * losses.weights)
         found = tape.gradient(total, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [total, *map(tf.convert_to_tensor, found)]
 

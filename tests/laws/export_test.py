@@ -60,7 +60,6 @@ def test_the_exported_model_answers_in_another_process_as_the_one_here(name, tmp
         np.testing.assert_allclose(values, expected, atol=BOUND, rtol=0)
 
 
-@pytest.mark.slow
 def test_a_bfloat16_export_answers_as_the_bfloat16_model_here(tmp_path):
     spec = SPECS["one text, head"]
     model = tiny_classifier.build_model(dtype="mixed_bfloat16", seed=4)
@@ -70,7 +69,6 @@ def test_a_bfloat16_export_answers_as_the_bfloat16_model_here(tmp_path):
     assert parity["logits_difference_to_training_dtype"] == 0.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_minilm_answers_in_another_process_as_here(dtype, tmp_path):
     folder = fetch_sample("minilm")

@@ -71,7 +71,6 @@ def without_time(workdir):
     return [row for row in rows if len(row) > 1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "times"), [(1, 10), (2, 2)])
 def test_a_run_killed_again_and_again_ends_as_if_it_never_was(experiment, server, workers, times, measure):
     whole, parts = f"whole-{workers}", f"parts-{workers}"
@@ -85,7 +84,6 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(experiment, server
     assert found["steps"] == NUM_STEPS
 
 
-@pytest.mark.slow
 def test_sigterm_writes_a_last_checkpoint_and_the_same_command_goes_on(experiment, server):
     training = start(server, experiment, "asked")[0]
     workdir = experiment / "asked"

@@ -106,7 +106,6 @@ if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
 """
 
 
-@pytest.mark.slow
 def test_two_worker_processes_train_like_one(tmp_path, measure):
     one, watcher = train("none", tmp_path / "one")
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]

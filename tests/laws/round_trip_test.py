@@ -69,7 +69,6 @@ def tokenizer(request, samples):
     return build_tokenizer(config, "", lambda: works, kind="sentencepiece")
 
 
-@pytest.mark.slow
 def test_text_comes_back_from_its_token_ids(tokenizer, samples, measure):
     works, vader = samples
     texts = [*HOSTILE, *random_texts(5000), *works, *vader]
@@ -84,7 +83,6 @@ def test_text_comes_back_from_its_token_ids(tokenizer, samples, measure):
     )
 
 
-@pytest.mark.slow
 def test_a_text_cut_before_a_space_or_a_line_end_has_the_same_token_ids(tokenizer, samples):
     works, _ = samples
     for work in works[:3]:
@@ -94,7 +92,6 @@ def test_a_text_cut_before_a_space_or_a_line_end_has_the_same_token_ids(tokenize
         assert list(itertools.chain(*(row.tolist() for row in pieces))) == tokenizer.encode([work])[0].tolist()
 
 
-@pytest.mark.slow
 def test_token_ids_of_gpt2_are_those_of_hugging_face(samples, measure):
     works, vader = samples
     tokenizer = build_tokenizer(TokenizerConfig(source="sample:gpt2-vocabulary"), "", list)
@@ -122,7 +119,6 @@ print(json.dumps([ids, [base64.b64encode(text).decode() for text in answer["agai
 """
 
 
-@pytest.mark.slow
 def test_the_exported_graph_gives_ids_and_text_of_prepare_time_in_another_process(tokenizer, tmp_path, measure):
     tokenizer.save(tmp_path / "tokenizer")
     module = tf.Module()

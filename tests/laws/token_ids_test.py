@@ -206,7 +206,6 @@ def code_points(ranges):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("lowercase", "ranges"), [(True, UNLIKE_CHARACTERS_IN_LOWER_CASE), (False, UNLIKE_CHARACTERS)])
 def test_every_character_of_unicode_is_treated_as_by_hugging_face_but_these(lowercase, ranges):
     # Planes 4 to 13 are empty and 15 and 16 private: all their characters are alike, a few stand for them.
@@ -296,7 +295,6 @@ def samples():
     return model, texts
 
 
-@pytest.mark.slow
 def test_token_ids_are_those_of_hugging_face_on_vader(samples, measure):
     folder, texts = samples
     reference = hugging_face.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -309,7 +307,6 @@ def test_token_ids_are_those_of_hugging_face_on_vader(samples, measure):
     measure("ids == Hugging Face's tokenizers, texts of vader that differ", unlike, BOUND_ON_VADER)
 
 
-@pytest.mark.slow
 def test_a_saved_tokenizer_gives_its_own_ids_in_hugging_face(samples, tmp_path):
     folder, texts = samples
     for lowercase in (True, False):

@@ -63,7 +63,6 @@ def seen(workdir):
     return [(line["step"], line["example_ids"]) for line in map(json.loads, lines)]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")
 def test_two_then_one_then_four_workers_see_the_same_examples(server, tmp_path, measure):
     write_reviews(tmp_path / "reviews.csv")
@@ -108,7 +107,6 @@ def test_two_then_one_then_four_workers_see_the_same_examples(server, tmp_path, 
     measure("2 -> 1 -> 4 worker processes, steps whose example ids differ", differing, 0)
 
 
-@pytest.mark.slow
 def test_two_workers_leave_one_run_folder_with_the_run_of_one(server, tmp_path):
     write_reviews(tmp_path / "reviews.csv")
     config = tiny_config(tmp_path)

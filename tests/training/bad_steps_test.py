@@ -14,6 +14,8 @@ from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.step.step import LossHistory, extend_history, spike_limit
 from tests import tiny_task
 
+pytestmark = pytest.mark.slow
+
 BAD = 21
 """The example whose label is infinite."""
 

@@ -11,6 +11,8 @@ from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices.strategy import build_devices
 from tests import tiny_task
 
+pytestmark = pytest.mark.slow
+
 
 def checkpoint(step, **changes):
     parts = {"weights": {"w": np.full(3, step, np.float32)}, "slots": {"s": np.zeros(2, np.float32)}, "progress": {}}

@@ -12,6 +12,8 @@ from aigc_tf.training import checkpoints, loop, run_state
 from aigc_tf.training.devices.strategy import build_devices, resolve_jit, resolve_precision
 from tests import tiny_task
 
+pytestmark = pytest.mark.slow
+
 
 def run(tmp_path, task=None, watcher=None, **changes):
     config = tiny_task.training_config(**changes)

@@ -20,6 +20,8 @@ from aigc_tf.data.tokenizers.wordpiece import WordPiece
 from aigc_tf.errors import InputError, RunError
 from aigc_tf.serving.gate.op_gate import check_servable
 
+pytestmark = pytest.mark.slow
+
 TINY = dict(num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4, max_sequence_length=8)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BYTES = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))]

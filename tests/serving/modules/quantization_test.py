@@ -15,6 +15,8 @@ from aigc_tf.serving.modules.quantization import quantize, restore, store
 from tests import tiny_classifier, tiny_generator
 from tests.exporting import export_classifier
 
+pytestmark = pytest.mark.slow
+
 SPEC = ServingSpec(
     label_names=("a", "b", "c"), problem_type="single_label", is_pair=False, max_length=16, truncation="head"
 )
@@ -140,7 +142,6 @@ def test_a_classifier_looks_up_rows_of_its_small_tables_and_restores_all_else_ou
     assert len(casts(bodies, loops)) == len(small) == 2  # of tokens and segments
 
 
-@pytest.mark.slow
 def test_an_export_says_what_its_weights_cost_and_leaves_other_formats_whole(tmp_path):
     model = tiny_classifier.build_model()
     weights = [np.asarray(weight) for weight in model.weights]

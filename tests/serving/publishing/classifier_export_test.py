@@ -23,6 +23,8 @@ from aigc_tf.serving.publishing.warmup import WARMUP_FILE
 from tests.exporting import export_classifier
 from tests.tiny_classifier import build_model, load_tokenizer, logits_of, make_batch
 
+pytestmark = pytest.mark.slow
+
 SPEC = ServingSpec(
     label_names=("bad", "göod", "so\nso"), problem_type="single_label", is_pair=False, max_length=16, truncation="head"
 )
@@ -193,7 +195,6 @@ def test_weights_labels_and_dtype_decide_whether_it_is_the_same_model(tokenizer)
     assert settings_of(build_model(seed=1), dataclasses.replace(SPEC, label_names=("x", "y", "z"))) != first
 
 
-@pytest.mark.slow
 def test_a_model_with_byte_pairs_is_exported_too(tmp_path):
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyzĠ", "ab", "Ġa"]
     word_pairs = keras_nlp.models.RobertaTokenizer(

@@ -29,6 +29,8 @@ from tests import tiny_generator
 from tests.exporting import export_generator
 from tests.tiny_generator import MAX_LENGTH, PROMPTS, request, settings
 
+pytestmark = pytest.mark.slow
+
 STOP = ("-", " j")
 
 

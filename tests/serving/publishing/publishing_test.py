@@ -13,6 +13,8 @@ from aigc_tf.serving.publishing.publishing import publish
 from aigc_tf.serving.publishing.servable import Servable
 from aigc_tf.serving.versions import latest_version
 
+pytestmark = pytest.mark.slow
+
 
 class Adder(tf.Module):
     def __init__(self, number):

@@ -14,6 +14,8 @@ from aigc_tf.training.step.batch_losses import Losses
 from aigc_tf.training.step.traced_step import StepGraph, TracedStep
 from tests import tiny_task
 
+pytestmark = pytest.mark.slow
+
 ROWS, VOCABULARY, WIDTH, HIDDEN, LAYERS, HEADS = 2, 30, 16, 24, 2, 4
 GENERATOR = ModelConfig(dropout=0.1, num_layers=LAYERS, hidden_dim=WIDTH, num_heads=HEADS, intermediate_dim=HIDDEN)
 

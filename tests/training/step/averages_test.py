@@ -11,6 +11,8 @@ from aigc_tf.training.devices.strategy import build_devices
 from aigc_tf.training.step.averages import averaged, build_averages, move_averages
 from tests import tiny_task
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_average_moves_by_hand_computed_shares():
     weight = keras.Variable([4.0, 8.0], name="weight")
