@@ -96,7 +96,7 @@ def _start(config: ExperimentConfig, workdir: str, *, dry_run: bool, kind: Devic
     verify_prepared(prepared.folder)
     with contextlib.ExitStack() as stack:
         if devices.is_chief:  # locked before reading checkpoints, since another process may be writing its last one
-            busy = f"Another process trains into {workdir} now; wait until it is done, or take another --workdir."
+            busy = f"Another process trains into {workdir} right now; wait until it is done, or take another --workdir."
             lock = storage.locked_file(storage.join(workdir, ".lock"), busy=busy, advice="Take another --workdir.")
             stack.enter_context(lock)
         newest, complaints = checkpoints.load_newest(workdir)
